@@ -1,0 +1,138 @@
+"""The command line: `python cli.py COMMAND` from the checkout and `cutswap COMMAND` are the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+
+import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
+from pipeline.backbone_spec import BACKBONES
+from pipeline.datasets import DATASETS
+from pipeline.errors import RunError, UserError
+from pipeline.settings import RESIZES, PrecomputeSettings
+
+DEFAULTS = PrecomputeSettings()
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+CATEGORY = click.option(
+    "--category", "categories", multiple=True, metavar="NAME", help="May be given several times; default all."
+)
+
+
+class Commands(click.Group):
+    """A click group whose commands end with one line and status 2 for a user's mistake, 1 for another failure."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; turns the package's errors into click's."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise _Mistake(str(error)) from error
+        except RunError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class _Mistake(click.ClickException):
+    exit_code = 2
+
+
+@click.group(cls=Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cutswap")
+def main() -> None:
+    """Saliency-guided CutSwap negatives from normal images, and an anomaly detector trained on them."""
+
+
+@main.command()
+@click.option("--dataset", type=click.Choice(DATASETS), required=True)
+@click.option("--root", metavar="DIR", help="Where the data set lies; default data/<dataset>.")
+def datasets(dataset: str, root: str | None) -> None:
+    """List what a data set holds against its published counts, without reading a pixel."""
+    from pipeline.datasets import compare_counts
+    from pipeline.tables import counts_table
+
+    Console().print(counts_table(compare_counts(dataset, root)))
+
+
+@main.command()
+@click.option("--dataset", type=click.Choice(DATASETS), required=True)
+@click.option("--root", metavar="DIR", help="Where the data set lies; default data/<dataset>, for elpv its package.")
+@CATEGORY
+@click.option("--store", metavar="PATH|URL", help="The cache; default data/cache/<dataset>.zarr.")
+@click.option("--image-size", default=DEFAULTS.image_size, help="Side of the square images, pixels.")
+@click.option("--resize", type=click.Choice(RESIZES), default=DEFAULTS.resize)
+@click.option("--backbone", type=click.Choice(list(BACKBONES)), default=DEFAULTS.backbone)
+@click.option("--weights", default=DEFAULTS.weights, metavar="imagenet|none|FILE")
+@click.option("--stages", default="", metavar="A,B,..", help="Stages of the backbone; default its four usual ones.")
+@click.option("--clusters", default=DEFAULTS.clusters, help="Clusters a map.")
+@click.option("--pairs", default=DEFAULTS.pairs, help="Patch pairs an image and stage.")
+@click.option(
+    "--patch-area", nargs=2, type=float, default=DEFAULTS.patch_area, help="Least and largest share of the image."
+)
+@click.option(
+    "--patch-aspect", nargs=2, type=float, default=DEFAULTS.patch_aspect, help="Least and largest height/width."
+)
+@click.option("--seed", default=DEFAULTS.seed)
+@DEVICE
+@click.option("--scheduler", default="threads", metavar="threads|processes|cluster|cuda|tcp://HOST:PORT")
+@click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core.")
+@click.option(
+    "--bad-images", type=click.Choice(["stop", "skip"]), default="stop", help="At an image that cannot be read."
+)
+@click.option("--overwrite", is_flag=True, help="Start the categories again.")
+def precompute(
+    dataset: str,
+    root: str | None,
+    categories: Sequence[str],
+    store: str | None,
+    image_size: int,
+    resize: str,
+    backbone: str,
+    weights: str,
+    stages: str,
+    clusters: int,
+    pairs: int,
+    patch_area: tuple[float, float],
+    patch_aspect: tuple[float, float],
+    seed: int,
+    device: str,
+    scheduler: str,
+    workers: int | None,
+    bad_images: str,
+    overwrite: bool,
+) -> None:
+    """Write saliency maps, clusters and patch pairs of a data set's normal images to the cache."""
+    from pipeline.datasets import load
+    from pipeline.precompute import precompute as run
+
+    settings = PrecomputeSettings(
+        image_size=image_size,
+        resize=resize,
+        backbone=backbone,
+        weights=weights,
+        stages=tuple(stage.strip() for stage in stages.split(",") if stage.strip()),
+        clusters=clusters,
+        pairs=pairs,
+        patch_area=patch_area,
+        patch_aspect=patch_aspect,
+        seed=seed,
+    )
+    store = store or f"data/cache/{dataset}.zarr"
+    report = run(
+        load(dataset, root, categories),
+        store,
+        settings,
+        device=device,
+        scheduler=scheduler,
+        workers=workers,
+        bad_images=bad_images,
+        overwrite=overwrite,
+    )
+    for line in report.bad:
+        click.echo(f"skipped: {line}", err=True)
+    click.echo(f"{store}: {report.images} images, {report.computed} computed now, {len(report.bad)} skipped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

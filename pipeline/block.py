@@ -1,0 +1,215 @@
+"""One block of stage 1: images to saliency maps, clusters and patch pairs in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.backbone import Backbone, load_backbone
+from pipeline.clusters import cluster_maps
+from pipeline.device import choose_device
+from pipeline.errors import ImageError
+from pipeline.images import decode_rgb, read_bytes
+from pipeline.pairs import draw_pairs, pair_key
+from pipeline.saliency import layercam, scale_maps
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import Arrays, open_cache, open_category, read_block, read_done, write_block
+
+# On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours.
+_IMAGES_AT_ONCE_CPU = 1
+_IMAGES_AT_ONCE_GPU = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every block of a run shares; small, since it travels with each task.
+
+    bad_images: "stop" ends the run at an image that cannot be read, "skip" leaves its row empty.
+    """
+
+    store: str
+    cache_id: str
+    root: str
+    settings: PrecomputeSettings
+    device: str = "auto"
+    bad_images: str = "stop"
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What one block came to: images done, the lines of those that could not be read, seconds by step."""
+
+    category: str
+    block: int
+    images: int
+    bad: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    pixels: NDArray[np.uint8] | None
+    sha256: str
+    problem: str = ""
+
+
+def compute_block(job: Job, category: str, block: int) -> BlockReport:
+    """Compute one block and write it; a block that is done already is left alone.
+
+    Runs wherever Dask puts it: it opens the store and loads the network once a process. With bad_images "stop" and
+    an unreadable image nothing is written and the report carries the lines.
+    """
+    clock = _Clock()
+    group = _open_group(job.store, job.cache_id, category)
+    paths = [str(path) for path in read_block(group, block, ["paths"])["paths"]]
+    if read_done(group, block):
+        return BlockReport(category, block, len(paths), (), clock.seconds)
+    loading = [_readers().submit(_load_image, job.root, path, job.settings) for path in paths]
+    arrays, bad = _compute_arrays(job, paths, loading, clock)
+    if not bad or job.bad_images == "skip":
+        write_block(group, block, arrays)
+    clock.lap("write")
+    return BlockReport(category, block, len(paths), bad, clock.seconds)
+
+
+def _compute_arrays(
+    job: Job, paths: Sequence[str], loading: Sequence[Future[_Loaded]], clock: _Clock
+) -> tuple[Arrays, tuple[str, ...]]:
+    settings = job.settings
+    device = choose_device(job.device)
+    backbone = _backbone(settings.backbone, settings.weights, settings.seed, str(device))
+    at_once = _IMAGES_AT_ONCE_CPU if device.type == "cpu" else _IMAGES_AT_ONCE_GPU
+    torch.set_num_threads(1)  # the workers are the parallelism; more threads in each would fight over the cores
+    images, maps, targets = [], [], []
+    for start in range(0, len(paths), at_once):
+        loaded = [future.result() for future in loading[start : start + at_once]]
+        pixels = [one.pixels for one in loaded if one.pixels is not None]
+        clock.lap("decode")
+        if pixels:
+            images += pixels
+            found, classes = _explain(backbone, np.stack(pixels), settings, device)
+            maps.append(found)
+            targets.append(classes)
+        clock.lap("network")
+    everything = [future.result() for future in loading]
+    valid = np.array([one.pixels is not None for one in everything])
+    bad = tuple(one.problem for one in everything if one.pixels is None)
+    arrays: Arrays = {
+        "sha256": np.array([one.sha256 for one in everything], dtype=object),
+        "valid": valid.astype(np.uint8),
+    }
+    if maps:
+        good = [path for path, one in zip(paths, everything, strict=True) if one.pixels is not None]
+        rows = {"images": np.stack(images), "target_class": torch.cat(targets).cpu().numpy()}
+        rows |= _cluster_and_draw(torch.cat(maps), good, settings)
+        arrays |= {name: _spread(values, valid) for name, values in rows.items()}
+    clock.lap("clusters and pairs")
+    return arrays, bad
+
+
+def _explain(
+    backbone: Backbone, images: NDArray[np.uint8], settings: PrecomputeSettings, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(B,H,W,3) images to (B,L,h,w) uint8 saliency and (B,) classes, both on the device."""
+    x = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    with _network_gate(device):
+        raw, classes = layercam(backbone, backbone.normalise(x), settings.stages)
+        return scale_maps(raw, settings.map_size), classes.int()
+
+
+def _cluster_and_draw(saliency: Tensor, paths: Sequence[str], settings: PrecomputeSettings) -> Arrays:
+    labels, centroids = cluster_maps(saliency.flatten(0, 1), settings.clusters)
+    keys = [pair_key(settings.seed, path, stage) for path in paths for stage in settings.stages]
+    clusters = labels.cpu().numpy()
+    pairs, relaxed = draw_pairs(
+        clusters,
+        np.array(keys, np.uint64),
+        pairs=settings.pairs,
+        image_size=settings.image_size,
+        area=settings.patch_area,
+        aspect=settings.patch_aspect,
+    )
+    by_map = {"clusters": clusters, "centroids": centroids.cpu().numpy(), "pairs": pairs, "relaxed": relaxed}
+    by_image = {name: values.reshape(*saliency.shape[:2], *values.shape[1:]) for name, values in by_map.items()}
+    return {"saliency": saliency.cpu().numpy(), **by_image}
+
+
+def _spread(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+    """The rows of the images that could be read, with empty rows between them for those that could not."""
+    if valid.all():
+        return values
+    spread = np.zeros((len(valid), *values.shape[1:]), values.dtype)
+    spread[valid] = values
+    return spread
+
+
+def _load_image(root: str, path: str, settings: PrecomputeSettings) -> _Loaded:
+    try:
+        data = read_bytes(root, path)
+        return _Loaded(decode_rgb(data, settings.image_size, settings.resize, path), hashlib.sha256(data).hexdigest())
+    except ImageError as error:
+        return _Loaded(None, "", str(error))
+
+
+_LOCK = threading.Lock()
+_CUDA_GATE = threading.Lock()
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    # Threads that read ahead of the network, at most as far as the blocks in hand: so it is bounded.
+    return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
+
+
+@cache
+def _group(store: str, cache_id: str, category: str) -> zarr.Group:
+    # cache_id is part of the key: a cache that was started again is another one under the same name.
+    return open_category(open_cache(store, "r+"), category)
+
+
+@cache
+def _loaded_backbone(name: str, weights: str, seed: int, device: str) -> Backbone:
+    return load_backbone(name, weights, seed).to(device)
+
+
+def _backbone(name: str, weights: str, seed: int, device: str) -> Backbone:
+    # functools.cache alone would let several threads load at once.
+    with _LOCK:
+        return _loaded_backbone(name, weights, seed, device)
+
+
+def _open_group(store: str, cache_id: str, category: str) -> zarr.Group:
+    with _LOCK:
+        return _group(store, cache_id, category)
+
+
+def _network_gate(device: torch.device) -> AbstractContextManager[object]:
+    """One block at a time on a GPU, while others decode and write; on a CPU every worker computes."""
+    return nullcontext() if device.type == "cpu" else _CUDA_GATE
+
+
+class _Clock:
+    """Seconds spent by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
+        self._last = now

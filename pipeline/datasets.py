@@ -1,0 +1,226 @@
+"""The data sets: where images, labels and masks are, as a table of samples; no pixel is read.
+
+`mvtec`, `visa` and `elpv` are published sets, `folder` is anyone's data in the layout of MVTec AD, or a plain
+folder of normal images. `data/README.md` says where each is from and how its tree looks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.dataset_counts import COUNTS, MASKED
+from pipeline.errors import UserError
+from pipeline.layouts import Category, Sample, elpv_layout, mvtec_layout, plain_layout, visa_layout
+from pipeline.roots import Listing, absolute, last_part, list_images, read_file
+
+__all__ = ["DATASETS", "Category", "CountRow", "Dataset", "Sample", "compare_counts", "load"]
+
+DATASETS: tuple[str, ...] = ("mvtec", "visa", "elpv", "folder")
+
+_VISA_TABLE = "split_csv/1cls.csv"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as found: `root` is an absolute local path or an fsspec URL, categories go by name."""
+
+    name: str
+    root: str
+    categories: tuple[Category, ...]
+
+
+@dataclass(frozen=True)
+class CountRow:
+    """Images found in one category against the published number.
+
+    `expected` is (train, test_good, test_defect), None for a category that was not published. `status` is
+    "whole", "not found", "unknown" (nothing to compare with) or what differs: "missing 3 train, extra 1
+    masks".
+    """
+
+    category: str
+    train: int
+    test_good: int
+    test_defect: int
+    masks: int
+    expected: tuple[int, int, int] | None
+    status: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    root: str
+    listing: Listing
+    categories: tuple[Category, ...]
+    absent: dict[str, list[str]]  # per category: files that its table names and the root has not
+
+
+def load(name: str, root: str | None = None, categories: Sequence[str] = ()) -> Dataset:
+    """List the data set `name` (one of `DATASETS`) below `root`; of `categories` alone if any are given.
+
+    `root` is a folder or an fsspec URL. None means ``data/<name>`` below the working directory, and for
+    `elpv` the data folder of the installed package. Order depends on names alone, never on locale or
+    filesystem.
+
+    Raises `UserError` for an unknown name or category, a missing root, a root without categories, a category
+    without normal images to train on, and a VisA or ELPV copy that lacks files of its table.
+    """
+    found = _find(name, root)
+    if not found.categories:
+        raise UserError(_nothing_found(name, found))
+    chosen = _choose(found, categories)
+    for category in chosen:
+        absent = found.absent.get(category.name)
+        if absent:
+            raise UserError(
+                f"{found.root}: {len(absent)} files of category {category.name} are missing, "
+                f"first {absent[0]}; copy the data again (`cutswap datasets` counts it)"
+            )
+        if not category.train:
+            raise UserError(
+                f"{found.root}: category {category.name} has no image in train/good; "
+                "put the normal images to train on there"
+            )
+    return Dataset(name, found.root, chosen)
+
+
+def compare_counts(name: str, root: str | None = None) -> list[CountRow]:
+    """Compare what lies below `root` with the published counts; one row a category, sorted by name.
+
+    Published categories that are not there have a row too. Only names are looked at.
+
+    Raises `UserError` for an unknown name or a missing root, and for `folder` where nothing is found.
+    """
+    found = _find(name, root)
+    expected = COUNTS.get(name, {})
+    if not found.categories and not expected:
+        raise UserError(_nothing_found(name, found))
+    there = {category.name: category for category in found.categories}
+    return [
+        _count_row(name, category, there.get(category)) for category in sorted(there.keys() | expected.keys())
+    ]
+
+
+def _count_row(name: str, category: str, found: Category | None) -> CountRow:
+    expected = COUNTS.get(name, {}).get(category)
+    if found is None:
+        return CountRow(category, 0, 0, 0, 0, expected, "not found")
+    good = sum(sample.label == 0 for sample in found.test)
+    masks = sum(sample.mask is not None for sample in found.test)
+    counts = (len(found.train), good, len(found.test) - good, masks)
+    if expected is None:
+        return CountRow(category, *counts, None, "unknown")
+    differences = [
+        f"{'missing' if here < there else 'extra'} {abs(here - there)} {what}"
+        for here, there, what in zip(
+            counts,
+            (*expected, expected[2] if name in MASKED else 0),
+            ("train", "test good", "test defect", "masks"),
+            strict=True,
+        )
+        if here != there
+    ]
+    return CountRow(category, *counts, expected, ", ".join(differences) or "whole")
+
+
+def _find(name: str, root: str | None) -> _Found:
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
+    place = _place(name, root)
+    listing = list_images(place)
+    if name == "elpv":
+        table = _read_table(place, "labels.csv")
+        categories = elpv_layout(table, f"{place}/labels.csv") if table is not None else []
+    elif name == "visa":
+        table = _read_table(place, _VISA_TABLE)
+        # The authors' own converter writes its tree into a folder 1cls.
+        base = "1cls/" if "1cls" in listing.folders else ""
+        if table is not None:
+            categories = visa_layout(table, f"{place}/{_VISA_TABLE}")
+        else:
+            categories = mvtec_layout(listing, base, last_part(place))
+    else:
+        categories = mvtec_layout(listing, "", last_part(place))
+        if name == "folder" and not categories:
+            categories = plain_layout(listing, last_part(place))
+    return _present(place, listing, categories)
+
+
+def _place(name: str, root: str | None) -> str:
+    if root is not None:
+        return absolute(root)
+    return _elpv_folder() if name == "elpv" else absolute(f"data/{name}")
+
+
+def _present(root: str, listing: Listing, categories: Iterable[Category]) -> _Found:
+    """Leave out samples, masks and whole categories that a table names but the root has not."""
+    files = frozenset(listing.files)
+    there: list[Category] = []
+    absent: dict[str, list[str]] = {}
+    for category in categories:
+        named = [p for s in (*category.train, *category.test) for p in (s.path, s.mask) if p is not None]
+        lacking = [path for path in named if path not in files]
+        if not lacking:
+            there.append(category)
+        elif len(lacking) < len(named):
+            there.append(
+                Category(category.name, _on_disk(category.train, files), _on_disk(category.test, files))
+            )
+            absent[category.name] = lacking
+    return _Found(root, listing, tuple(there), absent)
+
+
+def _on_disk(samples: Sequence[Sample], files: frozenset[str]) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(sample.path, sample.label, sample.defect, sample.mask if sample.mask in files else None)
+        for sample in samples
+        if sample.path in files
+    )
+
+
+def _choose(found: _Found, categories: Sequence[str]) -> tuple[Category, ...]:
+    names = [category.name for category in found.categories]
+    for wanted in categories:
+        if wanted not in names:
+            near = difflib.get_close_matches(wanted, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{found.root}: no category {wanted!r}, found {', '.join(names)}{hint}")
+    return tuple(category for category in found.categories if not categories or category.name in categories)
+
+
+def _nothing_found(name: str, found: _Found) -> str:
+    if name == "elpv":
+        return f"{found.root}: no labels.csv with images; leave out --root to use the package elpv-dataset"
+    # <root>/a/b/<category>/train/good: the root to give is <root>/a/b.
+    inner = [folder for folder in found.listing.folders if folder.endswith("/train/good")]
+    outer = sorted({f"{found.root}/{folder}".rsplit("/", 3)[0] for folder in inner})
+    if outer:
+        return f"{found.root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
+    top = sorted(folder for folder in found.listing.folders if "/" not in folder)
+    held = f"folders {', '.join(top[:8])}{', ...' if len(top) > 8 else ''}" if top else "no folder"
+    wanted = (
+        "<category>/train/good, train/good, or images alone" if name == "folder" else "<category>/train/good"
+    )
+    return (
+        f"{found.root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
+    )
+
+
+def _elpv_folder() -> str:
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise UserError("elpv needs the package elpv-dataset: `pip install 'cutswap[demo]'`, or give --root")
+    return str(Path(spec.origin).parent / "data")
+
+
+def _read_table(root: str, path: str) -> str | None:
+    try:
+        return read_file(root, path).decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{root}/{path}: cannot be read ({error})") from error

@@ -1,0 +1,91 @@
+"""Stage 1: a data set to a cache, block by block, in parallel on Dask; goes on where an earlier run stopped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.backbone_spec import choose_stages, weights_digest
+from pipeline.datasets import Dataset
+from pipeline.errors import UserError
+from pipeline.progress import progress
+from pipeline.schedule import check_scheduler, run_blocks
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import BLOCK, done_blocks, finish_cache, open_cache, open_category, prepare_cache
+
+
+@dataclass(frozen=True)
+class PrecomputeReport:
+    """What a run came to.
+
+    images: normal images of the categories asked for; computed: those computed by this run; bad: a line for each
+    that could not be read; seconds: of work by step, summed over the workers.
+    """
+
+    images: int
+    computed: int
+    bad: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def precompute(
+    dataset: Dataset,
+    store: str,
+    settings: PrecomputeSettings,
+    *,
+    device: str = "auto",
+    scheduler: str = "threads",
+    workers: int | None = None,
+    bad_images: str = "stop",
+    overwrite: bool = False,
+) -> PrecomputeReport:
+    """Fill the cache at `store` with every block of the data set's normal images that is not done yet.
+
+    workers: None takes one a core. bad_images: "stop" raises UserError at the first block with an image that cannot
+    be read, and the blocks done so far stay; "skip" leaves the image's row empty and not `valid`.
+    """
+    check_scheduler(scheduler)
+    settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
+    cache_id = prepare_cache(
+        store,
+        dataset=dataset.name,
+        image_root=dataset.root,
+        categories={category.name: [sample.path for sample in category.train] for category in dataset.categories},
+        settings=settings,
+        weights=weights_digest(settings.backbone, settings.weights),
+        overwrite=overwrite,
+    )
+    images = sum(len(category.train) for category in dataset.categories)
+    blocks = _open_blocks(store, dataset)
+    bad: list[str] = []
+    seconds: Counter[str] = Counter()
+    if blocks:
+        # Imported here: a finished cache is recognised without the seconds that importing torch takes.
+        from pipeline.block import BlockReport, Job, compute_block
+
+        job = Job(store, cache_id, dataset.root, settings, device, bad_images)
+        todo = sum(count for *_, count in blocks)
+        with progress("precompute", todo, "images") as advance:
+
+            def on_result(report: BlockReport) -> None:
+                bad.extend(report.bad)
+                seconds.update(report.seconds)
+                if report.bad and bad_images == "stop":
+                    raise UserError(f"{report.bad[0]}; mend or remove it, or give --bad-images skip")
+                advance(report.images)
+
+            run_blocks(compute_block, [(job, name, block) for name, block, _ in blocks], scheduler, workers, on_result)
+    finish_cache(store)
+    return PrecomputeReport(images, sum(count for *_, count in blocks), tuple(bad), dict(seconds))
+
+
+def _open_blocks(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
+    """Category, number and images of every block that is not done."""
+    root = open_cache(store)
+    return [
+        (category.name, int(block), min(BLOCK, len(category.train) - int(block) * BLOCK))
+        for category in dataset.categories
+        for block in np.flatnonzero(~done_blocks(open_category(root, category.name)))
+    ]

@@ -1,0 +1,68 @@
+"""Multilevel LayerCAM (Jiang et al., "LayerCAM", IEEE TIP 2021) with one forward and one backward for all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.backbone import Backbone
+
+
+def layercam(
+    backbone: Backbone, x: Tensor, stages: Sequence[str], target_class: Tensor | None = None
+) -> tuple[list[Tensor], Tensor]:
+    """Raw LayerCAM maps of every stage, shallow to deep, and the classes whose scores were explained.
+
+    x: (B,3,H,W) float32, normalised. target_class: (B,) int64; None explains each image's top class.
+    Returns one (B,h,w) float32 map, 0 or more, a stage at the stage's own resolution, and (B,) int64.
+
+    A map is ``relu(sum over channels of relu(dscore/dactivation) * activation)`` (LayerCAM, eq. 6). Gradients are
+    taken with respect to the activations alone, and only from the shallowest stage on: weights get none.
+    """
+    activations: list[Tensor] = []
+    with torch.no_grad():
+        x = backbone.stem(x)
+    for name, stage in zip(backbone.stage_names, backbone.stages, strict=True):
+        with torch.set_grad_enabled(bool(activations)):
+            x = stage(x)
+        if name in stages:
+            if not activations:
+                x = x.detach().requires_grad_()
+            activations.append(x)
+    with torch.enable_grad():
+        scores = backbone.head(x)
+        if target_class is None:
+            target_class = scores.detach().argmax(1)
+        # Images do not mix in evaluation mode, so the gradient of the sum holds each image's own.
+        score = scores.gather(1, target_class[:, None]).sum()
+    gradients = torch.autograd.grad(score, activations)
+    with torch.no_grad():
+        maps = [
+            torch.einsum("bchw,bchw->bhw", gradient.relu(), activation).relu_()
+            for gradient, activation in zip(gradients, activations, strict=True)
+        ]
+    return maps, target_class
+
+
+def scale_maps(maps: Sequence[Tensor], size: int) -> Tensor:
+    """Raw maps (B,h,w) of L stages to (B,L,size,size) uint8: resized bilinearly, then min-max scaled to 0..255.
+
+    Resizing before clustering is what smooths the coarse, spiky maps: a lone hot cell becomes a small blob.
+    A flat map becomes 0 everywhere.
+    """
+    resized = torch.stack(
+        [
+            F.interpolate(m[:, None].float(), size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+            for m in maps
+        ],
+        dim=1,
+    )
+    low = resized.amin((2, 3), keepdim=True)
+    span = resized.amax((2, 3), keepdim=True) - low
+    # Rounding noise on a constant map is no saliency.
+    flat = span <= 1e-6 * low.abs()
+    scaled = (resized - low) / span.masked_fill(flat, 1.0)
+    return (scaled.masked_fill(flat, 0.0) * 255).round().to(torch.uint8)

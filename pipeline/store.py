@@ -1,0 +1,235 @@
+"""The cache: a Zarr v3 store with one group a category; its layout, how it is opened, created and checked.
+
+A block is 64 images and one chunk of every array, so that two tasks never write to one chunk. `done` has a chunk a
+block and is written last: a block counts only when all of it is on disk. Attributes are written by the driver alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+from zarr.errors import GroupNotFoundError
+
+from pipeline.errors import UserError
+from pipeline.settings import PrecomputeSettings
+
+FORMAT = 1
+BLOCK = 64
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr", "dask", "cutswap")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def layout(images: int, settings: PrecomputeSettings) -> dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]]:
+    """Shape, dtype and dimension names of every array that has a row an image; `settings.stages` must be chosen."""
+    size, cells, stages = settings.image_size, settings.map_size, len(settings.stages)
+    maps = (images, stages, cells, cells), "uint8", ("image", "stage", "map_y", "map_x")
+    return {
+        "images": ((images, size, size, 3), "uint8", ("image", "y", "x", "channel")),
+        "paths": ((images,), "str", ("image",)),
+        "sha256": ((images,), "str", ("image",)),
+        "valid": ((images,), "uint8", ("image",)),
+        "saliency": maps,
+        "target_class": ((images,), "int32", ("image",)),
+        "clusters": maps,
+        "centroids": ((images, stages, settings.clusters), "float32", ("image", "stage", "cluster")),
+        "pairs": ((images, stages, settings.pairs, 6), "int16", ("image", "stage", "pair", "box")),
+        "relaxed": ((images, stages, settings.pairs), "uint8", ("image", "stage", "pair")),
+    }
+
+
+def open_cache(store: str, mode: str = "r") -> zarr.Group:
+    """The root group of an existing cache; raises UserError where there is none or its format is not ours."""
+    try:
+        root = zarr.open_group(store, mode="r" if mode == "r" else "r+")
+    except (FileNotFoundError, GroupNotFoundError) as error:
+        raise UserError(f"no cache at {store}: make one with `precompute --store {store}`") from error
+    found = root.attrs.get("format")
+    if found != FORMAT:
+        raise UserError(f"{store} is no cache of format {FORMAT} (found {found}): choose another --store")
+    return root
+
+
+def cache_settings(root: zarr.Group) -> PrecomputeSettings:
+    """The settings that a cache was made with."""
+    return PrecomputeSettings.from_attributes(dict(root.attrs["settings"]))  # type: ignore[arg-type]
+
+
+def category_names(root: zarr.Group) -> list[str]:
+    """The categories whose arrays exist, sorted."""
+    return sorted(name for name, group in root.groups() if group.attrs.get("ready"))
+
+
+def choose_categories(root: zarr.Group, asked: Sequence[str], store: str) -> list[str]:
+    """The categories asked for, or all; one that the cache lacks raises UserError."""
+    names = category_names(root)
+    for name in asked:
+        if name not in names:
+            raise UserError(f"{store} holds no category {name!r}: it holds {', '.join(names) or 'none'}")
+    return list(asked) or names
+
+
+def prepare_cache(
+    store: str,
+    *,
+    dataset: str,
+    image_root: str,
+    categories: Mapping[str, Sequence[str]],
+    settings: PrecomputeSettings,
+    weights: str,
+    overwrite: bool,
+) -> str:
+    """Create a cache, or open the one there is to go on with it; returns its id.
+
+    categories: name to the relative paths of its normal images, in their order. weights: the weights' digest.
+    overwrite: the named categories start again, and with them the whole cache where it holds no others.
+    Raises UserError where something else lies at `store`, or its settings or image lists are different ones.
+    """
+    root = _open_or_create(store)
+    if root.attrs and overwrite and set(category_names(root)) <= set(categories):
+        root = zarr.open_group(store, mode="w")
+    if not root.attrs:
+        made_with = {"dataset": dataset, "settings": settings.to_attributes(), "weights": weights}
+        root.update_attributes({"format": FORMAT, "cache_id": uuid.uuid4().hex, **made_with})
+    _refuse_other_settings(store, root, dataset, settings, weights)
+    root.update_attributes({"root": image_root, "versions": _versions(), "complete": False})
+    for name, paths in categories.items():
+        if name in root and (overwrite or not root[name].attrs.get("ready")):
+            del root[name]
+        if name not in root:
+            _create_category(root, name, paths, settings)
+        elif root[name].attrs["images_digest"] != images_digest(paths):
+            raise UserError(_changed_images(store, name, open_category(root, name), paths))
+    digests = {name: root[name].attrs["images_digest"] for name in category_names(root)}
+    root.update_attributes({"images_digest": digests})
+    return str(root.attrs["cache_id"])
+
+
+def finish_cache(store: str) -> bool:
+    """Set `complete` where every block of every category is done; returns it."""
+    root = open_cache(store, "r+")
+    complete = all(bool(done_blocks(open_category(root, name)).all()) for name in category_names(root))
+    root.update_attributes({"complete": complete})
+    return complete
+
+
+def images_digest(paths: Sequence[str]) -> str:
+    """SHA-256 of the relative paths, in order, each ended by a zero byte."""
+    return hashlib.sha256("".join(f"{path}\0" for path in paths).encode()).hexdigest()
+
+
+def done_blocks(category: zarr.Group) -> NDArray[np.bool_]:
+    """(blocks,) bool: which blocks are complete."""
+    done: NDArray[np.bool_] = np.asarray(_array(category, "done")[:]).astype(bool)
+    return done
+
+
+def read_done(category: zarr.Group, block: int) -> bool:
+    """Whether one block is complete."""
+    return bool(np.asarray(_array(category, "done")[block]))
+
+
+def write_block(category: zarr.Group, block: int, arrays: Arrays) -> None:
+    """Write every array of one block, and `done` after all of them."""
+    rows = slice(block * BLOCK, block * BLOCK + len(arrays["valid"]))
+    for name, values in arrays.items():
+        _array(category, name)[rows] = values
+    _array(category, "done")[block] = 1
+
+
+def read_block(category: zarr.Group, block: int, names: Sequence[str]) -> Arrays:
+    """The named arrays' rows of one block."""
+    rows = slice(block * BLOCK, (block + 1) * BLOCK)
+    return {name: np.asarray(_array(category, name)[rows]) for name in names}
+
+
+def read_all(category: zarr.Group, name: str) -> NDArray[Any]:
+    """One whole array of a category."""
+    return np.asarray(_array(category, name)[:])
+
+
+def iterate_blocks(category: zarr.Group) -> Iterator[int]:
+    """The numbers of the blocks that are done."""
+    return (int(block) for block in np.flatnonzero(done_blocks(category)))
+
+
+def _open_or_create(store: str) -> zarr.Group:
+    try:
+        return open_cache(store, "r+")
+    except UserError as error:
+        local = Path(store)
+        if "://" not in store and local.exists() and (not local.is_dir() or any(local.iterdir())):
+            raise UserError(f"{store} exists and is no cache of ours: choose another --store") from error
+        return zarr.open_group(store, mode="a")
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # a checkout need not be installed
+            versions[name] = version(name)
+    return versions
+
+
+def _refuse_other_settings(
+    store: str, root: zarr.Group, dataset: str, settings: PrecomputeSettings, weights: str
+) -> None:
+    differences = cache_settings(root).differences(settings)
+    for name, mine, yours in (("dataset", root.attrs["dataset"], dataset), ("weights", root.attrs["weights"], weights)):
+        if mine != yours and not any(line.startswith(name) for line in differences):
+            differences.append(f"{name}: {mine}, not {yours}")
+    if differences:
+        raise UserError(
+            f"{store} was made with other settings ({'; '.join(differences)}):"
+            " give those, choose another --store, or start again with --overwrite"
+        )
+
+
+def _create_category(root: zarr.Group, name: str, paths: Sequence[str], settings: PrecomputeSettings) -> None:
+    category = root.create_group(name)
+    for array, (shape, dtype, dimensions) in layout(len(paths), settings).items():
+        category.create_array(
+            array,
+            shape=shape,
+            chunks=(BLOCK, *shape[1:]),
+            dtype=str if dtype == "str" else dtype,
+            compressors=ZstdCodec(level=1),
+            dimension_names=dimensions,
+        )
+    blocks = -(-len(paths) // BLOCK)
+    category.create_array("done", shape=(blocks,), chunks=(1,), dtype="uint8", dimension_names=("block",))
+    _array(category, "paths")[:] = np.array(paths, dtype=object)
+    category.update_attributes({"stages": list(settings.stages), "images_digest": images_digest(paths), "ready": True})
+
+
+def _changed_images(store: str, name: str, category: zarr.Group, paths: Sequence[str]) -> str:
+    cached = set(read_all(category, "paths").tolist())
+    added, gone = sorted(set(paths) - cached), sorted(cached - set(paths))
+    example = f", such as {(added + gone)[0]}" if added or gone else ""
+    return (
+        f"the images of {name} are not those in {store}: {len(added)} added, {len(gone)} gone{example};"
+        " restore them, choose another --store, or start again with --overwrite"
+    )
+
+
+def open_category(root: zarr.Group, name: str) -> zarr.Group:
+    """The group of one category."""
+    group = root[name]
+    assert isinstance(group, zarr.Group)
+    return group
+
+
+def _array(category: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = category[name]
+    assert isinstance(array, zarr.Array)
+    return array

@@ -1,0 +1,248 @@
+"""Anomaly scorers: a Gaussian or the nearest normals, over embeddings of whole images or of patches.
+
+Image scorers take and give numpy arrays; patch scorers take and give torch tensors on any device. A score is
+a distance, 0 or more, and higher means more anomalous. Every fitted object turns into a flat dict of tensors
+with `state()` and back with `from_state()`, so that `torch.load(..., weights_only=True)` can read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import normalize
+
+State = dict[str, Tensor]
+
+# Elements of the largest temporary: 2^24 float64 are 128 MiB, whatever the number of patches.
+_CHUNK_ELEMENTS = 2**24
+# Directions in which the normals vary less than this share of the mean variance are taken to vary this much:
+# the Ledoit-Wolf shrinkage is 0 for two normals, which leaves a covariance without an inverse.
+_VARIANCE_FLOOR = 1e-8
+# PatchCore projects to this many dimensions before it picks the coreset.
+_PROJECTION_WIDTH = 128
+
+
+class _Stored:
+    """To and from a flat dict of tensors; a field that is a number becomes a tensor without axes."""
+
+    def state(self) -> State:
+        """Field name -> tensor, on the device of the fitted object."""
+        # By way of numpy, as torch.tensor would round a Python float to float32.
+        return {n: v if isinstance(v, Tensor) else torch.tensor(np.array(v)) for n, v in vars(self).items()}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Inverse of `state`; the fitted object works on the device of these tensors."""
+        return cls(**{name: value if value.ndim else value.item() for name, value in state.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(_Stored):
+    """Gaussian of normal image embeddings: mean (D,) and factor (D, D), both float64.
+
+    The factor F satisfies F F^T = precision, so the Mahalanobis distance of x is |(x - mean) F|.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PatchGaussian(Gaussian):
+    """One Gaussian over the patch embeddings of all positions; its tensors are float32."""
+
+    @classmethod
+    def fit(cls, patches: Tensor) -> Self:
+        """Fit to normal patches (N, D), on their device; ValueError for N < 2 or a value not finite."""
+        mean, factor = _fit_ledoit_wolf(patches)
+        return cls(mean=mean.float(), factor=factor.float())
+
+    def scores(self, patches: Tensor) -> Tensor:
+        """Mahalanobis distances (M,) float32 of patches (M, D), on the device of the fitted object."""
+        return _mahalanobis(self.mean, self.factor, patches)
+
+
+@dataclass(frozen=True, eq=False)
+class KNearest(_Stored):
+    """Normal image embeddings (N, D) float64 of length 1, and the number k of neighbours to average."""
+
+    normals: Tensor
+    k: int
+
+
+@dataclass(frozen=True, eq=False)
+class PatchNearest(_Stored):
+    """Coreset (size, D) float32 of normal patches; a score is the distance to the nearest of them.
+
+    Source: PatchCore, Roth et al., CVPR 2022, arXiv 2106.08265, without its re-weighting of image scores.
+    """
+
+    coreset: Tensor
+
+    @classmethod
+    def fit(cls, patches: Tensor, size: int, seed: int = 0) -> Self:
+        """Keep `size` of the normal patches (N, D), chosen by `greedy_coreset`; ValueError as there."""
+        return cls(coreset=patches[greedy_coreset(patches, size, seed)].float())
+
+    def scores(self, patches: Tensor) -> Tensor:
+        """Euclidean distances (M,) float32 of patches (M, D), on the device of the fitted object."""
+        return _nearest_distances(self.coreset, patches, k=1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Standardiser(_Stored):
+    """Mean and standard deviation of held-out normals' scores, to sum scorers of different scales."""
+
+    mean: float
+    deviation: float
+
+    def standardise(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores (M,) in deviations above the mean of the held-out normals."""
+        return (np.asarray(scores, dtype=np.float64) - self.mean) / self.deviation
+
+
+def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
+    """Gaussian with Ledoit-Wolf shrinkage of normal embeddings (N, D); N >= 2 and N < D are fine.
+
+    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for N < 2
+    or a value that is not finite. If no feature varies, the distance is the Euclidean one.
+    """
+    mean, factor = _fit_ledoit_wolf(_finite_tensor(embeddings))
+    return Gaussian(mean=mean, factor=factor)
+
+
+def gaussian_scores(gaussian: Gaussian, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mahalanobis distances (M,) of embeddings (M, D); ValueError for a value that is not finite."""
+    return _array(_mahalanobis(gaussian.mean, gaussian.factor, _finite_tensor(embeddings)))
+
+
+def fit_k_nearest(embeddings: NDArray[np.float32], k: int = 5) -> KNearest:
+    """Keep normals (N, D) for k neighbours, N if fewer; ValueError for k < 1, N < 1 or a value not finite."""
+    if k < 1 or len(embeddings) < 1:
+        raise ValueError(f"nearest neighbours need k >= 1 and a normal: k is {k}, normals {len(embeddings)}")
+    return KNearest(normals=normalize(_finite_tensor(embeddings)), k=min(k, len(embeddings)))
+
+
+def k_nearest_scores(k_nearest: KNearest, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean distances (M,) in 0..2 of embeddings (M, D) to their k nearest normals, all of length 1."""
+    points = normalize(_finite_tensor(embeddings))
+    return _array(_nearest_distances(k_nearest.normals, points, k_nearest.k).mean(dim=1))
+
+
+def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:
+    """Mean and sample deviation (1 if it is 0) of scores (N,); ValueError for N < 2 or one not finite."""
+    values = np.asarray(scores, dtype=np.float64)
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"standardising needs 2 or more finite scores of normals, got {len(values)}")
+    deviation = float(values.std(ddof=1)) if np.ptp(values) > 0 else 1.0
+    return Standardiser(mean=float(values.mean()), deviation=deviation)
+
+
+def greedy_coreset(embeddings: Tensor, size: int, seed: int) -> Tensor:
+    """Indices (size,) int64, all different, of embeddings (N, D) that leave none far from a chosen one.
+
+    Greedy k-centre: a first embedding by `seed`, then always the one farthest from those chosen, so that the
+    largest distance to a chosen one is at most twice the least possible (on a random projection to 128
+    dimensions where D > 128). The same seed on the same device gives the same indices; time grows with
+    N * size. Source: PatchCore. ValueError unless 1 <= size <= N, and for a value that is not finite.
+    """
+    count = len(embeddings)
+    if not 1 <= size <= count:
+        raise ValueError(f"a coreset of {size} cannot be taken from {count} embeddings")
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(count, (1,), generator=generator)
+    # Centred, because |a|^2 + |b|^2 - 2ab loses the small distances between points far from the origin.
+    points = _finite(embeddings).float()
+    points = points - points.mean(dim=0)
+    if points.shape[1] > _PROJECTION_WIDTH:
+        # Drawn on the CPU so that every device gets the same projection.
+        points = points @ torch.randn(points.shape[1], _PROJECTION_WIDTH, generator=generator).to(points)
+    squares = points.square().sum(dim=1)
+    chosen = torch.empty(size, dtype=torch.int64, device=points.device)
+    chosen[:1] = first.to(points.device)
+    nearest = torch.full_like(squares, torch.inf)
+    for step in range(1, size):
+        # Indexed by tensor, not by int: reading the index back would stall a GPU at every step.
+        last = chosen[step - 1 : step]
+        squared = squares + squares[last] - 2 * (points @ points[last][0])
+        nearest = torch.minimum(nearest, squared).index_fill_(0, last, -torch.inf)
+        chosen[step : step + 1] = nearest.argmax()
+    return chosen
+
+
+def _fit_ledoit_wolf(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and precision factor (D, D), float64; equal to scikit-learn's LedoitWolf up to rounding.
+
+    Written out in chunked sums, because scikit-learn holds several float64 copies of all the embeddings and
+    runs on the CPU alone. Source: Ledoit and Wolf, J. Multivariate Analysis 88, 2004.
+    """
+    if embeddings.ndim != 2 or len(embeddings) < 2:
+        raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {tuple(embeddings.shape)}")
+    _finite(embeddings)
+    count, width = embeddings.shape
+    mean = torch.zeros(width, dtype=torch.float64, device=embeddings.device)
+    for chunk in _chunks(embeddings, width):
+        mean += chunk.double().sum(dim=0) / count
+    covariance, fourth = torch.zeros_like(mean).repeat(width, 1), torch.zeros_like(mean[0])
+    for chunk in _chunks(embeddings, width):
+        centred = chunk.double() - mean
+        covariance += centred.T @ centred / count
+        fourth += centred.square().sum(dim=1).square().sum() / count
+    variance, squares = covariance.trace() / width, covariance.square().sum()
+    # How far the sample covariance is from a multiple of the identity, and how much of that is noise.
+    spread, noise = squares - width * variance**2, (fourth - squares) / count
+    shrinkage = (noise / spread).clamp(0, 1) if spread > 0 else torch.zeros_like(spread)
+    covariance = (1 - shrinkage) * covariance
+    covariance.diagonal().add_(shrinkage * variance)
+    return mean, _precision_factor(covariance, mean)
+
+
+def _precision_factor(covariance: Tensor, mean: Tensor) -> Tensor:
+    variance = covariance.trace() / len(mean)
+    # Below the rounding of float32 embeddings there is no variance to divide by.
+    if variance <= (torch.finfo(torch.float32).eps * mean.abs().max()) ** 2:
+        return torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+    values, vectors = torch.linalg.eigh(covariance)
+    factor: Tensor = vectors / values.clamp(min=_VARIANCE_FLOOR * variance).sqrt()
+    return factor
+
+
+def _mahalanobis(mean: Tensor, factor: Tensor, points: Tensor) -> Tensor:
+    chunks = _chunks(points, len(mean))
+    return torch.cat([vector_norm((chunk.to(mean) - mean) @ factor, dim=1) for chunk in chunks])
+
+
+def _nearest_distances(references: Tensor, points: Tensor, k: int) -> Tensor:
+    """Distances (M, k) of points (M, D) to the k nearest of references (N, D)."""
+    distances = []
+    for chunk in _chunks(points, max(len(references), k * references.shape[1])):
+        rows = chunk.to(references)
+        nearest = torch.cdist(rows, references).topk(k, largest=False).indices
+        # Again by differences: the matrix product in cdist gives a copy of a reference a distance above 0.
+        distances.append(vector_norm(rows[:, None] - references[nearest], dim=2))
+    return torch.cat(distances)
+
+
+def _chunks(rows: Tensor, elements_per_row: int) -> tuple[Tensor, ...]:
+    chunks: tuple[Tensor, ...] = torch.split(rows, max(1, _CHUNK_ELEMENTS // elements_per_row))
+    return chunks
+
+
+def _finite(embeddings: Tensor) -> Tensor:
+    if not all(bool(chunk.isfinite().all()) for chunk in _chunks(embeddings, embeddings.shape[-1])):
+        raise ValueError("embeddings hold a value that is not finite")
+    return embeddings
+
+
+def _finite_tensor(embeddings: NDArray[np.float32]) -> Tensor:
+    return _finite(torch.from_numpy(np.array(embeddings, dtype=np.float64)))
+
+
+def _array(scores: Tensor) -> NDArray[np.float64]:
+    return np.asarray(scores.cpu().numpy(), dtype=np.float64)
