@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -13,8 +14,10 @@ from pipeline.backbone_spec import BACKBONES
 from pipeline.datasets import DATASETS
 from pipeline.errors import RunError, UserError
 from pipeline.settings import RESIZES, PrecomputeSettings
+from train.settings import NEGATIVES, PROXIES, SCORERS, TrainSettings
 
 DEFAULTS = PrecomputeSettings()
+TRAIN = TrainSettings()
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 CATEGORY = click.option(
     "--category", "categories", multiple=True, metavar="NAME", help="May be given several times; default all."
@@ -132,6 +135,71 @@ def precompute(
     for line in report.bad:
         click.echo(f"skipped: {line}", err=True)
     click.echo(f"{store}: {report.images} images, {report.computed} computed now, {len(report.bad)} skipped")
+
+
+@main.command()
+@click.option("--store", metavar="PATH|URL", help="The cache; default the only one in data/cache.")
+@CATEGORY
+@click.option("--root", metavar="DIR", help="Where the test images lie, if not where precompute found them.")
+@click.option("--out", metavar="DIR", help="The run folder; default runs/<dataset>.")
+@click.option("--negatives", type=click.Choice(NEGATIVES), default=TRAIN.negatives, help="none: the untrained arm.")
+@click.option(
+    "--proxy", type=click.Choice(PROXIES), default=TRAIN.proxy, help="One class of negatives, or one a stage."
+)
+@click.option("--steps", default=TRAIN.steps)
+@click.option("--batch-size", default=TRAIN.batch_size, help="Normals a step; as many negatives come on top.")
+@click.option("--head-lr", default=TRAIN.head_lr, help="Peak learning rate of the projection head.")
+@click.option("--backbone-lr", default=TRAIN.backbone_lr, help="Peak learning rate of the backbone.")
+@click.option("--colour-jitter", default=TRAIN.colour_jitter, help="Largest relative change.")
+@click.option("--translation", default=TRAIN.translation, help="Largest shift, share of the side.")
+@click.option("--scorer", type=click.Choice(SCORERS), default=TRAIN.scorer, help="The score that decides.")
+@click.option("--false-alarms", default=TRAIN.false_alarms, help="Share of normals that the threshold may flag.")
+@click.option(
+    "--seed", "seeds", multiple=True, type=click.IntRange(0), default=(0,), help="May be given several times."
+)
+@DEVICE
+@click.option("--resume", is_flag=True, help="Go on with the results and checkpoints in --out.")
+def train(
+    store: str | None,
+    categories: Sequence[str],
+    root: str | None,
+    out: str | None,
+    negatives: str,
+    proxy: str,
+    steps: int,
+    batch_size: int,
+    head_lr: float,
+    backbone_lr: float,
+    colour_jitter: float,
+    translation: float,
+    scorer: str,
+    false_alarms: float,
+    seeds: Sequence[int],
+    device: str,
+    resume: bool,
+) -> None:
+    """Train a detector per category and seed on the cache's negatives, and score the test images."""
+    from pipeline.store import default_store, open_cache
+    from train.results import results_table
+    from train.run import train as run
+
+    settings = TrainSettings(
+        negatives=negatives,
+        proxy=proxy,
+        steps=steps,
+        batch_size=batch_size,
+        head_lr=head_lr,
+        backbone_lr=backbone_lr,
+        colour_jitter=colour_jitter,
+        translation=translation,
+        scorer=scorer,
+        false_alarms=false_alarms,
+    )
+    store = store or default_store()
+    folder = Path(out or f"runs/{open_cache(store).attrs['dataset']}")
+    summary = run(store, folder, settings, categories=categories, seeds=seeds, device=device, resume=resume, root=root)
+    Console().print(results_table(summary))
+    click.echo(f"{folder / 'results.json'}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,17 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Spec:
-    """stages: every name `--stages` takes, shallow to deep; mean, std: of the input's channels, in 0..1."""
+    """What the rest of the project needs to know of a backbone.
+
+    stages: every name `--stages` takes, shallow to deep. embedding_stages: those whose pooled activations make an
+    image's embedding. patch_stages: those whose activations make the embedding of a patch, finest first.
+    mean, std: of the input's channels, in 0..1.
+    """
 
     stages: tuple[str, ...]
     default_stages: tuple[str, ...]
+    embedding_stages: tuple[str, ...]
+    patch_stages: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     imagenet: str
@@ -23,13 +30,15 @@ class Spec:
 
 def _resnet(imagenet: str) -> Spec:
     layers = ("layer1", "layer2", "layer3", "layer4")
-    return Spec(layers, layers, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), imagenet)
+    return Spec(layers, layers, layers, ("layer2", "layer3"), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), imagenet)
 
 
 BACKBONES: dict[str, Spec] = {
     "efficientnet_lite0": Spec(
         stages=tuple(f"blocks.{i}" for i in range(7)),
         default_stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
+        embedding_stages=("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
+        patch_stages=("blocks.2", "blocks.4"),
         mean=(0.498, 0.498, 0.498),
         std=(0.502, 0.502, 0.502),
         imagenet="efficientnet-lite0-57934424",

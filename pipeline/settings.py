@@ -35,7 +35,7 @@ class PrecomputeSettings:
     stages: tuple[str, ...] = ()
     clusters: int = 4
     pairs: int = 16
-    patch_area: tuple[float, float] = (0.02, 0.15)
+    patch_area: tuple[float, float] = (0.005, 0.05)
     patch_aspect: tuple[float, float] = (0.3, 3.3)
     seed: int = 0
 

@@ -100,7 +100,7 @@ def threshold_at(scores: NDArray[np.floating], false_alarm_rate: float) -> float
     if not 0 <= false_alarm_rate < 1:
         raise ValueError(f"a false alarm rate is in 0 <= rate < 1, not {false_alarm_rate}")
     # The small term keeps 0.29 * 100 = 28.999999999999996 from losing one.
-    allowed = math.floor(false_alarm_rate * len(ordered) + 1e-9)
+    allowed = min(math.floor(false_alarm_rate * len(ordered) + 1e-9), len(ordered) - 1)
     return float(ordered[len(ordered) - 1 - allowed])
 
 

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-all lint docs benchmark clean
+
+help: ## what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make the environment in .venv, or bring it up to date
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(STAMP) ## the main job on real solar-cell images: precompute, gallery, train, score
+	$(BIN)/python cli.py precompute --dataset elpv --category mono --image-size 128 --store data/cache/demo.zarr
+	$(BIN)/python cli.py inspect data/cache/demo.zarr --html runs/demo/gallery
+	$(BIN)/python cli.py train --store data/cache/demo.zarr --out runs/demo
+
+test: $(STAMP) ## the tests that take seconds
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(STAMP) ## every test
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(STAMP) ## write the tables and figures that docs/ shows again
+	$(BIN)/python docs/build.py
+
+clean: ## remove the environment, caches and runs
+	rm -rf $(VENV) data/cache runs build *.egg-info

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from train.metrics import (
+    aupro,
+    has_pixel_truth,
+    image_ap,
+    image_auroc,
+    mean_and_standard_error,
+    pixel_auroc,
+    threshold_at,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def _case(seed: int, levels: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """A few small images with many regions, the last one normal, and maps of few distinct scores."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((3, 7, 6)) < 0.3
+    masks[-1] = False
+    masks[0, 0, 0] = True
+    maps = rng.integers(0, levels, masks.shape) + rng.integers(0, 2) * masks * levels / 3
+    return masks, maps.astype(np.float32)
+
+
+def _slow_aupro(masks: NDArray[np.bool_], maps: NDArray[np.float32], limit: float) -> float:
+    """The definition, word by word: one threshold at a time, one region at a time."""
+    regions = []
+    for index, mask in enumerate(masks):
+        labelled, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        regions += [(index, labelled == number + 1) for number in range(count)]
+    points = [(0.0, 0.0)]
+    for threshold in sorted(set(maps.ravel().tolist()), reverse=True):
+        detected = maps >= threshold
+        overlaps = [(detected[index] & region).sum() / region.sum() for index, region in regions]
+        points.append((float(detected[~masks].mean()), float(np.mean(overlaps))))
+    area = 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 >= limit or x1 == x0:
+            continue
+        end = min(x1, limit)
+        y_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
+        area += (end - x0) * (y0 + y_end) / 2
+    return area / limit
+
+
+@given(
+    seed=SEEDS, levels=st.sampled_from([1, 2, 5, 20, 10_000]), limit=st.sampled_from([0.05, 0.3, 0.77, 1.0])
+)
+@settings(max_examples=150, deadline=None)
+def test_aupro_is_its_definition(seed: int, levels: int, limit: float) -> None:
+    masks, maps = _case(seed, levels)
+    assert aupro(masks, maps, limit) == pytest.approx(_slow_aupro(masks, maps, limit), abs=1e-12)
+
+
+@given(seed=SEEDS, levels=st.sampled_from([1, 3, 10_000]))
+@settings(max_examples=80, deadline=None)
+def test_pixel_auroc_is_scikit_learns(seed: int, levels: int) -> None:
+    masks, maps = _case(seed, levels)
+    assert pixel_auroc(masks, maps) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+
+
+@given(seed=SEEDS, levels=st.sampled_from([4, 50]))
+@settings(deadline=None)
+def test_pixel_figures_do_not_change_with_a_rising_function_or_the_order_of_images(
+    seed: int, levels: int
+) -> None:
+    masks, maps = _case(seed, levels)
+    order = np.random.default_rng(seed).permutation(len(masks))
+    for figure in (pixel_auroc, aupro):
+        value = figure(masks, maps)
+        assert value is not None
+        assert figure(masks, maps**3 * 5 - 7) == pytest.approx(value, abs=1e-12)
+        assert figure(masks[order], maps[order]) == pytest.approx(value, abs=1e-12)
+        assert 0 <= value <= 1
+
+
+def test_pixel_figures_of_known_maps() -> None:
+    masks = _case(0, 2)[0]
+    truth = masks.astype(np.float32)
+    assert pixel_auroc(masks, truth) == 1
+    assert aupro(masks, truth) == pytest.approx(1)
+    assert pixel_auroc(masks, -truth) == 0
+    assert aupro(masks, -truth) == 0
+    # One score everywhere: the curve is the diagonal, so its mean up to 0.3 is 0.15.
+    assert pixel_auroc(masks, 0 * truth) == 0.5
+    assert aupro(masks, 0 * truth) == pytest.approx(0.15)
+
+
+def test_aupro_counts_a_small_region_as_much_as_a_large_one() -> None:
+    masks = np.zeros((1, 20, 20), dtype=bool)
+    masks[0, :10, :10] = True
+    masks[0, 15, 15] = True
+    small_missed = masks.astype(np.float32)
+    small_missed[0, 15, 15] = -1
+    assert aupro(masks, small_missed) == pytest.approx(0.5)
+    assert (pixel_auroc(masks, small_missed) or 0) > 0.98
+
+
+def test_diagonal_neighbours_are_one_region() -> None:
+    masks = np.zeros((1, 10, 10), dtype=bool)
+    masks[0, [0, 1, 2, 3, 9], [0, 1, 2, 3, 9]] = True
+    chain_found = masks.astype(np.float32)
+    chain_found[0, 9, 9] = -1
+    # Two regions, the chain and the single pixel; with 4 neighbours there would be five, and four found.
+    assert aupro(masks, chain_found) == pytest.approx(0.5)
+
+
+def test_regions_do_not_reach_into_the_next_image() -> None:
+    masks = np.zeros((2, 4, 4), dtype=bool)
+    masks[0, -1], masks[1, 0] = True, True
+    second_missed = masks.astype(np.float32)
+    second_missed[1, 0] = -1
+    assert aupro(masks, second_missed) == pytest.approx(0.5)
+
+
+def test_figures_that_are_not_defined_are_none() -> None:
+    maps = np.random.default_rng(0).random((2, 4, 4)).astype(np.float32)
+    for masks in (np.zeros(maps.shape, dtype=bool), np.ones(maps.shape, dtype=bool)):
+        assert pixel_auroc(masks, maps) is None
+        assert aupro(masks, maps) is None
+    for label in (0, 1):
+        labels = np.full(5, label)
+        assert image_auroc(labels, np.arange(5.0)) is None
+        assert image_ap(labels, np.arange(5.0)) is None
+
+
+def test_anomalous_images_without_a_mask_are_left_out() -> None:
+    masks, maps = _case(1, 5)
+    unmarked = np.concatenate([masks, np.zeros_like(masks[:1])])
+    with_high_scores = np.concatenate([maps, maps[:1] + 100])
+    kept = has_pixel_truth(np.array([1, 1, 0, 1]), unmarked)
+    assert kept.tolist() == [True, True, True, False]
+    assert aupro(unmarked[kept], with_high_scores[kept]) == aupro(masks, maps)
+    assert aupro(unmarked, with_high_scores) != aupro(masks, maps)
+
+
+@pytest.mark.parametrize("figure", [pixel_auroc, aupro])
+def test_pixel_figures_refuse_what_they_cannot_rank(figure: Any) -> None:
+    masks, maps = _case(0, 5)
+    broken = maps.copy()
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        figure(masks, broken)
+    with pytest.raises(ValueError, match="masks and maps"):
+        figure(masks[:2], maps)
+    with pytest.raises(ValueError, match="masks and maps"):
+        figure(masks.astype(np.uint8), maps)
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.1, 1.1, 30.0])
+def test_aupro_refuses_a_limit_outside_0_to_1(limit: float) -> None:
+    with pytest.raises(ValueError, match="false positive rate"):
+        aupro(*_case(0, 5), fpr_limit=limit)
+
+
+@pytest.mark.slow
+def test_pixel_figures_of_a_large_category_take_seconds() -> None:
+    rng = np.random.default_rng(0)
+    masks = np.zeros((160, 256, 256), dtype=bool)
+    for mask in masks[:110]:
+        y, x = rng.integers(0, 220, 2)
+        mask[y : y + 20, x : x + 30] = True
+    maps = rng.standard_normal(masks.shape).astype(np.float32)
+    start = time.perf_counter()
+    assert aupro(masks, maps) == pytest.approx(0.15, abs=0.01)
+    assert time.perf_counter() - start < 15
+
+
+@given(seed=SEEDS, count=st.integers(2, 30))
+def test_image_figures_are_scikit_learns(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    labels[:2] = 0, 1
+    scores = rng.integers(0, 6, count).astype(np.float64)
+    assert image_auroc(labels, scores) == roc_auc_score(labels, scores)
+    assert image_ap(labels, scores) == average_precision_score(labels, scores)
+
+
+@given(
+    scores=st.lists(st.integers(-5, 5) | st.floats(-1e6, 1e6), min_size=1, max_size=60),
+    rate=st.floats(0, 1, exclude_max=True),
+)
+def test_threshold_keeps_the_false_alarm_rate_and_is_the_least_score_that_does(
+    scores: list[float], rate: float
+) -> None:
+    values = np.array(scores, dtype=np.float64)
+    threshold = threshold_at(values, rate)
+    assert threshold in values
+    assert np.mean(values > threshold) <= rate + 1e-9
+    for lower in values[values < threshold]:
+        assert np.mean(values > lower) > rate
+
+
+def test_threshold_of_few_normals_is_their_maximum() -> None:
+    values = np.random.default_rng(0).permutation(40).astype(np.float64)
+    assert threshold_at(values, 0.01) == 39
+    assert threshold_at(values, 0.0) == 39
+    assert threshold_at(values, 0.025) == 38
+    assert threshold_at(np.arange(100.0), 0.29) == 70
+    assert threshold_at(np.arange(2.0), np.nextafter(1, 0)) == 0
+
+
+@pytest.mark.parametrize(("scores", "rate"), [([], 0.1), ([1.0, np.nan], 0.1), ([1.0], 1.0), ([1.0], -0.1)])
+def test_threshold_refuses_what_has_no_quantile(scores: list[float], rate: float) -> None:
+    with pytest.raises(ValueError, match=r"threshold needs|false alarm rate"):
+        threshold_at(np.array(scores), rate)
+
+
+def test_mean_and_standard_error() -> None:
+    mean, error = mean_and_standard_error([0.8, 0.9, 1.0, 0.9])
+    assert mean == pytest.approx(0.9)
+    assert error == pytest.approx(np.sqrt(0.02 / 3) / 2)
+    assert mean_and_standard_error([0.7]) == (0.7, None)
+    for bad in ([], [0.5, float("nan")]):
+        with pytest.raises(ValueError, match="mean needs"):
+            mean_and_standard_error(bad)

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import io
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import pairwise_distances
+from sklearn.preprocessing import normalize
+
+from train import scorers
+from train.scorers import fit_gaussian, fit_k_nearest, gaussian_scores, greedy_coreset, k_nearest_scores
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def _embeddings(seed: int, count: int, width: int) -> NDArray[np.float32]:
+    """Correlated embeddings away from the origin, as pooled activations are."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((width, width))
+    return (rng.standard_normal((count, width)) @ mixing + rng.uniform(0, 5, width)).astype(np.float32)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return str(request.param)
+
+
+@given(seed=SEEDS, count=st.integers(3, 40), width=st.integers(1, 60))
+@settings(max_examples=40, deadline=None)
+def test_gaussian_is_scikit_learns_ledoit_wolf(seed: int, count: int, width: int) -> None:
+    normals, points = _embeddings(seed, count, width), _embeddings(seed + 1, 7, width)
+    reference = LedoitWolf().fit(normals.astype(np.float64))
+    centred = points.astype(np.float64) - normals.astype(np.float64).mean(axis=0)
+    expected = np.sqrt(np.einsum("md,de,me->m", centred, np.linalg.inv(reference.covariance_), centred))
+
+    scores = gaussian_scores(fit_gaussian(normals), points)
+
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+@given(seed=SEEDS, count=st.integers(2, 30), width=st.integers(2, 12))
+@settings(max_examples=40, deadline=None)
+def test_gaussian_ignores_shift_scale_and_rotation(seed: int, count: int, width: int) -> None:
+    normals, points = _embeddings(seed, count, width), _embeddings(seed + 1, 5, width)
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+
+    def moved(embeddings: NDArray[np.float32]) -> Any:
+        return 3.0 * embeddings.astype(np.float64) @ rotation + 2.0
+
+    np.testing.assert_allclose(
+        gaussian_scores(fit_gaussian(moved(normals)), moved(points)),
+        gaussian_scores(fit_gaussian(normals), points),
+        rtol=1e-4,
+    )
+
+
+def test_gaussian_of_two_normals_sees_what_leaves_their_line() -> None:
+    normals = np.array([[0, 0, 0], [2, 0, 0]], dtype=np.float32)
+    points = np.array([[1, 0, 0], [2, 0, 0], [1, 1, 0], [1, 2, 0]], dtype=np.float32)
+    centre, normal, beside, farther = gaussian_scores(fit_gaussian(normals), points)
+    assert centre == pytest.approx(0, abs=1e-9)
+    assert normal == pytest.approx(1)
+    assert normal < beside < farther < np.inf
+
+
+def test_gaussian_notices_a_constant_feature_that_moves() -> None:
+    normals = _embeddings(0, 30, 4)
+    normals[:, 2] = 7
+    moved = normals.copy()
+    moved[:, 2] += 1
+    gaussian = fit_gaussian(normals)
+    assert (gaussian_scores(gaussian, moved) > gaussian_scores(gaussian, normals) + 0.1).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
+def test_gaussian_of_identical_normals_is_the_euclidean_distance(value: float) -> None:
+    normals = np.full((7, 3), value, dtype=np.float32)
+    points = normals[:1] + np.array([[300, 400, 0]], dtype=np.float32)
+    assert gaussian_scores(fit_gaussian(normals), points) == pytest.approx([500])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    normals = _embeddings(0, 6, 3)
+    broken = normals.copy()
+    broken[1, 2] = bad
+    gaussian, k_nearest = fit_gaussian(normals), fit_k_nearest(normals)
+    for call in (
+        lambda: fit_gaussian(broken),
+        lambda: fit_k_nearest(broken),
+        lambda: gaussian_scores(gaussian, broken),
+        lambda: k_nearest_scores(k_nearest, broken),
+        lambda: scorers.fit_standardiser(broken[:, 2].astype(np.float64)),
+        lambda: scorers.PatchGaussian.fit(torch.from_numpy(broken)),
+        lambda: scorers.PatchNearest.fit(torch.from_numpy(broken), size=2),
+    ):
+        with pytest.raises(ValueError, match="finite"):
+            call()
+
+
+def test_too_few_normals_and_sizes_out_of_range_are_refused() -> None:
+    one = np.ones((1, 3), dtype=np.float32)
+    with pytest.raises(ValueError, match="N >= 2"):
+        fit_gaussian(one)
+    with pytest.raises(ValueError, match="2 or more"):
+        scorers.fit_standardiser(np.ones(1))
+    with pytest.raises(ValueError, match="k is 0"):
+        fit_k_nearest(one, k=0)
+    with pytest.raises(ValueError, match="normals 0"):
+        fit_k_nearest(one[:0])
+    for size in (0, 2):
+        with pytest.raises(ValueError, match=f"coreset of {size}"):
+            greedy_coreset(torch.from_numpy(one), size, seed=0)
+
+
+@given(seed=SEEDS, count=st.integers(1, 20), width=st.integers(1, 8), k=st.integers(1, 25))
+@settings(max_examples=40, deadline=None)
+def test_k_nearest_is_brute_force_on_normalised_embeddings(seed: int, count: int, width: int, k: int) -> None:
+    normals, points = _embeddings(seed, count, width), _embeddings(seed + 1, 9, width)
+    distances = pairwise_distances(normalize(points.astype("f8")), normalize(normals.astype("f8")))
+    expected = np.sort(distances, axis=1)[:, :k].mean(axis=1)
+    scores = k_nearest_scores(fit_k_nearest(normals, k), points)
+    np.testing.assert_allclose(scores, expected, atol=1e-7)
+
+
+@given(seed=SEEDS, scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3))
+def test_standardised_normals_have_no_unit(seed: int, scale: float, shift: float) -> None:
+    normals = np.random.default_rng(seed).standard_normal(20)
+    standard = scorers.fit_standardiser(normals).standardise(normals)
+    assert standard.mean() == pytest.approx(0, abs=1e-9)
+    assert standard.std(ddof=1) == pytest.approx(1)
+    other_unit = scale * normals + shift
+    np.testing.assert_allclose(
+        scorers.fit_standardiser(other_unit).standardise(other_unit), standard, atol=1e-6
+    )
+
+
+def test_standardiser_of_equal_scores_stays_finite() -> None:
+    standardiser = scorers.fit_standardiser(np.full(5, 0.1))
+    np.testing.assert_allclose(standardiser.standardise(np.array([0.1, 2.1])), [0, 2], atol=1e-12)
+
+
+def test_patch_gaussian_in_chunks_is_the_image_gaussian(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    normals, points = _embeddings(0, 300, 10), _embeddings(1, 57, 10)
+    expected = gaussian_scores(fit_gaussian(normals), points)
+    monkeypatch.setattr(scorers, "_CHUNK_ELEMENTS", 130)
+    gaussian = scorers.PatchGaussian.fit(torch.from_numpy(normals).to(device))
+    scores = gaussian.scores(torch.from_numpy(points))
+    assert scores.device.type == device
+    np.testing.assert_allclose(scores.cpu().numpy(), expected, rtol=1e-4)
+
+
+def test_patch_nearest_in_chunks_is_brute_force(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    normals, points = _embeddings(0, 80, 6), _embeddings(1, 57, 6)
+    monkeypatch.setattr(scorers, "_CHUNK_ELEMENTS", 64)
+    on_device = torch.from_numpy(normals).to(device)
+    nearest = scorers.PatchNearest.fit(on_device, size=30, seed=3)
+    chosen = normals[greedy_coreset(on_device, 30, 3).cpu().numpy()]
+    expected = pairwise_distances(points.astype("f8"), chosen.astype("f8")).min(axis=1)
+    np.testing.assert_allclose(nearest.scores(torch.from_numpy(points)).cpu().numpy(), expected, rtol=1e-5)
+    np.testing.assert_array_equal(nearest.scores(torch.from_numpy(chosen)).cpu().numpy(), 0)
+
+
+def _radius(distances: Any, chosen: Any) -> float:
+    return float(distances[:, list(chosen)].min(axis=1).max())
+
+
+@given(seed=SEEDS, count=st.integers(2, 9), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_coreset_radius_is_at_most_twice_the_best(seed: int, count: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, min(count, 4)))
+    embeddings = _embeddings(seed, count, 3)
+    distances = pairwise_distances(embeddings.astype("f8"))
+    best = min(_radius(distances, chosen) for chosen in combinations(range(count), size))
+    chosen = greedy_coreset(torch.from_numpy(embeddings), size, seed % 1000).tolist()
+    assert _radius(distances, chosen) <= 2 * best + 1e-4
+
+
+def test_coreset_covers_wide_embeddings_better_than_random_subsets() -> None:
+    rng = np.random.default_rng(0)
+    # 30 clusters, of which half hold a single embedding: what a random subset misses.
+    sizes = [40] * 15 + [1] * 15
+    embeddings = np.repeat(rng.standard_normal((30, 300)), sizes, axis=0) + 0.05 * rng.standard_normal(
+        (615, 300)
+    )
+    distances = pairwise_distances(embeddings)
+    chosen = greedy_coreset(torch.from_numpy(embeddings.astype("f4")), 30, seed=0).numpy()
+    random = [_radius(distances, rng.choice(615, 30, replace=False)) for _ in range(20)]
+    assert _radius(distances, chosen) < min(random) / 2
+
+
+@given(seed=st.integers(0, 1000), distinct=st.integers(1, 6), copies=st.integers(1, 5), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_coreset_of_copies_is_distinct(seed: int, distinct: int, copies: int, data: st.DataObject) -> None:
+    embeddings = torch.from_numpy(np.tile(_embeddings(seed, distinct, 4), (copies, 1)))
+    size = data.draw(st.integers(distinct, distinct * copies))
+    chosen = greedy_coreset(embeddings, size, seed)
+    assert len(set(chosen.tolist())) == size
+    assert len(np.unique(embeddings[chosen].numpy(), axis=0)) == distinct
+
+
+def test_coreset_depends_on_the_seed_alone() -> None:
+    embeddings = torch.from_numpy(_embeddings(0, 200, 150))
+    torch.manual_seed(1)
+    first = greedy_coreset(embeddings, 20, seed=5)
+    torch.manual_seed(2)
+    assert torch.equal(greedy_coreset(embeddings, 20, seed=5), first)
+    assert not torch.equal(greedy_coreset(embeddings, 20, seed=6), first)
+
+
+def _stored(state: dict[str, torch.Tensor]) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+
+
+def test_fitted_scorers_score_the_same_after_a_save_and_a_load() -> None:
+    normals, points = _embeddings(0, 30, 5), _embeddings(1, 9, 5)
+    patches = torch.from_numpy(points)
+
+    gaussian = fit_gaussian(normals)
+    again = scorers.Gaussian.from_state(_stored(gaussian.state()))
+    np.testing.assert_array_equal(gaussian_scores(again, points), gaussian_scores(gaussian, points))
+
+    nearest = fit_k_nearest(normals, k=3)
+    reloaded = scorers.KNearest.from_state(_stored(nearest.state()))
+    np.testing.assert_array_equal(k_nearest_scores(reloaded, points), k_nearest_scores(nearest, points))
+
+    standardiser = scorers.fit_standardiser(normals[:, 0].astype(np.float64))
+    assert scorers.Standardiser.from_state(_stored(standardiser.state())) == standardiser
+
+    normal_patches = torch.from_numpy(normals)
+    for fitted in (scorers.PatchGaussian.fit(normal_patches), scorers.PatchNearest.fit(normal_patches, 7)):
+        loaded = type(fitted).from_state(_stored(fitted.state()))
+        assert torch.equal(loaded.scores(patches), fitted.scores(patches))

@@ -1,0 +1,125 @@
+"""The training loop: steps of SGD on normals against negatives, one cosine cycle, checkpoints and resume.
+
+All that is random in step s is drawn from a generator of (seed, s), and the stream is read from batch s on: so a run
+that is cut off and resumed ends with the very weights of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.progress import Advance
+from pipeline.settings import PrecomputeSettings
+from train.augment import jitter_colour, translate
+from train.negatives import make_negatives
+from train.network import CutSwapNetwork
+from train.settings import TrainSettings
+from train.stream import Batch, NormalStream
+
+_STEPS_BETWEEN_CHECKPOINTS = 50
+_STREAM, _STEP = 0, 1  # keep the two uses of a seed apart
+
+
+def fit(
+    network: CutSwapNetwork,
+    stream: NormalStream,
+    cache: PrecomputeSettings,
+    settings: TrainSettings,
+    seed: int,
+    folder: Path,
+    resume: bool,
+    advance: Advance,
+) -> None:
+    """Train `network`, on its device and in place, for `settings.steps` steps.
+
+    folder: gets `log.csv` (step, loss, accuracy, rates) and `checkpoint.pt`, which resume continues from.
+    """
+    device = next(network.parameters()).device
+    optimiser = _optimiser(network, settings)
+    checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
+    start = _restore(checkpoint, network, optimiser) if resume and checkpoint.exists() else 0
+    advance(start)
+    rows = _kept_lines(log, start)
+    network.train()
+    batches = stream.batches(settings.batch_size, seed * 2 + _STREAM, start)
+    for step, batch in zip(range(start, settings.steps), batches, strict=False):
+        rate = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        rng = np.random.default_rng([seed * 2 + _STEP, step])
+        images, labels = _examples(batch, cache, settings, rng, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = network(images).float()
+        loss = F.cross_entropy(logits, labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        accuracy = ((logits.detach().argmax(1) > 0) == (labels > 0)).float().mean()
+        rows.append([step, f"{loss.item():.6f}", f"{accuracy.item():.4f}", f"{rate:.6f}"])
+        advance(1)
+        if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == settings.steps:
+            _write_log(log, rows)
+            save_atomic(
+                checkpoint, {"step": step + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
+            )
+    network.eval()
+
+
+def save_atomic(path: Path, content: dict[str, Any]) -> None:
+    """`torch.save` to a file that is either the old one or the whole new one, whenever the process dies."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _optimiser(network: CutSwapNetwork, settings: TrainSettings) -> torch.optim.SGD:
+    trained = [*network.backbone.stem.parameters(), *network.backbone.stages.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(settings.backbone_lr > 0)
+    groups = [{"params": list(network.head.parameters()), "peak": settings.head_lr}]
+    if settings.backbone_lr > 0:
+        groups.append({"params": trained, "peak": settings.backbone_lr})
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def _examples(
+    batch: Batch, cache: PrecomputeSettings, settings: TrainSettings, rng: np.random.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(2B,3,H,W) float images, normals then their negatives, and their proxy classes (2B,)."""
+    normals = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2)
+    negatives, stage = make_negatives(settings.negatives, normals, batch.pairs, cache, rng)
+    classes = 1 + stage if settings.proxy == "levels" else torch.ones_like(stage)
+    images = translate(torch.cat([normals, negatives]), settings.translation, rng)
+    labels = torch.cat([torch.zeros_like(classes), classes])
+    return jitter_colour(images.float(), settings.colour_jitter, rng), labels.to(device)
+
+
+def _restore(checkpoint: Path, network: CutSwapNetwork, optimiser: torch.optim.SGD) -> int:
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
+
+
+def _kept_lines(log: Path, steps: int) -> list[list[Any]]:
+    if not steps or not log.exists():
+        return []
+    with log.open(newline="") as file:
+        return list(csv.reader(file))[1 : steps + 1]
+
+
+def _write_log(log: Path, rows: list[list[Any]]) -> None:
+    with log.open("w", newline="") as file:
+        csv.writer(file).writerows([["step", "loss", "accuracy", "rate"], *rows])

@@ -1,0 +1,59 @@
+"""The network that training changes: a backbone, its pooled embedding, and a projection head for the proxy classes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, cat, nn
+
+from pipeline.backbone import Backbone
+from pipeline.backbone_spec import find_spec
+
+_HIDDEN = 128
+
+
+def pooled_embedding(activations: list[Tensor]) -> Tensor:
+    """(B,D) float32: the global averages of every stage's activations (B,C,h,w), one behind the other."""
+    return cat([a.float().mean((2, 3)) for a in activations], 1)
+
+
+def patch_embedding(activations: list[Tensor]) -> Tensor:
+    """(B,D,h,w) float32 at the first stage's resolution (h,w): the stages locally averaged, resized and stacked.
+
+    The neighbourhood average (3x3) and the resizing are those of PatchCore (Roth et al., arXiv 2106.08265, eq. 2-4).
+    """
+    grid = activations[0].shape[2:]
+    averaged = [F.avg_pool2d(a.float(), 3, stride=1, padding=1, count_include_pad=False) for a in activations]
+    return cat([F.interpolate(a, size=grid, mode="bilinear", align_corners=False) for a in averaged], 1)
+
+
+class CutSwapNetwork(nn.Module):
+    """Backbone and projection head; the backbone stays in evaluation mode, so that its batch statistics are frozen."""
+
+    def __init__(self, backbone: Backbone, backbone_name: str, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.backbone = backbone
+        self.stages = find_spec(backbone_name).embedding_stages
+        with torch.no_grad():
+            width = pooled_embedding(backbone.activations(torch.zeros(1, 3, 64, 64), self.stages)).shape[1]
+        self.head = nn.Sequential(
+            nn.LayerNorm(width, elementwise_affine=False),
+            nn.Linear(width, _HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Linear(_HIDDEN, classes),
+        )
+
+    def train(self, mode: bool = True) -> CutSwapNetwork:
+        """Set the head's mode; the backbone's never changes."""
+        self.head.train(mode)
+        return self
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """Pooled embeddings (B,D) of images (B,3,H,W) on the 0..255 scale."""
+        return pooled_embedding(self.backbone.activations(self.backbone.normalise(images), self.stages))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits (B,classes) of images (B,3,H,W) on the 0..255 scale; class 0 is normal."""
+        logits: Tensor = self.head(self.embedding(images))
+        return logits

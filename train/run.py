@@ -1,0 +1,206 @@
+"""Stage 2: train, fit and score one detector per category and seed, and write down what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.backbone import load_backbone
+from pipeline.datasets import Category, load
+from pipeline.device import choose_device
+from pipeline.errors import UserError
+from pipeline.progress import progress
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import (
+    cache_settings,
+    choose_categories,
+    done_blocks,
+    open_cache,
+    open_category,
+    read_all,
+)
+from train.detector import Detector, fit_detector, save_detector
+from train.evaluate import Evaluation, evaluate
+from train.fit import fit
+from train.network import CutSwapNetwork
+from train.plots import plot_maps, plot_scores
+from train.results import CategoryResult, ScoreRow, summarise, write_json_atomic, write_scores_csv
+from train.settings import TrainSettings
+from train.stream import NormalStream
+
+# Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
+_LEAST_NORMALS = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every category and seed of a run shares; root: of the test images; out: the run folder."""
+
+    store: str
+    root: str | None
+    out: Path
+    cache: PrecomputeSettings
+    settings: TrainSettings
+    device: torch.device
+    resume: bool
+
+
+def train(
+    store: str,
+    out: Path,
+    settings: TrainSettings,
+    *,
+    categories: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    device: str = "auto",
+    resume: bool = False,
+    root: str | None = None,
+) -> dict[str, Any]:
+    """Train every category with every seed; returns and writes `results.json` (see `train.results.summarise`).
+
+    root: where the test images lie, if they are no longer where precompute found them. resume: results and
+    checkpoints that lie in `out` are gone on with; without it each is made anew.
+    """
+    cache = open_cache(store)
+    names = choose_categories(cache, categories, store)
+    run = Run(store, root, out, cache_settings(cache), settings, choose_device(device), resume)
+    tests = _test_categories(cache, run, names)
+    _check_resume(run)
+    results = {}
+    for name in names:
+        cells = [_cell(run, open_category(cache, name), tests[name], seed) for seed in seeds]
+        results[name] = _category_result(cells)
+    described = {**settings.to_attributes(), "seeds": list(seeds), "store": store, "cache": run.cache.to_attributes()}
+    summary = summarise(str(cache.attrs["dataset"]), results, described)
+    write_json_atomic(out / "results.json", summary)
+    return summary
+
+
+def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
+
+    The same images whatever the seed, the order and the settings. Raises UserError where fewer than four are given.
+    """
+    if len(paths) < _LEAST_NORMALS:
+        raise UserError(f"{len(paths)} normal images are too few to train on: give {_LEAST_NORMALS} or more")
+    digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
+    count = min(max(2, round(share * len(paths))), len(paths) - 2)
+    held = np.zeros(len(paths), bool)
+    held[sorted(range(len(paths)), key=digests.__getitem__)[:count]] = True
+    return held
+
+
+def _cell(run: Run, group: zarr.Group, category: Category, seed: int) -> dict[str, Any]:
+    """One category and seed; a finished one is read back on resume."""
+    folder = run.out / category.name / f"seed-{seed}"
+    finished = folder / "cell.json"
+    if run.resume and finished.exists():
+        content: dict[str, Any] = json.loads(finished.read_text())
+        return content
+    folder.mkdir(parents=True, exist_ok=True)
+    finished.unlink(missing_ok=True)
+    detector, n_train = _make_detector(run, group, category.name, seed, folder)
+    save_detector(detector, folder / "detector.pt")
+    cell: dict[str, Any] = {"threshold": detector.threshold, "n_train": n_train, "n_test": len(category.test)}
+    if category.test:
+        root = run.root or str(open_cache(run.store).attrs["root"])
+        evaluation = evaluate(detector, root, category.test)
+        cell |= _write_evaluation(evaluation, detector, category, root, folder)
+    write_json_atomic(finished, cell)
+    return cell
+
+
+def _make_detector(run: Run, group: zarr.Group, name: str, seed: int, folder: Path) -> tuple[Detector, int]:
+    valid = read_all(group, "valid").astype(bool)
+    if not done_blocks(group).all():
+        raise UserError(f"{name} is not complete in {run.store}: run precompute again to finish it")
+    rows = np.flatnonzero(valid)
+    held = hold_out([str(path) for path in read_all(group, "paths")[rows]], run.settings.held_out)
+    cache, settings = run.cache, run.settings
+    pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
+    stream = NormalStream(group, rows[~held])
+    network = None
+    if settings.negatives != "none":
+        torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
+        classes = 1 + len(cache.stages) if settings.proxy == "levels" else 2
+        copy = load_backbone(cache.backbone, cache.weights, cache.seed)
+        network = CutSwapNetwork(copy, cache.backbone, classes).to(run.device)
+        with progress(f"train {name} seed {seed}", settings.steps, "steps") as advance:
+            fit(network, stream, cache, settings, seed, folder, run.resume, advance)
+    images = (stream.read(rows[[i]]).images[0] for i in np.flatnonzero(~held))
+    kept = (stream.read(rows[[i]]).images[0] for i in np.flatnonzero(held))
+    return fit_detector(cache, settings, pretrained, network, images, kept, seed), int((~held).sum())
+
+
+def _write_evaluation(
+    evaluation: Evaluation, detector: Detector, category: Category, root: str, folder: Path
+) -> dict[str, Any]:
+    scores = evaluation.scores.image
+    decisive = detector.decisive(evaluation.scores)
+    rows = [
+        ScoreRow(sample.path, sample.label, float(decisive[i]), {name: float(v[i]) for name, v in scores.items()})
+        for i, sample in enumerate(category.test)
+    ]
+    write_scores_csv(folder / "scores.csv", rows)
+    plot_scores(folder / "scores.png", evaluation.labels, decisive, detector.threshold, category.name)
+    plot_maps(folder / "maps.png", detector, root, category.test, evaluation)
+    figures = ("image_auroc", "image_ap", "pixel_auroc", "aupro", "scorers")
+    return {name: getattr(evaluation, name) for name in figures}
+
+
+def _category_result(cells: Sequence[dict[str, Any]]) -> CategoryResult:
+    def per_seed(figure: str) -> list[float | None]:
+        return [cell.get(figure) for cell in cells]
+
+    def measured(figure: str) -> list[float | None] | None:
+        values = per_seed(figure)
+        return None if all(value is None for value in values) else values
+
+    names = list(cells[0].get("scorers", {}))
+    scorers = {name: [cell["scorers"][name] for cell in cells] for name in names}
+    untrained = scorers.pop("untrained", None)
+    return CategoryResult(
+        image_auroc=per_seed("image_auroc"),
+        image_ap=per_seed("image_ap"),
+        pixel_auroc=measured("pixel_auroc"),
+        aupro=measured("aupro"),
+        threshold=float(np.mean([cell["threshold"] for cell in cells])),
+        n_train=cells[0]["n_train"],
+        n_test=cells[0]["n_test"],
+        scorers=scorers,
+        untrained_image_auroc=untrained,
+        untrained={} if untrained is None else {"gde": untrained},
+    )
+
+
+def _test_categories(cache: zarr.Group, run: Run, names: Sequence[str]) -> dict[str, Category]:
+    """The test samples of every category, found before any is trained, so that a wrong root is told at once."""
+    dataset, root = str(cache.attrs["dataset"]), run.root or str(cache.attrs["root"])
+    return {category.name: category for category in load(dataset, root, names).categories}
+
+
+def _check_resume(run: Run) -> None:
+    """Keep the settings beside the run; resuming with others raises UserError."""
+    path = run.out / "settings.json"
+    wanted = {"train": asdict(run.settings), "cache": run.cache.to_attributes()}
+    if run.resume and path.exists():
+        found = json.loads(path.read_text())
+        pairs = [
+            (f"{part}.{name}", value, found[part].get(name)) for part in wanted for name, value in wanted[part].items()
+        ]
+        differing = [f"{name}: {old}, not {new}" for name, new, old in pairs if json.dumps(new) != json.dumps(old)]
+        if differing:
+            raise UserError(
+                f"{run.out} was made with other settings ({'; '.join(differing)}): give those, or leave out --resume"
+            )
+    run.out.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(path, wanted)

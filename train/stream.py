@@ -1,0 +1,79 @@
+"""Stream normals and their patch pairs out of the cache, in shuffled batches, with bounded memory.
+
+The cache is read a block (one chunk) at a time. An epoch visits the blocks in shuffled order, mixes the images of a
+window of blocks, and shows every image once. The order depends on the seed alone: whether the blocks fit in memory
+only decides how often they are read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.store import BLOCK, Arrays, read_block
+
+_WINDOW = 16
+_MEMORY = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: (B,H,W,3) uint8; pairs: (B,L,P,6) int16; rows: (B,) of the cache."""
+
+    images: NDArray[np.uint8]
+    pairs: NDArray[np.int16]
+    rows: NDArray[np.int64]
+
+
+def row_order(rows: NDArray[np.int64], seed: int) -> Iterator[int]:
+    """The rows epoch after epoch, without end; each epoch holds every row once.
+
+    rows: (n,) ascending rows of the cache. The same (rows, seed) give the same order always.
+    """
+    blocks = np.split(rows, np.flatnonzero(np.diff(rows // BLOCK)) + 1)
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        shuffled = [blocks[i] for i in rng.permutation(len(blocks))]
+        for start in range(0, len(shuffled), _WINDOW):
+            window = np.concatenate(shuffled[start : start + _WINDOW])
+            yield from window[rng.permutation(len(window))].tolist()
+        epoch += 1
+
+
+class NormalStream:
+    """Batches of normals from one category of a cache."""
+
+    def __init__(self, category: zarr.Group, rows: NDArray[np.int64], memory: int = _MEMORY) -> None:
+        """rows: (n,) ascending rows to draw from. memory: bytes of blocks to keep, at least one window of them."""
+        self._category = category
+        self._rows = rows
+        self._blocks: OrderedDict[int, Arrays] = OrderedDict()
+        self._memory = memory
+
+    def batches(self, size: int, seed: int, first: int = 0) -> Iterator[Batch]:
+        """Batches without end, from number `first` on; a batch may join the end of an epoch to the next one's start."""
+        order = islice(row_order(self._rows, seed), first * size, None)
+        while True:
+            yield self.read(np.array(list(islice(order, size)), np.int64))
+
+    def read(self, rows: NDArray[np.int64]) -> Batch:
+        """The images and pairs of any rows, in their order."""
+        found = [(self._block(int(row) // BLOCK), int(row) % BLOCK) for row in rows]
+        images = np.stack([block["images"][i] for block, i in found])
+        return Batch(images, np.stack([block["pairs"][i] for block, i in found]), rows)
+
+    def _block(self, number: int) -> Arrays:
+        if number not in self._blocks:
+            self._blocks[number] = read_block(self._category, number, ("images", "pairs"))
+            size = sum(array.nbytes for array in self._blocks[number].values())
+            while len(self._blocks) > max(_WINDOW + 1, self._memory // size):
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(number)
+        return self._blocks[number]
