@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ TRAIN = TrainSettings()
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 CATEGORY = click.option(
     "--category", "categories", multiple=True, metavar="NAME", help="May be given several times; default all."
+)
+BAD_IMAGES = click.option(
+    "--bad-images", type=click.Choice(["stop", "skip"]), default="stop", help="At an image that cannot be read."
 )
 
 
@@ -80,9 +84,7 @@ def datasets(dataset: str, root: str | None) -> None:
 @DEVICE
 @click.option("--scheduler", default="threads", metavar="threads|processes|cluster|cuda|tcp://HOST:PORT")
 @click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core.")
-@click.option(
-    "--bad-images", type=click.Choice(["stop", "skip"]), default="stop", help="At an image that cannot be read."
-)
+@BAD_IMAGES
 @click.option("--overwrite", is_flag=True, help="Start the categories again.")
 def precompute(
     dataset: str,
@@ -200,6 +202,77 @@ def train(
     summary = run(store, folder, settings, categories=categories, seeds=seeds, device=device, resume=resume, root=root)
     Console().print(results_table(summary))
     click.echo(f"{folder / 'results.json'}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), help="For the table and overlays.")
+@DEVICE
+@BAD_IMAGES
+def predict(run: Path, images: Sequence[str], out: Path, device: str, bad_images: str) -> None:
+    """Score images with the detector below RUN, which holds all that is needed."""
+    from train.predict import predict as score
+
+    predictions, bad = score(run, images, out, device=device, bad_images=bad_images)
+    for line in bad:
+        click.echo(f"skipped: {line}", err=True)
+    anomalous = sum(prediction.anomalous for prediction in predictions)
+    click.echo(f"{out / 'predictions.csv'}: {anomalous} of {len(predictions)} images anomalous; overlays beside it")
+
+
+@main.command()
+@click.argument("store", required=False)
+@CATEGORY
+@click.option("--image", metavar="ID", help="Draw one image to <category>-<name>.png, in the --html folder if given.")
+@click.option(
+    "--html", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Gallery DIR/index.html."
+)
+@click.option("--verify", is_flag=True, help="Check blocks, arrays and source images; exits 1 with a line a problem.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary, and with --verify the problems, as JSON.")
+def inspect(
+    store: str | None, categories: Sequence[str], image: str | None, folder: Path | None, verify: bool, as_json: bool
+) -> None:
+    """Show what the cache at STORE holds; default is the only one below data/cache.
+
+    ID of --image is a relative path, a row number, or a part of one path.
+    """
+    from pipeline.store import default_store
+
+    store = store or default_store()
+    if image is not None:
+        from pipeline.figures import draw_image
+
+        click.echo(draw_image(store, image, categories, folder or Path()), err=as_json)
+    if folder is not None:
+        from pipeline.gallery import write_gallery
+
+        click.echo(write_gallery(store, folder, categories), err=as_json)
+    if as_json:
+        from pipeline.verify import inspection_value
+
+        value = inspection_value(store, categories, verify=verify)
+        click.echo(json.dumps(value, indent=2))
+        sys.exit(int(verify and bool(value["verify"]["problems"])))
+    if verify:
+        from pipeline.verify import verify_cache
+
+        verdict = verify_cache(store, categories)
+        for path in verdict.skipped:
+            click.echo(f"skipped: {path}", err=True)
+        for line in verdict.problems:
+            click.echo(line)
+        counts = f"{verdict.images} images checked, {len(verdict.skipped)} skipped"
+        click.echo(f"{store}: {counts}, problems: {len(verdict.problems) or 'none'}")
+        sys.exit(int(bool(verdict.problems)))
+    if image is None and folder is None:
+        from pipeline.inspect import summarise
+        from pipeline.tables import cache_table, settings_text, stage_table
+
+        summary = summarise(store, categories)
+        console = Console()
+        console.print(cache_table(summary), stage_table(summary))
+        click.echo(settings_text(summary))
 
 
 if __name__ == "__main__":

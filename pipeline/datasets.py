@@ -100,9 +100,7 @@ def compare_counts(name: str, root: str | None = None) -> list[CountRow]:
     if not found.categories and not expected:
         raise UserError(_nothing_found(name, found))
     there = {category.name: category for category in found.categories}
-    return [
-        _count_row(name, category, there.get(category)) for category in sorted(there.keys() | expected.keys())
-    ]
+    return [_count_row(name, category, there.get(category)) for category in sorted(there.keys() | expected.keys())]
 
 
 def _count_row(name: str, category: str, found: Category | None) -> CountRow:
@@ -167,9 +165,7 @@ def _present(root: str, listing: Listing, categories: Iterable[Category]) -> _Fo
         if not lacking:
             there.append(category)
         elif len(lacking) < len(named):
-            there.append(
-                Category(category.name, _on_disk(category.train, files), _on_disk(category.test, files))
-            )
+            there.append(Category(category.name, _on_disk(category.train, files), _on_disk(category.test, files)))
             absent[category.name] = lacking
     return _Found(root, listing, tuple(there), absent)
 
@@ -202,12 +198,8 @@ def _nothing_found(name: str, found: _Found) -> str:
         return f"{found.root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
     top = sorted(folder for folder in found.listing.folders if "/" not in folder)
     held = f"folders {', '.join(top[:8])}{', ...' if len(top) > 8 else ''}" if top else "no folder"
-    wanted = (
-        "<category>/train/good, train/good, or images alone" if name == "folder" else "<category>/train/good"
-    )
-    return (
-        f"{found.root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
-    )
+    wanted = "<category>/train/good, train/good, or images alone" if name == "folder" else "<category>/train/good"
+    return f"{found.root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
 
 
 def _elpv_folder() -> str:

@@ -126,9 +126,7 @@ def elpv_layout(table: str, table_path: str) -> list[Category]:
             path, probability, name = line.split()
             certainty = float(probability)
         except ValueError:
-            raise UserError(
-                f"{table_path}, line {number}: not `path probability type`; get it again"
-            ) from None
+            raise UserError(f"{table_path}, line {number}: not `path probability type`; get it again") from None
         sides = rows.setdefault(name, {True: [], False: []})
         if certainty == 0:
             sides[elpv_trains_on(path)].append(Sample(path, 0, GOOD, None))

@@ -71,7 +71,10 @@ def _run_distributed(
     from distributed import as_completed
 
     with _client(scheduler, workers) as client:
-        client.wait_for_workers(1, timeout=60)
+        try:
+            client.wait_for_workers(1, timeout=60)
+        except TimeoutError as error:
+            raise UserError(f"the cluster at {scheduler} has no worker: start one with `dask worker`") from error
         # A bounded window: the scheduler never holds more than it can soon hand out.
         window = 4 * max(1, sum(client.nthreads().values()))
         waiting = iter(tasks)
@@ -98,7 +101,7 @@ def _client(scheduler: str, workers: int | None) -> Iterator[Any]:
     if scheduler.startswith(("tcp://", "tls://")):
         try:
             client = Client(scheduler, timeout=10)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:  # ValueError: an address without a port
             raise UserError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
         with client:
             yield client

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import zarr
@@ -28,6 +28,7 @@ BLOCK = 64
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr", "dask", "cutswap")
 
 Arrays = dict[str, NDArray[Any]]
+Attributes = dict[str, Any]
 
 
 def layout(images: int, settings: PrecomputeSettings) -> dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]]:
@@ -48,12 +49,21 @@ def layout(images: int, settings: PrecomputeSettings) -> dict[str, tuple[tuple[i
     }
 
 
+def default_store() -> str:
+    """The only cache below data/cache of the working directory; UserError where there is none or more than one."""
+    found = sorted(path.as_posix() for path in Path("data/cache").glob("*.zarr"))
+    if not found:
+        raise UserError("no cache in data/cache: make one with `precompute`, or give the path of another")
+    if len(found) > 1:
+        raise UserError(f"several caches in data/cache: give one of {', '.join(found)}")
+    return found[0]
+
+
 def open_cache(store: str, mode: str = "r") -> zarr.Group:
     """The root group of an existing cache; raises UserError where there is none or its format is not ours."""
-    try:
-        root = zarr.open_group(store, mode="r" if mode == "r" else "r+")
-    except (FileNotFoundError, GroupNotFoundError) as error:
-        raise UserError(f"no cache at {store}: make one with `precompute --store {store}`") from error
+    root = _open(store, "r" if mode == "r" else "r+")
+    if root is None:
+        raise UserError(f"no cache at {store}: make one with `precompute --store {store}`")
     found = root.attrs.get("format")
     if found != FORMAT:
         raise UserError(f"{store} is no cache of format {FORMAT} (found {found}): choose another --store")
@@ -95,21 +105,26 @@ def prepare_cache(
     overwrite: the named categories start again, and with them the whole cache where it holds no others.
     Raises UserError where something else lies at `store`, or its settings or image lists are different ones.
     """
-    root = _open_or_create(store)
-    if root.attrs and overwrite and set(category_names(root)) <= set(categories):
-        root = zarr.open_group(store, mode="w")
-    if not root.attrs:
-        made_with = {"dataset": dataset, "settings": settings.to_attributes(), "weights": weights}
-        root.update_attributes({"format": FORMAT, "cache_id": uuid.uuid4().hex, **made_with})
-    _refuse_other_settings(store, root, dataset, settings, weights)
+    attributes: Attributes = {"dataset": dataset, "settings": settings.to_attributes(), "weights": weights}
+    attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex}
+    root = _open_or_create(store, attributes)
+    alone = overwrite and set(category_names(root)) <= set(categories)
+    if not alone:
+        _refuse_others(store, root, dataset, settings, weights)
+    for name in category_names(root):
+        if overwrite and name in categories:
+            # Before anything of it is deleted: killed half-way, it must not pass for whole.
+            root[name].update_attributes({"ready": False})
+    if alone:
+        root.attrs.put(attributes)
+    ready = [name for name in category_names(root) if name in categories]
+    for name in ready:
+        if root[name].attrs["images_digest"] != images_digest(categories[name]):
+            raise UserError(_changed_images(store, name, open_category(root, name), categories[name]))
     root.update_attributes({"root": image_root, "versions": _versions(), "complete": False})
     for name, paths in categories.items():
-        if name in root and (overwrite or not root[name].attrs.get("ready")):
-            del root[name]
-        if name not in root:
+        if name not in ready:
             _create_category(root, name, paths, settings)
-        elif root[name].attrs["images_digest"] != images_digest(paths):
-            raise UserError(_changed_images(store, name, open_category(root, name), paths))
     digests = {name: root[name].attrs["images_digest"] for name in category_names(root)}
     root.update_attributes({"images_digest": digests})
     return str(root.attrs["cache_id"])
@@ -163,14 +178,23 @@ def iterate_blocks(category: zarr.Group) -> Iterator[int]:
     return (int(block) for block in np.flatnonzero(done_blocks(category)))
 
 
-def _open_or_create(store: str) -> zarr.Group:
+def _open(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | None = None) -> zarr.Group | None:
     try:
-        return open_cache(store, "r+")
-    except UserError as error:
-        local = Path(store)
-        if "://" not in store and local.exists() and (not local.is_dir() or any(local.iterdir())):
-            raise UserError(f"{store} exists and is no cache of ours: choose another --store") from error
-        return zarr.open_group(store, mode="a")
+        return zarr.open_group(store.removeprefix("file://"), mode=mode, attributes=attributes)
+    except (FileNotFoundError, GroupNotFoundError):
+        return None
+    except (OSError, ValueError, ImportError) as error:  # ImportError: fsspec lacks the package for the URL
+        raise UserError(f"{store} cannot be opened as a cache ({error}): choose another --store") from error
+
+
+def _open_or_create(store: str, attributes: Attributes) -> zarr.Group:
+    if _open(store, "r+") is None:
+        local = Path(store.removeprefix("file://"))
+        if local.is_dir() and any(local.iterdir()):
+            raise UserError(f"{store} exists and is no cache of ours: choose another --store")
+        # With its attributes from the start: killed at any moment, it is a cache or nothing.
+        _open(store, "w-", attributes)
+    return open_cache(store, "r+")
 
 
 def _versions() -> dict[str, str]:
@@ -181,9 +205,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _refuse_other_settings(
-    store: str, root: zarr.Group, dataset: str, settings: PrecomputeSettings, weights: str
-) -> None:
+def _refuse_others(store: str, root: zarr.Group, dataset: str, settings: PrecomputeSettings, weights: str) -> None:
     differences = cache_settings(root).differences(settings)
     for name, mine, yours in (("dataset", root.attrs["dataset"], dataset), ("weights", root.attrs["weights"], weights)):
         if mine != yours and not any(line.startswith(name) for line in differences):
@@ -196,18 +218,14 @@ def _refuse_other_settings(
 
 
 def _create_category(root: zarr.Group, name: str, paths: Sequence[str], settings: PrecomputeSettings) -> None:
-    category = root.create_group(name)
+    category = root.create_group(name, overwrite=True)
     for array, (shape, dtype, dimensions) in layout(len(paths), settings).items():
+        chunks, kind = (BLOCK, *shape[1:]), str if dtype == "str" else dtype
         category.create_array(
-            array,
-            shape=shape,
-            chunks=(BLOCK, *shape[1:]),
-            dtype=str if dtype == "str" else dtype,
-            compressors=ZstdCodec(level=1),
-            dimension_names=dimensions,
+            array, shape=shape, chunks=chunks, dtype=kind, compressors=ZstdCodec(level=1), dimension_names=dimensions
         )
-    blocks = -(-len(paths) // BLOCK)
-    category.create_array("done", shape=(blocks,), chunks=(1,), dtype="uint8", dimension_names=("block",))
+    blocks = (-(-len(paths) // BLOCK),)
+    category.create_array("done", shape=blocks, chunks=(1,), dtype="uint8", dimension_names=("block",))
     _array(category, "paths")[:] = np.array(paths, dtype=object)
     category.update_attributes({"stages": list(settings.stages), "images_digest": images_digest(paths), "ready": True})
 
@@ -224,12 +242,8 @@ def _changed_images(store: str, name: str, category: zarr.Group, paths: Sequence
 
 def open_category(root: zarr.Group, name: str) -> zarr.Group:
     """The group of one category."""
-    group = root[name]
-    assert isinstance(group, zarr.Group)
-    return group
+    return cast(zarr.Group, root[name])
 
 
 def _array(category: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = category[name]
-    assert isinstance(array, zarr.Array)
-    return array
+    return cast("zarr.Array[Any]", category[name])

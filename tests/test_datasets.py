@@ -46,9 +46,7 @@ def sizes(category: Category) -> tuple[int, int, int]:
 
 
 def test_mvtec_samples(tmp_path: Path) -> None:
-    touch(
-        tmp_path, [*tree("screw", 3, 2, 2), *tree("bottle", 1, 0, 0), "screw/ground_truth/good/000_mask.png"]
-    )
+    touch(tmp_path, [*tree("screw", 3, 2, 2), *tree("bottle", 1, 0, 0), "screw/ground_truth/good/000_mask.png"])
     touch(
         tmp_path,
         ["license.txt", "screw/readme.txt", "screw/train/good/.hidden.png", ".cache/train/good/x.png"],
@@ -136,9 +134,7 @@ def test_folder_root_may_be_the_category_itself(tmp_path: Path) -> None:
 def test_folder_of_normal_images_alone(tmp_path: Path) -> None:
     touch(tmp_path / "bolts", ["2.JPG", "1.bmp", "3.tiff", "notes.txt"])
     found = load("folder", str(tmp_path / "bolts")).categories
-    assert [(c.name, [s.path for s in c.train], c.test) for c in found] == [
-        ("bolts", ["1.bmp", "2.JPG", "3.tiff"], ())
-    ]
+    assert [(c.name, [s.path for s in c.train], c.test) for c in found] == [("bolts", ["1.bmp", "2.JPG", "3.tiff"], ())]
 
 
 def test_folder_masks_may_have_any_suffix_and_either_name(tmp_path: Path) -> None:
@@ -257,9 +253,7 @@ def test_elpv_package() -> None:
         labels[path] = (float(probability), kind)
     seen: set[str] = set()
     for category in found.categories:
-        assert all(
-            labels[s.path] == (float(s.label), category.name) for s in (*category.train, *category.test)
-        )
+        assert all(labels[s.path] == (float(s.label), category.name) for s in (*category.train, *category.test))
         assert all(s.label == 0 for s in category.train)
         paths = [s.path for s in (*category.train, *category.test)]
         assert len(paths) == len(set(paths))

@@ -58,9 +58,7 @@ COLOUR = texture(40, 60)
     ],
     ids=lambda value: value if isinstance(value, str) else value.mode,
 )
-def test_the_same_grey_picture_decodes_alike_from_every_mode(
-    image: Image.Image, kind: str, resize: str
-) -> None:
+def test_the_same_grey_picture_decodes_alike_from_every_mode(image: Image.Image, kind: str, resize: str) -> None:
     plain = decode_rgb(encode(Image.fromarray(GREY)), 32, resize, "plain")
     assert plain.shape == (32, 32, 3)
     assert plain.dtype == np.uint8
@@ -147,8 +145,7 @@ def test_exif_orientation_is_applied_before_the_resize(orientation: int, kind: s
         expected = decode_rgb(encode(Image.fromarray(upright)), 24, resize, "x")
         assert np.abs(decode_rgb(data, 24, resize, "x").astype(int) - expected).max() <= 4
         assert (
-            decode_mask(data, 24, resize, "x")
-            == (decode_mask(encode(Image.fromarray(upright)), 24, resize, "x"))
+            decode_mask(data, 24, resize, "x") == (decode_mask(encode(Image.fromarray(upright)), 24, resize, "x"))
         ).mean() > 0.95
 
 

@@ -56,9 +56,7 @@ def _slow_aupro(masks: NDArray[np.bool_], maps: NDArray[np.float32], limit: floa
     return area / limit
 
 
-@given(
-    seed=SEEDS, levels=st.sampled_from([1, 2, 5, 20, 10_000]), limit=st.sampled_from([0.05, 0.3, 0.77, 1.0])
-)
+@given(seed=SEEDS, levels=st.sampled_from([1, 2, 5, 20, 10_000]), limit=st.sampled_from([0.05, 0.3, 0.77, 1.0]))
 @settings(max_examples=150, deadline=None)
 def test_aupro_is_its_definition(seed: int, levels: int, limit: float) -> None:
     masks, maps = _case(seed, levels)
@@ -74,9 +72,7 @@ def test_pixel_auroc_is_scikit_learns(seed: int, levels: int) -> None:
 
 @given(seed=SEEDS, levels=st.sampled_from([4, 50]))
 @settings(deadline=None)
-def test_pixel_figures_do_not_change_with_a_rising_function_or_the_order_of_images(
-    seed: int, levels: int
-) -> None:
+def test_pixel_figures_do_not_change_with_a_rising_function_or_the_order_of_images(seed: int, levels: int) -> None:
     masks, maps = _case(seed, levels)
     order = np.random.default_rng(seed).permutation(len(masks))
     for figure in (pixel_auroc, aupro):

@@ -131,9 +131,7 @@ def test_no_category_is_refused() -> None:
     ("bad", "error"),
     [({"a": float("nan")}, ValueError), ([float("inf")], ValueError), ({"a": object()}, TypeError)],
 )
-def test_what_json_cannot_hold_leaves_the_old_file(
-    tmp_path: Path, bad: object, error: type[Exception]
-) -> None:
+def test_what_json_cannot_hold_leaves_the_old_file(tmp_path: Path, bad: object, error: type[Exception]) -> None:
     path = tmp_path / "results.json"
     write_json_atomic(path, {"old": 1})
     with pytest.raises(error):
@@ -142,9 +140,7 @@ def test_what_json_cannot_hold_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
     write_json_atomic(path, {"old": 1})
 
@@ -180,9 +176,7 @@ def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
         ([ScoreRow("a", 0, 1.0, {"head": 1.0}), ScoreRow("b", 0, 1.0)], "b has the scorers"),
     ],
 )
-def test_score_rows_that_do_not_fit_leave_the_old_file(
-    tmp_path: Path, rows: list[ScoreRow], message: str
-) -> None:
+def test_score_rows_that_do_not_fit_leave_the_old_file(tmp_path: Path, rows: list[ScoreRow], message: str) -> None:
     path = tmp_path / "scores.csv"
     write_scores_csv(path, [])
     assert path.read_text(encoding="utf-8") == "path,label,score\n"

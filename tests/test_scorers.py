@@ -101,7 +101,6 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
         lambda: gaussian_scores(gaussian, broken),
         lambda: k_nearest_scores(k_nearest, broken),
         lambda: scorers.fit_standardiser(broken[:, 2].astype(np.float64)),
-        lambda: scorers.PatchGaussian.fit(torch.from_numpy(broken)),
         lambda: scorers.PatchNearest.fit(torch.from_numpy(broken), size=2),
     ):
         with pytest.raises(ValueError, match="finite"):
@@ -140,24 +139,12 @@ def test_standardised_normals_have_no_unit(seed: int, scale: float, shift: float
     assert standard.mean() == pytest.approx(0, abs=1e-9)
     assert standard.std(ddof=1) == pytest.approx(1)
     other_unit = scale * normals + shift
-    np.testing.assert_allclose(
-        scorers.fit_standardiser(other_unit).standardise(other_unit), standard, atol=1e-6
-    )
+    np.testing.assert_allclose(scorers.fit_standardiser(other_unit).standardise(other_unit), standard, atol=1e-6)
 
 
 def test_standardiser_of_equal_scores_stays_finite() -> None:
     standardiser = scorers.fit_standardiser(np.full(5, 0.1))
     np.testing.assert_allclose(standardiser.standardise(np.array([0.1, 2.1])), [0, 2], atol=1e-12)
-
-
-def test_patch_gaussian_in_chunks_is_the_image_gaussian(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    normals, points = _embeddings(0, 300, 10), _embeddings(1, 57, 10)
-    expected = gaussian_scores(fit_gaussian(normals), points)
-    monkeypatch.setattr(scorers, "_CHUNK_ELEMENTS", 130)
-    gaussian = scorers.PatchGaussian.fit(torch.from_numpy(normals).to(device))
-    scores = gaussian.scores(torch.from_numpy(points))
-    assert scores.device.type == device
-    np.testing.assert_allclose(scores.cpu().numpy(), expected, rtol=1e-4)
 
 
 def test_patch_nearest_in_chunks_is_brute_force(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +177,7 @@ def test_coreset_covers_wide_embeddings_better_than_random_subsets() -> None:
     rng = np.random.default_rng(0)
     # 30 clusters, of which half hold a single embedding: what a random subset misses.
     sizes = [40] * 15 + [1] * 15
-    embeddings = np.repeat(rng.standard_normal((30, 300)), sizes, axis=0) + 0.05 * rng.standard_normal(
-        (615, 300)
-    )
+    embeddings = np.repeat(rng.standard_normal((30, 300)), sizes, axis=0) + 0.05 * rng.standard_normal((615, 300))
     distances = pairwise_distances(embeddings)
     chosen = greedy_coreset(torch.from_numpy(embeddings.astype("f4")), 30, seed=0).numpy()
     random = [_radius(distances, rng.choice(615, 30, replace=False)) for _ in range(20)]
@@ -240,6 +225,6 @@ def test_fitted_scorers_score_the_same_after_a_save_and_a_load() -> None:
     assert scorers.Standardiser.from_state(_stored(standardiser.state())) == standardiser
 
     normal_patches = torch.from_numpy(normals)
-    for fitted in (scorers.PatchGaussian.fit(normal_patches), scorers.PatchNearest.fit(normal_patches, 7)):
+    for fitted in (scorers.PatchNearest.fit(normal_patches, 7),):
         loaded = type(fitted).from_state(_stored(fitted.state()))
         assert torch.equal(loaded.scores(patches), fitted.scores(patches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.special import log_expit
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -38,6 +40,8 @@ FORMAT = 1
 _CORESET_CANDIDATES = 50_000
 # PatchCore smooths its maps with a Gaussian of sigma 4 at 224 pixels.
 _BLUR = 4 / 224
+# What the log-probability of a negative weighs against a standardised distance.
+_HEAD_WEIGHT = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,9 @@ class Scores:
 class Detector:
     """Networks, fitted scorers and threshold.
 
-    pretrained: the backbone before training; network: after it, None for the untrained arm. standardisers: by the
-    names of the scorers that the sum adds up. threshold: on the scale of the settings' scorer.
+    pretrained: the backbone before training; network: after it, None for the untrained arm. standardiser: of the
+    untrained score. map_range: median and largest value of the held-out normals' anomaly maps. threshold: on the
+    scale of the settings' scorer.
     """
 
     cache: PrecomputeSettings
@@ -64,30 +69,38 @@ class Detector:
     gde: Gaussian
     knn: KNearest
     patches: PatchNearest
-    standardisers: dict[str, Standardiser]
+    standardiser: Standardiser
+    map_range: tuple[float, float]
     threshold: float
 
     def score(self, images: Images) -> Scores:
         """Score images (size,size,3) uint8 as `pipeline.images.decode_rgb` gives them, in bounded batches."""
-        features = extract(self.cache.backbone, self.pretrained, self.network, images, self._map)
-        return Scores(self._image_scores(features), np.concatenate(features.of_patches))
+        features = extract(self.cache.backbone, self.pretrained, self.network, images, self.anomaly_maps)
+        return Scores(self.image_scores(features), np.concatenate(features.of_patches))
 
     def decisive(self, scores: Scores) -> NDArray[np.float64]:
         """The scores (N,) of the scorer that the threshold is for."""
         return scores.image[self.settings.scorer]
 
-    def _image_scores(self, features: Features[Any]) -> dict[str, NDArray[np.float64]]:
+    def image_scores(self, features: Features[Any]) -> dict[str, NDArray[np.float64]]:
+        """Scores (N,) by scorer of what `train.features.extract` gave.
+
+        "untrained" and "gde" are Mahalanobis distances before and after training, "knn" is after it, "head" the
+        log-odds of a negative, and "sum" the standardised untrained distance plus the head's log-probability: it
+        counts against an image that it looks anomalous, and for it that the head is sure of a normal.
+        """
         scores = {
             "untrained": gaussian_scores(self.untrained, features.pretrained),
             "gde": gaussian_scores(self.gde, features.trained),
             "knn": k_nearest_scores(self.knn, features.trained),
         }
+        scores["sum"] = self.standardiser.standardise(scores["untrained"])
         if self.network is not None:
             scores["head"] = features.negative
-        parts = [s.standardise(scores[name]) for name, s in self.standardisers.items()]
-        return scores | {"sum": np.sum(parts, axis=0)}
+            scores["sum"] = scores["sum"] + _HEAD_WEIGHT * log_expit(features.negative)
+        return scores
 
-    def _map(self, patches: Tensor) -> NDArray[np.float32]:
+    def anomaly_maps(self, patches: Tensor) -> NDArray[np.float32]:
         """Patch embeddings (B,E,h,w) to anomaly maps (B,size,size): distances, upsampled and smoothed."""
         batch, width, rows, columns = patches.shape
         distances = self.patches.scores(patches.permute(0, 2, 3, 1).reshape(-1, width)).view(batch, 1, rows, columns)
@@ -109,7 +122,8 @@ def save_detector(detector: Detector, path: Path) -> None:
         "network": None if d.network is None else d.network.state_dict(),
         "classes": 0 if d.network is None else d.network.classes,
         "scorers": {name: getattr(d, name).state() for name in ("untrained", "gde", "knn", "patches")},
-        "standardisers": {name: s.state() for name, s in d.standardisers.items()},
+        "standardiser": d.standardiser.state(),
+        "map_range": list(d.map_range),
         "threshold": d.threshold,
     }
     save_atomic(path, content)
@@ -141,7 +155,8 @@ def load_detector(path: Path, device: torch.device) -> Detector:
         gde=Gaussian.from_state(scorers["gde"]),
         knn=KNearest.from_state(scorers["knn"]),
         patches=PatchNearest.from_state(scorers["patches"]),
-        standardisers={name: Standardiser.from_state(s) for name, s in state["standardisers"].items()},
+        standardiser=Standardiser.from_state(state["standardiser"]),
+        map_range=tuple(state["map_range"]),
         threshold=state["threshold"],
     )
 
@@ -151,13 +166,13 @@ def fit_detector(
     settings: TrainSettings,
     pretrained: Backbone,
     network: CutSwapNetwork | None,
-    normals: Images,
-    held_out: Images,
+    normals: Sequence[NDArray[np.uint8]],
+    held_out: Sequence[NDArray[np.uint8]],
     seed: int,
 ) -> Detector:
     """Fit every scorer to `normals`, and standardisers and threshold to `held_out`, normals seen by none of them."""
-    features = extract(cache.backbone, pretrained, network, normals, _flat_patches)
-    patches = _sample(features.of_patches, seed)
+    features = extract(cache.backbone, pretrained, network, normals, _PatchSample(len(normals), seed))
+    patches = torch.cat(features.of_patches)
     detector = Detector(
         cache,
         settings,
@@ -167,22 +182,30 @@ def fit_detector(
         gde=fit_gaussian(features.trained),
         knn=fit_k_nearest(features.trained, settings.neighbours),
         patches=PatchNearest.fit(patches, min(settings.coreset, len(patches)), seed),
-        standardisers={},
+        standardiser=Standardiser(0.0, 1.0),
+        map_range=(0.0, 1.0),
         threshold=0.0,
     )
-    kept = list(held_out)
-    image = detector.score(kept).image
-    summed = ("untrained",) if network is None else ("untrained", "gde", "head")
-    detector = replace(detector, standardisers={name: fit_standardiser(image[name]) for name in summed})
-    return replace(detector, threshold=threshold_at(detector.decisive(detector.score(kept)), settings.false_alarms))
+    unseen = extract(cache.backbone, pretrained, network, held_out, detector.anomaly_maps)
+    maps = np.concatenate(unseen.of_patches)
+    detector = replace(
+        detector,
+        standardiser=fit_standardiser(detector.image_scores(unseen)["untrained"]),
+        map_range=(float(np.median(maps)), float(maps.max())),
+    )
+    decisive = detector.image_scores(unseen)[settings.scorer]
+    return replace(detector, threshold=threshold_at(decisive, settings.false_alarms))
 
 
-def _flat_patches(patches: Tensor) -> Tensor:
-    """(B,E,h,w) to (B*h*w,E) on the CPU."""
-    return patches.permute(0, 2, 3, 1).flatten(0, 2).cpu()
+class _PatchSample:
+    """Keeps some random patches of every image, so that memory does not grow with the number of images."""
 
+    def __init__(self, images: int, seed: int) -> None:
+        self._each = -(-_CORESET_CANDIDATES // images)
+        self._generator = torch.Generator().manual_seed(seed)
 
-def _sample(patches: list[Tensor], seed: int) -> Tensor:
-    everything = torch.cat(patches)
-    generator = torch.Generator().manual_seed(seed)
-    return everything[torch.randperm(len(everything), generator=generator)[:_CORESET_CANDIDATES]]
+    def __call__(self, patches: Tensor) -> Tensor:
+        """(B,E,h,w) to (n,E) on the CPU."""
+        flat = patches.permute(0, 2, 3, 1).flatten(1, 2).cpu()
+        kept = [image[torch.randperm(len(image), generator=self._generator)[: self._each]] for image in flat]
+        return torch.cat(kept)

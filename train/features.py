@@ -59,7 +59,7 @@ def extract(
         before.append(pooled.cpu())
         if network is not None:
             pooled = network.embedding(batch)
-            logits = network.head(pooled).double()
+            logits = network.classify(pooled).double()
             # log(p(any negative class) / p(normal)) does not saturate, as the probability does.
             odds.append((logits[:, 1:].logsumexp(1) - logits[:, 0]).cpu())
         after.append(pooled.cpu())

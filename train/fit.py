@@ -50,6 +50,7 @@ def fit(
     advance(start)
     rows = _kept_lines(log, start)
     network.train()
+    network.backbone.eval()  # its batch statistics stay those of pretraining
     batches = stream.batches(settings.batch_size, seed * 2 + _STREAM, start)
     for step, batch in zip(range(start, settings.steps), batches, strict=False):
         rate = 0.5 * (1 + math.cos(math.pi * step / settings.steps))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from pipeline.backbone import Backbone
 from pipeline.backbone_spec import find_spec
-
-_HIDDEN = 128
+from train.scorers import Gaussian
 
 
 def pooled_embedding(activations: list[Tensor]) -> Tensor:
@@ -27,8 +28,31 @@ def patch_embedding(activations: list[Tensor]) -> Tensor:
     return cat([F.interpolate(a, size=grid, mode="bilinear", align_corners=False) for a in averaged], 1)
 
 
+class Whitening(nn.Module):
+    """(B,D) embeddings to (B,D) with the normals' mean at 0 and their spread the same in every direction."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("factor", torch.eye(width))
+
+    @torch.no_grad()
+    def fit(self, gaussian: Gaussian) -> None:
+        """Take the normals' mean and precision; a normal's length becomes about 1."""
+        cast(Tensor, self.mean).copy_(gaussian.mean)
+        cast(Tensor, self.factor).copy_(gaussian.factor / len(gaussian.mean) ** 0.5)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Whiten."""
+        return (embeddings - cast(Tensor, self.mean)) @ cast(Tensor, self.factor)
+
+
 class CutSwapNetwork(nn.Module):
-    """Backbone and projection head; the backbone stays in evaluation mode, so that its batch statistics are frozen."""
+    """Backbone and projection head, over one embedding.
+
+    The head sees embeddings in the geometry of the Gaussian that scores them: it starts from the pretrained normals'
+    whitening, which does not change.
+    """
 
     def __init__(self, backbone: Backbone, backbone_name: str, classes: int) -> None:
         super().__init__()
@@ -37,23 +61,18 @@ class CutSwapNetwork(nn.Module):
         self.stages = find_spec(backbone_name).embedding_stages
         with torch.no_grad():
             width = pooled_embedding(backbone.activations(torch.zeros(1, 3, 64, 64), self.stages)).shape[1]
-        self.head = nn.Sequential(
-            nn.LayerNorm(width, elementwise_affine=False),
-            nn.Linear(width, _HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Linear(_HIDDEN, classes),
-        )
-
-    def train(self, mode: bool = True) -> CutSwapNetwork:
-        """Set the head's mode; the backbone's never changes."""
-        self.head.train(mode)
-        return self
+        self.whitening = Whitening(width)
+        self.head = nn.Linear(width, classes)
 
     def embedding(self, images: Tensor) -> Tensor:
         """Pooled embeddings (B,D) of images (B,3,H,W) on the 0..255 scale."""
         return pooled_embedding(self.backbone.activations(self.backbone.normalise(images), self.stages))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class logits (B,classes) of images (B,3,H,W) on the 0..255 scale; class 0 is normal."""
-        logits: Tensor = self.head(self.embedding(images))
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Class logits (B,classes) of embeddings (B,D); class 0 is normal."""
+        logits: Tensor = self.head(self.whitening(embeddings))
         return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits (B,classes) of images (B,3,H,W) on the 0..255 scale."""
+        return self.classify(self.embedding(images))

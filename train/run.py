@@ -30,10 +30,12 @@ from pipeline.store import (
 )
 from train.detector import Detector, fit_detector, save_detector
 from train.evaluate import Evaluation, evaluate
+from train.features import extract
 from train.fit import fit
 from train.network import CutSwapNetwork
 from train.plots import plot_maps, plot_scores
 from train.results import CategoryResult, ScoreRow, summarise, write_json_atomic, write_scores_csv
+from train.scorers import fit_gaussian
 from train.settings import TrainSettings
 from train.stream import NormalStream
 
@@ -128,17 +130,19 @@ def _make_detector(run: Run, group: zarr.Group, name: str, seed: int, folder: Pa
     cache, settings = run.cache, run.settings
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
     stream = NormalStream(group, rows[~held])
+    images, kept = stream.images(rows[~held]), stream.images(rows[held])
     network = None
     if settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         classes = 1 + len(cache.stages) if settings.proxy == "levels" else 2
         copy = load_backbone(cache.backbone, cache.weights, cache.seed)
         network = CutSwapNetwork(copy, cache.backbone, classes).to(run.device)
+        network.whitening.fit(
+            fit_gaussian(extract(cache.backbone, pretrained, None, images, lambda _: None).pretrained)
+        )
         with progress(f"train {name} seed {seed}", settings.steps, "steps") as advance:
             fit(network, stream, cache, settings, seed, folder, run.resume, advance)
-    images = (stream.read(rows[[i]]).images[0] for i in np.flatnonzero(~held))
-    kept = (stream.read(rows[[i]]).images[0] for i in np.flatnonzero(held))
-    return fit_detector(cache, settings, pretrained, network, images, kept, seed), int((~held).sum())
+    return fit_detector(cache, settings, pretrained, network, images, kept, seed), len(images)
 
 
 def _write_evaluation(

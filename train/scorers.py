@@ -1,4 +1,4 @@
-"""Anomaly scorers: a Gaussian or the nearest normals, over embeddings of whole images or of patches.
+"""Anomaly scorers: a Gaussian and the nearest normals of image embeddings, the nearest normals of patch embeddings.
 
 Image scorers take and give numpy arrays; patch scorers take and give torch tensors on any device. A score is
 a distance, 0 or more, and higher means more anomalous. Every fitted object turns into a flat dict of tensors
@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
@@ -51,21 +52,6 @@ class Gaussian(_Stored):
 
     mean: Tensor
     factor: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class PatchGaussian(Gaussian):
-    """One Gaussian over the patch embeddings of all positions; its tensors are float32."""
-
-    @classmethod
-    def fit(cls, patches: Tensor) -> Self:
-        """Fit to normal patches (N, D), on their device; ValueError for N < 2 or a value not finite."""
-        mean, factor = _fit_ledoit_wolf(patches)
-        return cls(mean=mean.float(), factor=factor.float())
-
-    def scores(self, patches: Tensor) -> Tensor:
-        """Mahalanobis distances (M,) float32 of patches (M, D), on the device of the fitted object."""
-        return _mahalanobis(self.mean, self.factor, patches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +99,11 @@ def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
     Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for N < 2
     or a value that is not finite. If no feature varies, the distance is the Euclidean one.
     """
-    mean, factor = _fit_ledoit_wolf(_finite_tensor(embeddings))
-    return Gaussian(mean=mean, factor=factor)
+    if len(embeddings) < 2:
+        raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {embeddings.shape}")
+    estimate = LedoitWolf().fit(_finite_tensor(embeddings).numpy())
+    mean = torch.from_numpy(estimate.location_)
+    return Gaussian(mean=mean, factor=_precision_factor(torch.from_numpy(estimate.covariance_), mean))
 
 
 def gaussian_scores(gaussian: Gaussian, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -174,33 +163,6 @@ def greedy_coreset(embeddings: Tensor, size: int, seed: int) -> Tensor:
         nearest = torch.minimum(nearest, squared).index_fill_(0, last, -torch.inf)
         chosen[step : step + 1] = nearest.argmax()
     return chosen
-
-
-def _fit_ledoit_wolf(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and precision factor (D, D), float64; equal to scikit-learn's LedoitWolf up to rounding.
-
-    Written out in chunked sums, because scikit-learn holds several float64 copies of all the embeddings and
-    runs on the CPU alone. Source: Ledoit and Wolf, J. Multivariate Analysis 88, 2004.
-    """
-    if embeddings.ndim != 2 or len(embeddings) < 2:
-        raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {tuple(embeddings.shape)}")
-    _finite(embeddings)
-    count, width = embeddings.shape
-    mean = torch.zeros(width, dtype=torch.float64, device=embeddings.device)
-    for chunk in _chunks(embeddings, width):
-        mean += chunk.double().sum(dim=0) / count
-    covariance, fourth = torch.zeros_like(mean).repeat(width, 1), torch.zeros_like(mean[0])
-    for chunk in _chunks(embeddings, width):
-        centred = chunk.double() - mean
-        covariance += centred.T @ centred / count
-        fourth += centred.square().sum(dim=1).square().sum() / count
-    variance, squares = covariance.trace() / width, covariance.square().sum()
-    # How far the sample covariance is from a multiple of the identity, and how much of that is noise.
-    spread, noise = squares - width * variance**2, (fourth - squares) / count
-    shrinkage = (noise / spread).clamp(0, 1) if spread > 0 else torch.zeros_like(spread)
-    covariance = (1 - shrinkage) * covariance
-    covariance.diagonal().add_(shrinkage * variance)
-    return mean, _precision_factor(covariance, mean)
 
 
 def _precision_factor(covariance: Tensor, mean: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ only decides how often they are read.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import overload
 
 import numpy as np
 import zarr
@@ -69,6 +70,10 @@ class NormalStream:
         images = np.stack([block["images"][i] for block, i in found])
         return Batch(images, np.stack([block["pairs"][i] for block, i in found]), rows)
 
+    def images(self, rows: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
+        """The images (H,W,3) uint8 of `rows` as a sequence that reads them when they are asked for."""
+        return _Images(self, rows)
+
     def _block(self, number: int) -> Arrays:
         if number not in self._blocks:
             self._blocks[number] = read_block(self._category, number, ("images", "pairs"))
@@ -77,3 +82,21 @@ class NormalStream:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(number)
         return self._blocks[number]
+
+
+class _Images(Sequence[NDArray[np.uint8]]):
+    def __init__(self, stream: NormalStream, rows: NDArray[np.int64]) -> None:
+        self._stream, self._rows = stream, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NDArray[np.uint8]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | Sequence[NDArray[np.uint8]]:
+        if isinstance(index, slice):
+            return _Images(self._stream, self._rows[index])
+        image: NDArray[np.uint8] = self._stream.read(self._rows[[index]]).images[0]
+        return image

@@ -1,0 +1,242 @@
+"""What a cache holds, as data: a summary of its categories and stages, and single images with all that was computed.
+
+Only blocks that are done are read, and always whole: a cache that is half filled is summed up as far as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.errors import RunError, UserError
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import (
+    BLOCK,
+    Arrays,
+    cache_settings,
+    choose_categories,
+    done_blocks,
+    iterate_blocks,
+    open_cache,
+    open_category,
+    read_all,
+    read_block,
+)
+
+_RECORD = ("images", "saliency", "target_class", "clusters", "centroids", "pairs", "relaxed")
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """Means of one stage's maps over the images computed so far; None where there are none.
+
+    flat: maps without any saliency; they are left out of the two means that follow. top_share: share of the map that
+    the top cluster holds, 0..1. centroids: K, rising, 0..1. relaxed_share: share of the patch pairs that needed the
+    rule for small clusters, 0..1.
+    """
+
+    name: str
+    flat: int
+    top_share: float | None
+    centroids: tuple[float, ...] | None
+    relaxed_share: float | None
+
+
+@dataclass(frozen=True)
+class CategorySummary:
+    """One category: images listed and computed, blocks, bytes stored, and the paths that could not be read."""
+
+    name: str
+    images: int
+    computed: int
+    skipped: tuple[str, ...]
+    blocks: int
+    blocks_done: int
+    stored_bytes: int
+    stages: tuple[StageSummary, ...]
+
+
+@dataclass(frozen=True)
+class CacheSummary:
+    """A cache and the categories asked for; `root` is where its source images were found."""
+
+    store: str
+    dataset: str
+    root: str
+    complete: bool
+    settings: dict[str, Any]
+    weights: str
+    versions: dict[str, str]
+    categories: tuple[CategorySummary, ...]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """All that the cache holds of one image; shapes and types are those of `store.layout` without the first axis."""
+
+    category: str
+    row: int
+    path: str
+    stages: tuple[str, ...]
+    image: NDArray[np.uint8]
+    saliency: NDArray[np.uint8]
+    target_class: int
+    clusters: NDArray[np.uint8]
+    centroids: NDArray[np.float32]
+    pairs: NDArray[np.int16]
+    relaxed: NDArray[np.uint8]
+
+
+def summarise(store: str, categories: Sequence[str] = ()) -> CacheSummary:
+    """Sum up the cache at `store`, of `categories` alone if any are given.
+
+    UserError where it or they are not there, RunError where a block cannot be read.
+    """
+    root = open_cache(store)
+    settings = cache_settings(root)
+    chosen = choose_categories(root, categories, store)
+    attributes: dict[str, Any] = dict(root.attrs)
+    return CacheSummary(
+        store=store,
+        dataset=attributes["dataset"],
+        root=attributes["root"],
+        complete=bool(attributes["complete"]),
+        settings=settings.to_attributes(),
+        weights=attributes["weights"],
+        versions=dict(attributes["versions"]),
+        categories=tuple(_summarise_category(name, open_category(root, name), settings) for name in chosen),
+    )
+
+
+def find_image(store: str, wanted: str, categories: Sequence[str] = ()) -> tuple[str, int]:
+    """Category and row of the image that `wanted` names: a relative path, else a row number, else a part of one path.
+
+    Of several paths with that part, the one whose file name it is wins. UserError, with suggestions, where no image
+    or more than one fits; a row number fits in every category that has so many rows.
+    """
+    root = open_cache(store)
+    paths = {
+        name: [str(path) for path in read_all(open_category(root, name), "paths")]
+        for name in choose_categories(root, categories, store)
+    }
+    listed = [(name, row, path) for name, rows in paths.items() for row, path in enumerate(rows)]
+    fits = (
+        [one for one in listed if one[2] == wanted],
+        [one for one in listed if wanted.isdecimal() and one[1] == int(wanted)],
+        [one for one in listed if one[2].endswith(f"/{wanted}")],
+        [one for one in listed if wanted in one[2]],
+    )
+    found = next((fit for fit in fits if fit), [])
+    if len(found) == 1:
+        return found[0][:2]
+    if found:
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        named = ", ".join(path for *_, path in found[:_NAMED])
+        raise UserError(f"--image {wanted} fits {len(found)} images: {named}{more}; give a whole path or --category")
+    raise UserError(f"--image {wanted} is no image of {store}: {_suggestion(wanted, listed)}")
+
+
+def read_image(store: str, category: str, row: int) -> ImageRecord:
+    """One image of a cache; UserError where its block is not done yet or the image could not be read."""
+    root = open_cache(store)
+    group = open_category(root, category)
+    if row in usable_rows(group):
+        return next(read_images(root, category, [row]))
+    path = read_block(group, row // BLOCK, ["paths"])["paths"][row % BLOCK]
+    if done_blocks(group)[row // BLOCK]:
+        raise UserError(f"{path} was skipped, it could not be read: mend the file and run `precompute --overwrite`")
+    raise UserError(f"{path} is not computed yet: run `precompute` again, it goes on where it stopped")
+
+
+def usable_rows(category: zarr.Group) -> NDArray[np.int64]:
+    """The rows, rising, that lie in a block that is done and whose image could be read."""
+    valid = read_all(category, "valid").astype(bool)
+    done: NDArray[np.bool_] = np.repeat(done_blocks(category), BLOCK)[: len(valid)]
+    return np.flatnonzero(valid & done)
+
+
+def read_images(root: zarr.Group, category: str, rows: Sequence[int]) -> Iterator[ImageRecord]:
+    """The images of rising `rows`, which must be usable ones; each block is read once, and one is held at a time."""
+    group = open_category(root, category)
+    stages = cache_settings(root).stages
+    held, arrays = -1, Arrays()
+    for row in rows:
+        if row // BLOCK != held:
+            held = row // BLOCK
+            arrays = _read(group, held, [*_RECORD, "paths"])
+        path, *values = (arrays[name][row % BLOCK] for name in ("paths", *_RECORD))
+        image, saliency, target, *rest = values
+        yield ImageRecord(category, int(row), str(path), stages, image, saliency, int(target), *rest)
+
+
+def top_shares(clusters: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Share 0..1 of each map (...,h,w) that its highest cluster holds: the cells that pairs are drawn from."""
+    shares: NDArray[np.float64] = (clusters == clusters.max((-2, -1), keepdims=True)).mean((-2, -1))
+    return shares
+
+
+def _summarise_category(name: str, group: zarr.Group, settings: PrecomputeSettings) -> CategorySummary:
+    done = done_blocks(group)
+    shares, centroids, relaxed, skipped = [], [], [], list[str]()
+    for block in iterate_blocks(group):
+        arrays = _read(group, block, ["paths", "valid", "clusters", "centroids", "relaxed"])
+        valid = arrays["valid"].astype(bool)
+        skipped += [str(path) for path in arrays["paths"][~valid]]
+        shares.append(top_shares(arrays["clusters"][valid]))
+        centroids.append(arrays["centroids"][valid])
+        relaxed.append(arrays["relaxed"][valid].mean(2))
+    tables = [np.concatenate(parts) if parts else np.zeros((0, 0)) for parts in (shares, centroids, relaxed)]
+    return CategorySummary(
+        name=name,
+        images=len(read_all(group, "valid")),
+        computed=len(tables[0]),
+        skipped=tuple(skipped),
+        blocks=len(done),
+        blocks_done=int(done.sum()),
+        stored_bytes=sum(array.nbytes_stored() for _, array in group.arrays()),
+        stages=tuple(_summarise_stage(stage, i, *tables) for i, stage in enumerate(settings.stages)),
+    )
+
+
+def _summarise_stage(
+    name: str, stage: int, shares: NDArray[Any], centroids: NDArray[Any], relaxed: NDArray[Any]
+) -> StageSummary:
+    """Of shares (N,L), centroids (N,L,K) and relaxed (N,L), over the images that were computed."""
+    if not len(shares):
+        return StageSummary(name, 0, None, None, None)
+    shaped = centroids[:, stage, -1] > 0
+    share, means = shares[shaped, stage], centroids[shaped, stage]
+    return StageSummary(
+        name,
+        flat=int((~shaped).sum()),
+        top_share=float(share.mean()) if len(share) else None,
+        centroids=tuple(float(mean) for mean in means.mean(0, dtype=np.float64)) if len(means) else None,
+        relaxed_share=float(relaxed[:, stage].mean()),
+    )
+
+
+def _read(group: zarr.Group, block: int, names: Sequence[str]) -> Arrays:
+    try:
+        return read_block(group, block, names)
+    except Exception as error:
+        # Which exception a damaged chunk raises is up to its codec.
+        line = f"{group.basename}, block {block} cannot be read ({error}): `inspect --verify` says what is damaged"
+        raise RunError(line) from error
+
+
+def _suggestion(wanted: str, listed: Sequence[tuple[str, int, str]]) -> str:
+    names = {path.rpartition("/")[2]: path for *_, path in reversed(listed)}
+    near = [names[name] for name in difflib.get_close_matches(wanted.rpartition("/")[2], list(names), 3)]
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    last = max((row for _, row, _ in listed), default=0)
+    return (
+        f"give a path such as {listed[0][2]}, a part of one, or a row from 0 to {last}" if listed else "it holds none"
+    )

@@ -1,0 +1,92 @@
+"""Tables for the terminal: what a data set holds, and what a cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.datasets import CountRow
+from pipeline.inspect import CacheSummary, StageSummary
+
+_STATUS_STYLES = {"whole": "green", "unknown": "", "not found": "dim"}
+
+
+def counts_table(rows: Sequence[CountRow]) -> Table:
+    """Images found in each category against the published numbers, and their sum."""
+    table = Table(title="images found and, behind a slash, published")
+    table.add_column("category")
+    for heading in ("train", "test good", "test defect", "masks"):
+        table.add_column(heading, justify="right")
+    table.add_column("status")
+    for row in rows:
+        expected: tuple[int | None, ...] = row.expected or (None, None, None)
+        counts = zip((row.train, row.test_good, row.test_defect), expected, strict=True)
+        cells = [f"{here}" if there is None else f"{here} / {there}" for here, there in counts]
+        style = _STATUS_STYLES.get(row.status, "yellow")
+        table.add_row(escape(row.category), *cells, str(row.masks), escape(row.status), style=style)
+    totals = [sum(getattr(row, name) for row in rows) for name in ("train", "test_good", "test_defect", "masks")]
+    table.add_section()
+    table.add_row("all", *map(str, totals), "")
+    return table
+
+
+def cache_table(summary: CacheSummary) -> Table:
+    """The categories of a cache: images, blocks, bytes."""
+    state = "complete" if summary.complete else "not complete"
+    table = Table(title=escape(f"{summary.store}: {summary.dataset}, {state}"))
+    table.add_column("category")
+    for heading in ("images", "computed", "skipped", "blocks done", "size"):
+        table.add_column(heading, justify="right")
+    for one in summary.categories:
+        blocks = f"{one.blocks_done} / {one.blocks}"
+        counts = (str(one.images), str(one.computed), str(len(one.skipped)), blocks)
+        style = "" if one.blocks_done == one.blocks and not one.skipped else "yellow"
+        table.add_row(escape(one.name), *counts, decimal(one.stored_bytes), style=style)
+    return table
+
+
+def stage_table(summary: CacheSummary) -> Table:
+    """The stages of each category: means over the images computed so far."""
+    table = Table(title="mean share of the top cluster, centroids, relaxed pairs; flat maps")
+    for heading in ("category", "stage", "top cluster", "centroids", "relaxed", "flat"):
+        table.add_column(heading, justify="right" if heading in ("top cluster", "relaxed", "flat") else "left")
+    for one in summary.categories:
+        for i, stage in enumerate(one.stages):
+            table.add_row(escape(one.name) if i == 0 else "", escape(stage.name), *stage_cells(stage))
+        table.add_section()
+    return table
+
+
+def stage_cells(stage: StageSummary) -> tuple[str, str, str, str]:
+    """Top cluster's share, centroids, relaxed share and flat maps as text; "-" where nothing is computed yet."""
+    centroids = "-" if stage.centroids is None else " ".join(f"{c:.2f}" for c in stage.centroids)
+    return percent(stage.top_share), centroids, percent(stage.relaxed_share), str(stage.flat)
+
+
+def setting_lines(summary: CacheSummary) -> list[tuple[str, str]]:
+    """Name and value, as text, of every setting of a cache, and the weights and packages that it was made with."""
+
+    def text(value: object) -> str:
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    settings = [(name.replace("_", " "), text(value)) for name, value in summary.settings.items()]
+    packages = ", ".join(f"{name} {number}" for name, number in summary.versions.items())
+    return [
+        *settings,
+        ("digest of the weights", summary.weights),
+        ("images from", summary.root),
+        ("made with", packages),
+    ]
+
+
+def settings_text(summary: CacheSummary) -> str:
+    """The settings of a cache in one line."""
+    return "; ".join(f"{name} {value}" for name, value in setting_lines(summary)[: len(summary.settings)])
+
+
+def percent(share: float | None) -> str:
+    """A share 0..1 as "12.3 %", None as "-"."""
+    return "-" if share is None else f"{100 * share:.1f} %"

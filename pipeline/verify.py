@@ -1,0 +1,244 @@
+"""Check a cache against its own layout, its own arithmetic and the source images, block by block.
+
+A chunk that is lost is read as zeros without any error, so what is checked is what the arrays say of each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.errors import ImageError, RunError, UserError
+from pipeline.images import read_bytes
+from pipeline.inspect import summarise
+from pipeline.progress import Advance, progress
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import (
+    BLOCK,
+    Arrays,
+    cache_settings,
+    category_names,
+    choose_categories,
+    done_blocks,
+    images_digest,
+    iterate_blocks,
+    layout,
+    open_cache,
+    open_category,
+    read_all,
+    read_block,
+)
+
+# Centroids are float32 means of values that are multiples of 1/255.
+_CENTROID_TOLERANCE = 1e-3
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found: images checked, a line a problem, and the paths of images that were skipped (no problem)."""
+
+    images: int
+    problems: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
+    """Check the cache at `store`, of `categories` alone if any are given; never raises for damage, only lists it.
+
+    Checked: that every block is done and the cache marked complete; shapes and types; the digest of the image list;
+    of every valid image in a done block, its source's SHA-256 and what `block_faults` names. A row that is not valid
+    is exempt. UserError where there is no cache or no such category.
+    """
+    root = open_cache(store)
+    settings = cache_settings(root)
+    problems = _root_problems(root)
+    skipped: list[str] = []
+    checked = 0
+    for name in choose_categories(root, categories, store):
+        try:
+            one = _verify_category(name, root, settings)
+        except UserError:
+            raise
+        except Exception as error:
+            # Which exception damaged metadata or a damaged chunk raises is up to zarr and its codecs.
+            one = Verdict(0, (f"{name}: cannot be read ({_reason(error)}); run precompute --overwrite",), ())
+        problems += one.problems
+        skipped += one.skipped
+        checked += one.images
+    return Verdict(checked, tuple(problems), tuple(skipped))
+
+
+def inspection_value(store: str, categories: Sequence[str] = (), *, verify: bool) -> dict[str, Any]:
+    """What `inspect --json` prints: the summary as plain JSON values and, where asked for, the verdict as "verify".
+
+    Of a cache too damaged to be summed up it holds the verdict alone; without one that raises RunError.
+    """
+    verdict = {"verify": asdict(verify_cache(store, categories))} if verify else {}
+    try:
+        return asdict(summarise(store, categories)) | verdict
+    except RunError:
+        if not verdict:
+            raise
+        return verdict
+
+
+def block_faults(arrays: Arrays, settings: PrecomputeSettings) -> dict[str, NDArray[np.bool_]]:
+    """Which images of a block break what `store.layout` and the design promise: a line to (B,) bool.
+
+    arrays: B rows of every array of `store.layout`, of valid images only.
+    """
+    clusters, centroids, pairs = arrays["clusters"], arrays["centroids"], arrays["pairs"].astype(np.int64)
+    corners, size = pairs[..., :4].reshape(*pairs.shape[:3], 2, 2), pairs[..., None, 4:]
+    near = abs(corners[..., 0, :] - corners[..., 1, :]) < pairs[..., 4:]
+    falling = ~((np.diff(centroids) >= 0).all(-1) & (centroids[..., 0] >= 0) & (centroids[..., -1] <= 1))
+    by_line: dict[str, NDArray[np.bool_]] = {
+        "patches that are empty or reach outside the image": (
+            (corners < 0) | (size < 1) | (corners + size > settings.image_size)
+        ),
+        "patches of a pair that overlap": near[..., 0] & near[..., 1],
+        f"clusters that are not below {settings.clusters}": clusters >= settings.clusters,
+        "centroids that do not rise within 0..1": falling,
+        "clusters that are not numbered by their saliency's rising centroids": _misnumbered(arrays),
+        "relaxed marks that are neither 0 nor 1": arrays["relaxed"] > 1,
+        "a target class below 0": arrays["target_class"] < 0,
+    }
+    faults = {line: np.logical_or.reduce(faulty.reshape(len(pairs), -1), axis=1) for line, faulty in by_line.items()}
+    if not arrays["images"].any():
+        faults["black pixels alone, as of a lost chunk,"] = np.ones(len(pairs), bool)
+    return faults
+
+
+def _verify_category(name: str, root: zarr.Group, settings: PrecomputeSettings) -> Verdict:
+    group = open_category(root, name)
+    problems = _layout_problems(name, group, settings)
+    if problems:
+        return Verdict(0, tuple(problems), ())
+    paths = [str(path) for path in read_all(group, "paths")]
+    rows = sum(min(BLOCK, len(paths) - block * BLOCK) for block in iterate_blocks(group))
+    with progress(f"verify {name}", rows, "images") as advance:
+        blocks = _check_blocks(name, root, group, settings, advance)
+    problems = _list_problems(name, root, group, paths)
+    return Verdict(blocks.images, (*problems, *blocks.problems), blocks.skipped)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _misnumbered(arrays: Arrays) -> NDArray[np.bool_]:
+    """(B,L): maps whose labels leave a gap, or whose saliency in some cluster is not on average its centroid."""
+    saliency, clusters, centroids = arrays["saliency"], arrays["clusters"], arrays["centroids"]
+    wrong = np.zeros(clusters.shape[:2], bool)
+    before = np.ones(clusters.shape[:2], bool)
+    for label in range(centroids.shape[2]):
+        inside = clusters == label
+        count = inside.sum((2, 3))
+        mean = saliency.sum((2, 3), where=inside, dtype=np.int64) / np.maximum(count, 1) / 255
+        wrong |= (count > 0) & ~(abs(mean - centroids[..., label]) < _CENTROID_TOLERANCE)
+        wrong |= (count > 0) & ~before
+        before = count > 0
+    return wrong
+
+
+def _root_problems(root: zarr.Group) -> list[str]:
+    ready = category_names(root)
+    problems = [
+        f"{name}: its arrays were not all created; run precompute again"
+        for name, _ in root.groups()
+        if name not in ready
+    ]
+    if not root.attrs.get("complete"):
+        problems.append("the cache is not marked complete; run precompute again, it goes on where it stopped")
+    return problems
+
+
+def _layout_problems(name: str, group: zarr.Group, settings: PrecomputeSettings) -> list[str]:
+    """A line for each array that is missing or is not as `store.layout` says."""
+    arrays = dict(group.arrays())
+    images = arrays["valid"].shape[0] if "valid" in arrays else 0
+    expected = {key: (shape, dtype, BLOCK) for key, (shape, dtype, _) in layout(images, settings).items()}
+    expected["done"] = ((-(-images // BLOCK),), "uint8", 1)
+    problems = [f"{name}: array {key} is missing; run precompute --overwrite" for key in expected if key not in arrays]
+    for key, (shape, dtype, rows) in expected.items():
+        if key not in arrays:
+            continue
+        kind = "str" if arrays[key].dtype.kind in "TOU" else str(arrays[key].dtype)
+        found = arrays[key].shape, kind, arrays[key].chunks[0]
+        if found != (shape, dtype, rows):
+            problems.append(f"{name}: array {key} has shape, type, rows a chunk {found}, not {(shape, dtype, rows)}")
+    return problems
+
+
+def _list_problems(name: str, root: zarr.Group, group: zarr.Group, paths: Sequence[str]) -> list[str]:
+    problems = []
+    digest = images_digest(paths)
+    listed: Any = root.attrs.get("images_digest")
+    if group.attrs.get("images_digest") != digest or (listed or {}).get(name) != digest:
+        problems.append(f"{name}: the paths are not those of images_digest; run precompute --overwrite")
+    done = done_blocks(group)
+    if not done.all():
+        problems.append(f"{name}: {(~done).sum()} of {len(done)} blocks are not done; run precompute again")
+    return problems
+
+
+def _check_blocks(
+    name: str, root: zarr.Group, group: zarr.Group, settings: PrecomputeSettings, advance: Advance
+) -> Verdict:
+    """Problems and skipped paths of the done blocks of one category."""
+    problems: list[str] = []
+    skipped: list[str] = []
+    lost: list[str] = []
+    checked = 0
+    image_root = str(root.attrs.get("root"))
+    with ThreadPoolExecutor(_READERS) as readers:
+        for block in iterate_blocks(group):
+            try:
+                arrays = read_block(group, block, list(layout(0, settings)))
+            except Exception as error:
+                # One damaged chunk must not hide what is wrong with the other blocks.
+                problems.append(f"{name}, block {block}: cannot be read ({_reason(error)}); run precompute --overwrite")
+                continue
+            valid = arrays["valid"] == 1
+            skipped += [str(path) for path in arrays["paths"][~valid]]
+            problems += _block_problems(name, block, arrays, valid, settings)
+            named = [(str(p), str(d)) for p, d in zip(arrays["paths"][valid], arrays["sha256"][valid], strict=True)]
+            states = list(readers.map(lambda one: _source_problem(image_root, *one), named))
+            problems += [line for line, missing in states if line and not missing]
+            lost += [line for line, missing in states if missing]
+            checked += len(named)
+            advance(len(valid))
+    if len(lost) == checked > 1:
+        lost = [f"{name}: none of its {checked} source images can be read, first {lost[0]}"]
+    return Verdict(checked, (*problems, *lost), tuple(skipped))
+
+
+def _block_problems(
+    name: str, block: int, arrays: Arrays, valid: NDArray[np.bool_], settings: PrecomputeSettings
+) -> Iterator[str]:
+    digested = np.array([bool(digest) for digest in arrays["sha256"]])
+    faults = {"a digest though marked as not read": ~valid & digested}
+    if valid.any():
+        for line, faulty in block_faults({key: rows[valid] for key, rows in arrays.items()}, settings).items():
+            faults[line] = np.zeros(len(valid), bool)
+            faults[line][valid] = faulty
+    for line, faulty in faults.items():
+        if faulty.any():
+            first = arrays["paths"][faulty.argmax()]
+            yield f"{name}, block {block}: {line} in {faulty.sum()} of {len(faulty)} images, first {first}"
+
+
+def _source_problem(root: str, path: str, digest: str) -> tuple[str, bool]:
+    """A line, empty where the source is as it was; and whether the source could not be read at all."""
+    try:
+        found = hashlib.sha256(read_bytes(root, path)).hexdigest()
+    except ImageError as error:
+        return str(error), True
+    return ("" if found == digest else f"{path}: the source image changed since it was computed"), False

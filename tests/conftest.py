@@ -1,0 +1,142 @@
+"""Fixtures shared by the tests: real solar-cell images as a data set on disk, and a small cache of it."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.datasets import load
+from pipeline.images import decode_rgb
+from pipeline.precompute import precompute
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import category_names, layout, open_cache, open_category, read_all
+
+REPO = Path(__file__).resolve().parent.parent
+
+# More than one block of 64, so that blocks can be done, missing and resumed.
+NORMALS = {"mono": 67, "poly": 5}
+
+CommandResult = subprocess.CompletedProcess[str]
+RunCli = Callable[..., CommandResult]
+
+
+@dataclass(frozen=True)
+class SmallCache:
+    """A finished cache: where it lies, the root and data set it was made of, and its settings (stages chosen)."""
+
+    store: str
+    root: Path
+    dataset: str
+    settings: PrecomputeSettings
+
+
+def pytest_configure() -> None:
+    # Two threads on two cores that others use as well are slower than one, and one is what the workers use.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def elpv() -> dict[str, tuple[list[Path], list[Path]]]:
+    """Files of the ELPV package by category: (normal, defective), PNG, 300x300, grey."""
+    dataset = load("elpv")
+    files: dict[str, tuple[list[Path], list[Path]]] = {}
+    for category in dataset.categories:
+        normal = [Path(dataset.root, sample.path) for sample in category.train]
+        files[category.name] = normal, [Path(dataset.root, sample.path) for sample in category.test if sample.label]
+    return files
+
+
+@pytest.fixture(scope="session")
+def photos(elpv: dict[str, tuple[list[Path], list[Path]]]) -> NDArray[np.uint8]:
+    """(6,64,64,3) uint8: four normal and two defective cells."""
+    files = [*elpv["mono"][0][:2], *elpv["poly"][0][:2], elpv["mono"][1][0], elpv["poly"][1][0]]
+    return np.stack([decode_rgb(file.read_bytes(), 64, "stretch", file.name) for file in files])
+
+
+@pytest.fixture(scope="session")
+def image_root(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of MVTec AD: mono (67 normal) and poly (5); 4 good and 3 cracked to test; read only."""
+    root = tmp_path_factory.mktemp("cells")
+    for category, count in NORMALS.items():
+        normal, cracked = elpv[category]
+        place(root, f"{category}/train/good", normal[:count])
+        place(root, f"{category}/test/good", normal[count : count + 4])
+        place(root, f"{category}/test/crack", cracked[:3])
+    return root
+
+
+def place(root: Path, folder: str, files: Iterable[Path]) -> list[Path]:
+    """Copy images to ``root/folder/000.png`` and so on."""
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(file, root / folder / f"{i:03}.png")) for i, file in enumerate(files)]
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> PrecomputeSettings:
+    """Settings that are quick to compute: 64 pixels, maps of 16x16 cells, the default four stages named."""
+    return PrecomputeSettings(image_size=64, pairs=4, stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"))
+
+
+@pytest.fixture(scope="session")
+def small_cache(
+    image_root: Path, small_settings: PrecomputeSettings, tmp_path_factory: pytest.TempPathFactory
+) -> SmallCache:
+    """A finished cache of `image_root` at 64 pixels; read only: copy it (`copied_cache`) to change it."""
+    store = str(tmp_path_factory.mktemp("cache") / "folder.zarr")
+    precompute(load("folder", str(image_root)), store, small_settings, device="cpu", workers=2)
+    return SmallCache(store, image_root, "folder", small_settings)
+
+
+@pytest.fixture
+def copied_cache(small_cache: SmallCache, tmp_path: Path) -> SmallCache:
+    """A copy of `small_cache` that a test may change; its images are still those of `image_root`."""
+    store = shutil.copytree(small_cache.store, tmp_path / "folder.zarr")
+    return SmallCache(str(store), small_cache.root, small_cache.dataset, small_cache.settings)
+
+
+@pytest.fixture
+def copied_root(image_root: Path, tmp_path: Path) -> Path:
+    """A copy of `image_root` that a test may change."""
+    return Path(shutil.copytree(image_root, tmp_path / "cells"))
+
+
+def read_arrays(store: str | Path) -> dict[str, NDArray[Any]]:
+    """Every array of a cache by ``category/name``."""
+    root = open_cache(str(store))
+    names = [*layout(1, PrecomputeSettings(stages=("any",))), "done"]
+    return {f"{c}/{name}": read_all(open_category(root, c), name) for c in category_names(root) for name in names}
+
+
+def assert_same_arrays(store: str | Path, other: str | Path) -> None:
+    """Two caches hold the same categories and, bit for bit, the same arrays."""
+    mine, yours = read_arrays(store), read_arrays(other)
+    assert mine.keys() == yours.keys()
+    for name, values in mine.items():
+        assert values.dtype == yours[name].dtype, name
+        np.testing.assert_array_equal(values, yours[name], err_msg=name)
+
+
+def command_line(*arguments: object) -> list[str]:
+    """The command `python cli.py ARGUMENTS`."""
+    return [sys.executable, str(REPO / "cli.py"), *map(str, arguments)]
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """Run `python cli.py ARGUMENTS` in a process of its own, in an empty working directory."""
+    folder = tmp_path / "working-directory"
+    folder.mkdir()
+
+    def run(*arguments: object, timeout: float = 120) -> CommandResult:
+        command = command_line(*arguments)
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout)
+
+    return run
