@@ -24,7 +24,7 @@ from pipeline.clusters import cluster_maps
 from pipeline.device import choose_device
 from pipeline.errors import ImageError
 from pipeline.images import decode_rgb, read_bytes
-from pipeline.pairs import draw_pairs, pair_key
+from pipeline.pairs import draw_pairs, map_keys
 from pipeline.saliency import layercam, scale_maps
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import Arrays, open_cache, open_category, read_block, read_done, write_block
@@ -133,11 +133,10 @@ def _explain(
 
 def _cluster_and_draw(saliency: Tensor, paths: Sequence[str], settings: PrecomputeSettings) -> Arrays:
     labels, centroids = cluster_maps(saliency.flatten(0, 1), settings.clusters)
-    keys = [pair_key(settings.seed, path, stage) for path in paths for stage in settings.stages]
     clusters = labels.cpu().numpy()
     pairs, relaxed = draw_pairs(
         clusters,
-        np.array(keys, np.uint64),
+        map_keys(settings.seed, paths, settings.stages),
         pairs=settings.pairs,
         image_size=settings.image_size,
         area=settings.patch_area,

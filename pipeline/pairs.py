@@ -27,6 +27,11 @@ def pair_key(seed: int, path: str, stage: str) -> np.uint64:
     return np.uint64(int.from_bytes(digest, "little"))
 
 
+def map_keys(seed: int, paths: Sequence[str], stages: Sequence[str]) -> NDArray[np.uint64]:
+    """(N*L,) keys of the maps of N images at L stages, the stages of an image side by side."""
+    return np.array([pair_key(seed, path, stage) for path in paths for stage in stages], np.uint64)
+
+
 def uniforms(keys: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
     """(M,count) draws in [0,1), row m from keys[m] alone: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     z = keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -19,7 +19,7 @@ class TrainSettings:
     negatives: how negatives are made; "none" trains nothing and is the untrained arm.
     proxy: the head's classes: "binary" (normal, negative) or "levels" (normal, a class a stage of the pairs).
     steps: of SGD; batch_size: normals a step, and as many negatives made of them.
-    head_lr, backbone_lr: peak learning rates, both on one cosine cycle.
+    head_lr, backbone_lr: peak learning rates, both on one cosine cycle; 0 leaves the backbone as it was pretrained.
     colour_jitter: largest relative change of brightness, contrast and saturation; translation: largest shift, share
     of the image's side.
     held_out: share of the normals kept out of training and of every fit, for thresholds.
@@ -33,7 +33,7 @@ class TrainSettings:
     steps: int = 100
     batch_size: int = 16
     head_lr: float = 0.03
-    backbone_lr: float = 0.001
+    backbone_lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 3e-5
     colour_jitter: float = 0.1
