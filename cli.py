@@ -275,5 +275,36 @@ def inspect(
         click.echo(settings_text(summary))
 
 
+@main.group()
+def export() -> None:
+    """Write negatives or a detector for use without this package."""
+
+
+@export.command("negatives")
+@click.argument("store", required=False)
+@CATEGORY
+@click.option("--out", type=click.Path(path_type=Path), default=Path("negatives"))
+@click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives an image and stage.")
+def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
+    """Write the negatives of the cache at STORE as PNG files, and a table of where each came from."""
+    from pipeline.export import export_negatives as write
+    from pipeline.store import default_store
+
+    count = write(store or default_store(), out, categories, per_stage)
+    click.echo(f"{count} negatives and negatives.csv in {out}")
+
+
+@export.command("model")
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("detector.pt2"))
+def export_model(run: Path, out: Path) -> None:
+    """Write the detector below RUN as one program: uint8 images (B,3,S,S) to the sum scores and anomaly maps."""
+    from train.export import export_model as write
+    from train.predict import find_detector
+
+    write(find_detector(run), out)
+    click.echo(f"{out}: torch.export.load({str(out)!r}).module() runs it")
+
+
 if __name__ == "__main__":
     sys.exit(main())

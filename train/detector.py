@@ -41,7 +41,7 @@ _CORESET_CANDIDATES = 50_000
 # PatchCore smooths its maps with a Gaussian of sigma 4 at 224 pixels.
 _BLUR = 4 / 224
 # What the log-probability of a negative weighs against a standardised distance.
-_HEAD_WEIGHT = 2.0
+HEAD_WEIGHT = 2.0
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,22 @@ class Detector:
         scores["sum"] = self.standardiser.standardise(scores["untrained"])
         if self.network is not None:
             scores["head"] = features.negative
-            scores["sum"] = scores["sum"] + _HEAD_WEIGHT * log_expit(features.negative)
+            scores["sum"] = scores["sum"] + HEAD_WEIGHT * log_expit(features.negative)
         return scores
 
     def anomaly_maps(self, patches: Tensor) -> NDArray[np.float32]:
         """Patch embeddings (B,E,h,w) to anomaly maps (B,size,size): distances, upsampled and smoothed."""
         batch, width, rows, columns = patches.shape
-        distances = self.patches.scores(patches.permute(0, 2, 3, 1).reshape(-1, width)).view(batch, 1, rows, columns)
-        size = self.cache.image_size
-        maps = F.interpolate(distances, size=(size, size), mode="bilinear", align_corners=False)
-        sigma = _BLUR * size
-        blurred: Tensor = gaussian_blur(maps, [2 * round(3 * sigma) + 1] * 2, [sigma] * 2)
-        return np.asarray(blurred[:, 0].cpu().numpy(), np.float32)
+        distances = self.patches.scores(patches.permute(0, 2, 3, 1).reshape(-1, width)).view(batch, rows, columns)
+        return np.asarray(smooth_maps(distances, self.cache.image_size).cpu().numpy(), np.float32)
+
+
+def smooth_maps(distances: Tensor, size: int) -> Tensor:
+    """Distances of patches (B,h,w) to maps (B,size,size): upsampled bilinearly and smoothed as PatchCore does."""
+    maps = F.interpolate(distances[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    sigma = _BLUR * size
+    smooth: Tensor = gaussian_blur(maps, [2 * round(3 * sigma) + 1] * 2, [sigma] * 2)
+    return smooth[:, 0]
 
 
 def save_detector(detector: Detector, path: Path) -> None:

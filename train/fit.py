@@ -46,7 +46,9 @@ def fit(
     device = next(network.parameters()).device
     optimiser = _optimiser(network, settings)
     checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
-    start = _restore(checkpoint, network, optimiser) if resume and checkpoint.exists() else 0
+    if not resume:
+        checkpoint.unlink(missing_ok=True)  # of an earlier run: cut off now, this one must not be resumed from it
+    start = _restore(checkpoint, network, optimiser) if checkpoint.exists() else 0
     advance(start)
     rows = _kept_lines(log, start)
     network.train()

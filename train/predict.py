@@ -65,13 +65,18 @@ def find_detector(run: Path) -> Path:
     if run.is_file():
         return run
     for pattern in ("detector.pt", "seed-*/detector.pt", "*/seed-*/detector.pt"):
-        found = sorted(run.glob(pattern), key=lambda path: (path.parts[:-2], int(f"0{path.parent.name[5:]}")))
+        found = sorted(run.glob(pattern), key=lambda path: (path.parts[:-2], _seed(path.parent)))
         categories = sorted({path.parent.parent.name for path in found})
         if len(categories) > 1:
             raise UserError(f"{run} holds several categories: give one, such as {run / categories[0]}")
         if found:
             return found[0]
     raise UserError(f"no detector below {run}: give the folder that `train --out` wrote")
+
+
+def _seed(folder: Path) -> int:
+    number = folder.name.removeprefix("seed-")  # a folder of another name is one that the user copied
+    return int(number) if number.isdecimal() else 0
 
 
 def _files(targets: Sequence[str]) -> Iterator[tuple[Path, str]]:

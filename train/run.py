@@ -15,10 +15,11 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.backbone import load_backbone
-from pipeline.datasets import Category, load
+from pipeline.datasets import Category, _find
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.progress import progress
+from pipeline.roots import absolute
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import (
     cache_settings,
@@ -45,10 +46,10 @@ _LEAST_NORMALS = 4
 
 @dataclass(frozen=True)
 class Run:
-    """What every category and seed of a run shares; root: of the test images; out: the run folder."""
+    """What every category and seed of a run shares; root: of the test images, absolute; out: the run folder."""
 
     store: str
-    root: str | None
+    root: str
     out: Path
     cache: PrecomputeSettings
     settings: TrainSettings
@@ -69,19 +70,24 @@ def train(
 ) -> dict[str, Any]:
     """Train every category with every seed; returns and writes `results.json` (see `train.results.summarise`).
 
-    root: where the test images lie, if they are no longer where precompute found them. resume: results and
-    checkpoints that lie in `out` are gone on with; without it each is made anew.
+    root: where the test images lie, if they are no longer where precompute found them; the images to train on come
+    from the cache alone. resume: results and checkpoints that lie in `out` are gone on with; without it each is made
+    anew.
     """
     cache = open_cache(store)
-    names = choose_categories(cache, categories, store)
-    run = Run(store, root, out, cache_settings(cache), settings, choose_device(device), resume)
-    tests = _test_categories(cache, run, names)
-    _check_resume(run)
+    names = list(dict.fromkeys(choose_categories(cache, categories, store)))
+    seeds = list(dict.fromkeys(seeds))
+    place = absolute(root or str(cache.attrs["root"]))
+    run = Run(store, place, out, cache_settings(cache), settings, choose_device(device), resume)
+    tests = _test_categories(str(cache.attrs["dataset"]), place, names)
+    for name in names:
+        _normals(run, open_category(cache, name), name)
+    _keep_settings(run)
     results = {}
     for name in names:
         cells = [_cell(run, open_category(cache, name), tests[name], seed) for seed in seeds]
         results[name] = _category_result(cells)
-    described = {**settings.to_attributes(), "seeds": list(seeds), "store": store, "cache": run.cache.to_attributes()}
+    described = {**settings.to_attributes(), "seeds": seeds, "store": store, "cache": run.cache.to_attributes()}
     summary = summarise(str(cache.attrs["dataset"]), results, described)
     write_json_atomic(out / "results.json", summary)
     return summary
@@ -90,10 +96,10 @@ def train(
 def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
 
-    The same images whatever the seed, the order and the settings. Raises UserError where fewer than four are given.
+    The same images whatever the seed, the order and the settings. ValueError where fewer than four are given.
     """
     if len(paths) < _LEAST_NORMALS:
-        raise UserError(f"{len(paths)} normal images are too few to train on: give {_LEAST_NORMALS} or more")
+        raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
     digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
     count = min(max(2, round(share * len(paths))), len(paths) - 2)
     held = np.zeros(len(paths), bool)
@@ -114,23 +120,29 @@ def _cell(run: Run, group: zarr.Group, category: Category, seed: int) -> dict[st
     save_detector(detector, folder / "detector.pt")
     cell: dict[str, Any] = {"threshold": detector.threshold, "n_train": n_train, "n_test": len(category.test)}
     if category.test:
-        root = run.root or str(open_cache(run.store).attrs["root"])
-        evaluation = evaluate(detector, root, category.test)
-        cell |= _write_evaluation(evaluation, detector, category, root, folder)
+        evaluation = evaluate(detector, run.root, category.test)
+        cell |= _write_evaluation(evaluation, detector, category, run.root, folder)
     write_json_atomic(finished, cell)
     return cell
 
 
-def _make_detector(run: Run, group: zarr.Group, name: str, seed: int, folder: Path) -> tuple[Detector, int]:
-    valid = read_all(group, "valid").astype(bool)
+def _normals(run: Run, group: zarr.Group, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the normals to train on and of those held out; UserError where there are too few, or some to come."""
     if not done_blocks(group).all():
         raise UserError(f"{name} is not complete in {run.store}: run precompute again to finish it")
-    rows = np.flatnonzero(valid)
+    rows = np.flatnonzero(read_all(group, "valid"))
+    if len(rows) < _LEAST_NORMALS:
+        raise UserError(f"{name} has {len(rows)} normal images in {run.store}, too few: give {_LEAST_NORMALS} or more")
     held = hold_out([str(path) for path in read_all(group, "paths")[rows]], run.settings.held_out)
+    return rows[~held], rows[held]
+
+
+def _make_detector(run: Run, group: zarr.Group, name: str, seed: int, folder: Path) -> tuple[Detector, int]:
+    trained_on, held_out = _normals(run, group, name)
     cache, settings = run.cache, run.settings
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
-    stream = NormalStream(group, rows[~held])
-    images, kept = stream.images(rows[~held]), stream.images(rows[held])
+    stream = NormalStream(group, trained_on)
+    images, kept = stream.images(trained_on), stream.images(held_out)
     network = None
     if settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
@@ -186,25 +198,38 @@ def _category_result(cells: Sequence[dict[str, Any]]) -> CategoryResult:
     )
 
 
-def _test_categories(cache: zarr.Group, run: Run, names: Sequence[str]) -> dict[str, Category]:
-    """The test samples of every category, found before any is trained, so that a wrong root is told at once."""
-    dataset, root = str(cache.attrs["dataset"]), run.root or str(cache.attrs["root"])
-    return {category.name: category for category in load(dataset, root, names).categories}
+def _test_categories(dataset: str, root: str, names: Sequence[str]) -> dict[str, Category]:
+    """The test samples of every category, found before any is trained, so that a wrong root is told at once.
+
+    Unlike `pipeline.datasets.load` it does without the images of train/good: those are in the cache.
+    """
+    found = _find(dataset, root)
+    there = {category.name: category for category in found.categories}
+    for name in names:
+        if name not in there:
+            raise UserError(f"{root} holds no images of {name}: give the --root where its test images lie now")
+        if absent := found.absent.get(name):
+            raise UserError(f"{root}: {len(absent)} files of {name} are missing, such as {absent[0]}: copy it again")
+    return there
 
 
-def _check_resume(run: Run) -> None:
-    """Keep the settings beside the run; resuming with others raises UserError."""
+def _keep_settings(run: Run) -> None:
+    """Keep the settings beside the run. Resuming with others raises UserError; without resume what others made goes."""
     path = run.out / "settings.json"
     wanted = {"train": asdict(run.settings), "cache": run.cache.to_attributes()}
-    if run.resume and path.exists():
-        found = json.loads(path.read_text())
-        pairs = [
-            (f"{part}.{name}", value, found[part].get(name)) for part in wanted for name, value in wanted[part].items()
-        ]
-        differing = [f"{name}: {old}, not {new}" for name, new, old in pairs if json.dumps(new) != json.dumps(old)]
-        if differing:
-            raise UserError(
-                f"{run.out} was made with other settings ({'; '.join(differing)}): give those, or leave out --resume"
-            )
+    found = json.loads(path.read_text()) if path.exists() else wanted
+    pairs = [
+        (f"{part}.{name}", value, found[part].get(name)) for part in wanted for name, value in wanted[part].items()
+    ]
+    differing = [f"{name}: {old}, not {new}" for name, new, old in pairs if json.dumps(new) != json.dumps(old)]
+    if differing and run.resume:
+        raise UserError(
+            f"{run.out} was made with other settings ({'; '.join(differing)}): give those, or leave out --resume"
+        )
+    if differing:
+        # Also of categories and seeds not asked for now: a later resume must not take them for made with these.
+        for pattern in ("cell.json", "checkpoint.pt"):
+            for left in run.out.glob(f"*/seed-*/{pattern}"):
+                left.unlink()
     run.out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(path, wanted)

@@ -101,7 +101,7 @@ def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
     """
     if len(embeddings) < 2:
         raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {embeddings.shape}")
-    estimate = LedoitWolf().fit(_finite_tensor(embeddings).numpy())
+    estimate = LedoitWolf(store_precision=False).fit(_finite_tensor(embeddings).numpy())
     mean = torch.from_numpy(estimate.location_)
     return Gaussian(mean=mean, factor=_precision_factor(torch.from_numpy(estimate.covariance_), mean))
 

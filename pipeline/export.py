@@ -1,0 +1,60 @@
+"""Write negatives out of a cache as ordinary image files, with a table of where each one came from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.store import (
+    BLOCK,
+    cache_settings,
+    choose_categories,
+    iterate_blocks,
+    open_cache,
+    open_category,
+    read_block,
+)
+from pipeline.swap import swap_patches
+
+_ARRAYS = ("images", "paths", "valid", "pairs", "relaxed")
+_BOX = ("y1", "x1", "y2", "x2", "height", "width")
+
+
+def export_negatives(store: str, out: Path, categories: Sequence[str] = (), per_stage: int = 1) -> int:
+    """Write the negatives of the first `per_stage` pairs of every image and stage; returns how many.
+
+    `out/<category>/<row>-<name>-<stage>-<pair>.png` for each, and `out/negatives.csv` with file, source, stage, pair,
+    the box (y1, x1, y2, x2, height, width in pixels) and whether the pair was relaxed. Raises UserError where the
+    cache has fewer pairs a stage than asked for.
+    """
+    root = open_cache(store)
+    settings = cache_settings(root)
+    if per_stage > settings.pairs:
+        raise UserError(f"--per-stage {per_stage}: {store} holds {settings.pairs} pairs a stage; ask for that or fewer")
+    out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with (out / "negatives.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "source", "stage", "pair", *_BOX, "relaxed"])
+        for name in choose_categories(root, categories, store):
+            (out / name).mkdir(exist_ok=True)
+            category = open_category(root, name)
+            for block in iterate_blocks(category):
+                arrays = read_block(category, block, _ARRAYS)
+                for i in np.flatnonzero(arrays["valid"]):
+                    source = str(arrays["paths"][i])
+                    stem = f"{block * BLOCK + i:06d}-{PurePosixPath(source).stem}"
+                    for level, stage in enumerate(settings.stages):
+                        for pair in range(per_stage):
+                            box = arrays["pairs"][i, level, pair]
+                            path = f"{name}/{stem}-{stage}-{pair}.png"
+                            Image.fromarray(swap_patches(arrays["images"][i], box)).save(out / path)
+                            relaxed = int(arrays["relaxed"][i, level, pair])
+                            table.writerow([path, source, stage, pair, *box.tolist(), relaxed])
+                            count += 1
+    return count

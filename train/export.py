@@ -1,0 +1,56 @@
+"""A detector as one program for any torch, without this package: `torch.export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.backbone_spec import find_spec
+from train.detector import HEAD_WEIGHT, Detector, load_detector, smooth_maps
+from train.network import patch_embedding, pooled_embedding
+
+
+class DetectorProgram(nn.Module):
+    """Images (B,3,S,S) uint8 to anomaly scores (B,) and maps (B,S,S), float32: the sum scorer, in torch alone."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector_size = detector.cache.image_size
+        self.spec = find_spec(detector.cache.backbone)
+        self.pretrained, self.network = detector.pretrained, detector.network
+        self.standardiser = detector.standardiser
+        self.register_buffer("mean", detector.untrained.mean.float())
+        self.register_buffer("factor", detector.untrained.factor.float())
+        self.register_buffer("coreset", detector.patches.coreset)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score."""
+        wanted = [
+            stage for stage in self.spec.stages if stage in {*self.spec.embedding_stages, *self.spec.patch_stages}
+        ]
+        activations = self.pretrained.activations(self.pretrained.normalise(images), wanted)
+        by_stage = dict(zip(wanted, activations, strict=True))
+        pooled = pooled_embedding([by_stage[stage] for stage in self.spec.embedding_stages])
+        distance = torch.linalg.vector_norm((pooled - cast(Tensor, self.mean)) @ cast(Tensor, self.factor), dim=1)
+        score = (distance - self.standardiser.mean) / self.standardiser.deviation
+        if self.network is not None:
+            logits = self.network(images)
+            score = score + HEAD_WEIGHT * F.logsigmoid(logits[:, 1:].logsumexp(1) - logits[:, 0])
+        patches = patch_embedding([by_stage[stage] for stage in self.spec.patch_stages]).permute(0, 2, 3, 1)
+        nearest = torch.cdist(patches.flatten(0, 2), cast(Tensor, self.coreset)).amin(1)
+        return score, smooth_maps(nearest.view(patches.shape[:3]), self.detector_size)
+
+
+def export_model(detector_file: Path, out: Path) -> None:
+    """Write `out` (.pt2), for batches of any size; `torch.export.load(out).module()` runs it."""
+    program = DetectorProgram(load_detector(detector_file, torch.device("cpu"))).eval()
+    size = program.detector_size
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    with torch.no_grad():
+        exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=4096)},))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.export.save(exported, out)
