@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.special import log_expit
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -40,8 +39,8 @@ FORMAT = 1
 _CORESET_CANDIDATES = 50_000
 # PatchCore smooths its maps with a Gaussian of sigma 4 at 224 pixels.
 _BLUR = 4 / 224
-# What the log-probability of a negative weighs against a standardised distance.
-HEAD_WEIGHT = 2.0
+# What the head's standardised log-odds weigh against the standardised distance: a hint, not a second opinion.
+HEAD_WEIGHT = 0.25
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Scores:
 class Detector:
     """Networks, fitted scorers and threshold.
 
-    pretrained: the backbone before training; network: after it, None for the untrained arm. standardiser: of the
-    untrained score. map_range: median and largest value of the held-out normals' anomaly maps. threshold: on the
-    scale of the settings' scorer.
+    pretrained: the backbone before training; network: after it, None for the untrained arm. standardisers: of the
+    scores that the sum adds up. map_range: median and largest value of the held-out normals' anomaly maps.
+    threshold: on the scale of the settings' scorer.
     """
 
     cache: PrecomputeSettings
@@ -69,7 +68,7 @@ class Detector:
     gde: Gaussian
     knn: KNearest
     patches: PatchNearest
-    standardiser: Standardiser
+    standardisers: dict[str, Standardiser]
     map_range: tuple[float, float]
     threshold: float
 
@@ -86,19 +85,18 @@ class Detector:
         """Scores (N,) by scorer of what `train.features.extract` gave.
 
         "untrained" and "gde" are Mahalanobis distances before and after training, "knn" is after it, "head" the
-        log-odds of a negative, and "sum" the standardised untrained distance plus the head's log-probability: it
-        counts against an image that it looks anomalous, and for it that the head is sure of a normal.
+        log-odds of a negative, and "sum" the standardised untrained distance plus a quarter of the head's.
         """
         scores = {
             "untrained": gaussian_scores(self.untrained, features.pretrained),
             "gde": gaussian_scores(self.gde, features.trained),
             "knn": k_nearest_scores(self.knn, features.trained),
         }
-        scores["sum"] = self.standardiser.standardise(scores["untrained"])
         if self.network is not None:
             scores["head"] = features.negative
-            scores["sum"] = scores["sum"] + HEAD_WEIGHT * log_expit(features.negative)
-        return scores
+        weights = {"untrained": 1.0, "head": HEAD_WEIGHT}
+        parts = [weights[name] * s.standardise(scores[name]) for name, s in self.standardisers.items()]
+        return scores | {"sum": np.sum(parts, axis=0)}
 
     def anomaly_maps(self, patches: Tensor) -> NDArray[np.float32]:
         """Patch embeddings (B,E,h,w) to anomaly maps (B,size,size): distances, upsampled and smoothed."""
@@ -126,7 +124,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "network": None if d.network is None else d.network.state_dict(),
         "classes": 0 if d.network is None else d.network.classes,
         "scorers": {name: getattr(d, name).state() for name in ("untrained", "gde", "knn", "patches")},
-        "standardiser": d.standardiser.state(),
+        "standardisers": {name: s.state() for name, s in d.standardisers.items()},
         "map_range": list(d.map_range),
         "threshold": d.threshold,
     }
@@ -159,7 +157,7 @@ def load_detector(path: Path, device: torch.device) -> Detector:
         gde=Gaussian.from_state(scorers["gde"]),
         knn=KNearest.from_state(scorers["knn"]),
         patches=PatchNearest.from_state(scorers["patches"]),
-        standardiser=Standardiser.from_state(state["standardiser"]),
+        standardisers={name: Standardiser.from_state(s) for name, s in state["standardisers"].items()},
         map_range=tuple(state["map_range"]),
         threshold=state["threshold"],
     )
@@ -186,15 +184,16 @@ def fit_detector(
         gde=fit_gaussian(features.trained),
         knn=fit_k_nearest(features.trained, settings.neighbours),
         patches=PatchNearest.fit(patches, min(settings.coreset, len(patches)), seed),
-        standardiser=Standardiser(0.0, 1.0),
+        standardisers={},
         map_range=(0.0, 1.0),
         threshold=0.0,
     )
     unseen = extract(cache.backbone, pretrained, network, held_out, detector.anomaly_maps)
     maps = np.concatenate(unseen.of_patches)
+    scores = detector.image_scores(unseen)
     detector = replace(
         detector,
-        standardiser=fit_standardiser(detector.image_scores(unseen)["untrained"]),
+        standardisers={name: fit_standardiser(scores[name]) for name in ("untrained", "head") if name in scores},
         map_range=(float(np.median(maps)), float(maps.max())),
     )
     decisive = detector.image_scores(unseen)[settings.scorer]

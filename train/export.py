@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.backbone_spec import find_spec
@@ -22,7 +21,7 @@ class DetectorProgram(nn.Module):
         self.detector_size = detector.cache.image_size
         self.spec = find_spec(detector.cache.backbone)
         self.pretrained, self.network = detector.pretrained, detector.network
-        self.standardiser = detector.standardiser
+        self.standardisers = detector.standardisers
         self.register_buffer("mean", detector.untrained.mean.float())
         self.register_buffer("factor", detector.untrained.factor.float())
         self.register_buffer("coreset", detector.patches.coreset)
@@ -36,10 +35,12 @@ class DetectorProgram(nn.Module):
         by_stage = dict(zip(wanted, activations, strict=True))
         pooled = pooled_embedding([by_stage[stage] for stage in self.spec.embedding_stages])
         distance = torch.linalg.vector_norm((pooled - cast(Tensor, self.mean)) @ cast(Tensor, self.factor), dim=1)
-        score = (distance - self.standardiser.mean) / self.standardiser.deviation
+        scale = self.standardisers["untrained"]
+        score = (distance - scale.mean) / scale.deviation
         if self.network is not None:
-            logits = self.network(images)
-            score = score + HEAD_WEIGHT * F.logsigmoid(logits[:, 1:].logsumexp(1) - logits[:, 0])
+            logits, scale = self.network(images), self.standardisers["head"]
+            odds = logits[:, 1:].logsumexp(1) - logits[:, 0]
+            score = score + HEAD_WEIGHT * (odds - scale.mean) / scale.deviation
         patches = patch_embedding([by_stage[stage] for stage in self.spec.patch_stages]).permute(0, 2, 3, 1)
         nearest = torch.cdist(patches.flatten(0, 2), cast(Tensor, self.coreset)).amin(1)
         return score, smooth_maps(nearest.view(patches.shape[:3]), self.detector_size)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.progress import Advance
 from pipeline.settings import PrecomputeSettings
 from train.augment import jitter_colour, translate
@@ -41,7 +42,8 @@ def fit(
 ) -> None:
     """Train `network`, on its device and in place, for `settings.steps` steps.
 
-    folder: gets `log.csv` (step, loss, accuracy, rates) and `checkpoint.pt`, which resume continues from.
+    folder: gets `log.csv` (step, loss, accuracy, rate) and `checkpoint.pt`, which resume continues from. Raises
+    UserError where the loss is not finite, before the weights are not.
     """
     device = next(network.parameters()).device
     optimiser = _optimiser(network, settings)
@@ -63,6 +65,8 @@ def fit(
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = network(images).float()
         loss = F.cross_entropy(logits, labels)
+        if not math.isfinite(loss.item()):
+            raise UserError(f"the loss of step {step} is not finite: give a lower --head-lr or --backbone-lr")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

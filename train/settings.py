@@ -30,7 +30,7 @@ class TrainSettings:
 
     negatives: str = "cutswap"
     proxy: str = "binary"
-    steps: int = 200
+    steps: int = 100
     batch_size: int = 16
     head_lr: float = 0.03
     backbone_lr: float = 0.0
