@@ -174,7 +174,7 @@ def fit_detector(
 ) -> Detector:
     """Fit every scorer to `normals`, and standardisers and threshold to `held_out`, normals seen by none of them."""
     features = extract(cache.backbone, pretrained, network, normals, _PatchSample(len(normals), seed))
-    patches = torch.cat(features.of_patches)
+    patches = torch.cat(features.of_patches).to(next(pretrained.parameters()).device)
     detector = Detector(
         cache,
         settings,

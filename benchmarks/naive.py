@@ -1,0 +1,55 @@
+"""What a user would write today in place of stage 1: grad-cam a stage, scikit-learn a map, `np.save` a file.
+
+Plain and fair: one network, one image at a time, all cores for torch, the same stages, sizes, clusters and number of
+pairs as `precompute`, and a pixel pair drawn from the top cluster by numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_grad_cam import LayerCAM
+from sklearn.cluster import KMeans
+
+from pipeline.backbone import Backbone
+from pipeline.settings import PrecomputeSettings
+
+
+class Whole(torch.nn.Module):
+    """The backbone as the plain classification network that it was cut from."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.chain = torch.nn.Sequential(backbone.stem, *backbone.stages, backbone.head)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Class scores (B,classes)."""
+        scores: torch.Tensor = self.chain(x)
+        return scores
+
+
+def run(backbone: Backbone, paths: Sequence[Path], settings: PrecomputeSettings, out: Path) -> None:
+    """Write images, maps, clusters, centroids and pairs of every image to `out` as .npy files."""
+    layers = [backbone.stages[backbone.stage_names.index(stage)] for stage in settings.stages]
+    size, cells = settings.image_size, settings.map_size
+    cams = [LayerCAM(model=Whole(backbone), target_layers=[layer]) for layer in layers]
+    rng = np.random.default_rng(settings.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        image = np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        x = backbone.normalise(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+        np.save(out / f"{path.stem}-image.npy", image)
+        for stage, cam in zip(settings.stages, cams, strict=True):
+            saliency = np.asarray(Image.fromarray(cam(input_tensor=x)[0]).resize((cells, cells)))
+            kmeans = KMeans(settings.clusters, n_init=1, random_state=settings.seed).fit(saliency.reshape(-1, 1))
+            order = np.argsort(kmeans.cluster_centers_[:, 0])
+            labels = np.argsort(order)[kmeans.labels_].reshape(cells, cells).astype(np.uint8)
+            top = np.argwhere(labels == labels.max()) * size // cells
+            pairs = top[rng.integers(len(top), size=(settings.pairs, 2))]
+            for name, array in (("map", saliency), ("clusters", labels), ("pairs", pairs)):
+                np.save(out / f"{path.stem}-{stage}-{name}.npy", array)
+            np.save(out / f"{path.stem}-{stage}-centroids.npy", kmeans.cluster_centers_[order])

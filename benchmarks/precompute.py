@@ -1,0 +1,127 @@
+"""How fast stage 1 is, as ratios measured side by side: `python benchmarks/precompute.py [IMAGES] [REPEATS]`.
+
+Real solar-cell images, enlarged to 512 px PNG files, the default settings, on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import naive
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_grad_cam import LayerCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from rich.console import Console
+from rich.table import Table
+from sklearn.cluster import KMeans
+
+from pipeline.backbone import Backbone, load_backbone
+from pipeline.backbone_spec import choose_stages
+from pipeline.clusters import cluster_maps
+from pipeline.datasets import load
+from pipeline.images import decode_rgb
+from pipeline.precompute import precompute
+from pipeline.saliency import layercam, scale_maps
+from pipeline.settings import PrecomputeSettings
+
+CORES = os.cpu_count() or 1
+SETTINGS = replace(PrecomputeSettings(), stages=choose_stages("efficientnet_lite0"))
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def write_images(folder: Path, count: int) -> list[Path]:
+    """512 px PNG files of real images, repeated with another brightness where there are too few."""
+    dataset = load("elpv")
+    sources = [Path(dataset.root, sample.path) for category in dataset.categories for sample in category.train]
+    target = folder / "images" / "cells" / "train" / "good"
+    target.mkdir(parents=True)
+    for i in range(count):
+        image = Image.open(sources[i % len(sources)]).convert("L").resize((512, 512), Image.Resampling.BICUBIC)
+        image.point(lambda value, i=i: value * (100 - i // len(sources)) // 100).save(target / f"{i:05}.png")
+    return sorted(target.iterdir())
+
+
+def bare(backbone: Backbone, images: torch.Tensor) -> None:
+    """Forward and activation gradients alone, an image at a time, a torch thread in each of as many threads as cores."""
+    torch.set_num_threads(1)
+
+    def one(image: torch.Tensor) -> None:
+        layercam(backbone, backbone.normalise(image[None]), SETTINGS.stages)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(one, images))
+
+
+def stage(folder: Path) -> None:
+    """The whole of stage 1 into a new cache."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        precompute(load("folder", str(folder / "images")), f"{out}/cache.zarr", SETTINGS)
+
+
+def gradcam_one_pass(cam: LayerCAM, images: torch.Tensor) -> None:
+    """grad-cam's raw maps of all stages in its one pass."""
+    for x in images:
+        scores = cam.activations_and_grads(x[None])
+        target = int(scores.argmax())
+        cam.model.zero_grad()
+        ClassifierOutputTarget(target)(scores[0]).backward(retain_graph=True)
+        cam.compute_cam_per_layer(x[None], [ClassifierOutputTarget(target)], False)
+
+
+def main(count: int, repeats: int) -> None:
+    backbone = load_backbone("efficientnet_lite0")
+    table = Table("ratio", "median", "least", "most", title=f"{count} images, {repeats} repeats, {CORES} cores, CPU")
+
+    def row(name: str, ours: Callable[[], object], theirs: Callable[[], object], scale: float = 1.0) -> None:
+        ratios = [scale * seconds(theirs) / seconds(ours) for _ in range(repeats)]
+        table.add_row(name, f"{median(ratios):.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}")
+        Console(stderr=True).print(f"{name}: {median(ratios):.2f}")
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write_images(folder, count)
+        pixels = np.stack([decode_rgb(path.read_bytes(), SETTINGS.image_size, "stretch", path.name) for path in paths])
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        stage(folder)  # warm up: weights, thread pools, files
+        row("stage 1 over the bare network", lambda: stage(folder), lambda: bare(backbone, images))
+        few = paths[: max(4, count // 16)]
+        torch.set_num_threads(CORES)
+        trained = load_backbone("efficientnet_lite0").requires_grad_(True)
+
+        def script() -> None:
+            torch.set_num_threads(CORES)
+            naive.run(trained, few, SETTINGS, folder / "naive")
+
+        row("stage 1 over the script", lambda: stage(folder), script, count / len(few))
+        torch.set_num_threads(CORES)
+        layers = [trained.stages[trained.stage_names.index(s)] for s in SETTINGS.stages]
+        cam = LayerCAM(model=naive.Whole(trained), target_layers=layers)
+        part = backbone.normalise(images[: len(few)])
+        ours = lambda: [layercam(backbone, x[None], SETTINGS.stages) for x in part]  # noqa: E731
+        row("LayerCAM over grad-cam's one pass", ours, lambda: gradcam_one_pass(cam, part))
+        maps = torch.cat([scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in part])
+        flat = maps.flatten(0, 1)
+        torch.set_num_threads(1)
+        theirs = lambda: [KMeans(SETTINGS.clusters, n_init=1).fit(m.reshape(-1, 1)) for m in flat.numpy()]  # noqa: E731
+        row("k-means over scikit-learn, n_init=1", lambda: cluster_maps(flat, SETTINGS.clusters), theirs)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    given = [int(value) for value in sys.argv[1:]]
+    main(*given, *(640, 5)[len(given) :])
