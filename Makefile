@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-all lint docs benchmark clean
+.PHONY: help setup demo test test-slow test-all lint docs benchmark clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,10 @@ demo: $(STAMP) ## the main job on real solar-cell images: precompute, gallery, t
 test: $(STAMP) ## the tests that take seconds
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: $(STAMP) ## every test
-	$(BIN)/python -m pytest
+test-slow: $(STAMP) ## the tests that start processes or take longer
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow ## every test
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

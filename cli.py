@@ -86,6 +86,7 @@ def datasets(dataset: str, root: str | None) -> None:
 @click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core.")
 @BAD_IMAGES
 @click.option("--overwrite", is_flag=True, help="Start the categories again.")
+@click.option("--update", is_flag=True, help="Drop images that vanished and compute changed ones again.")
 def precompute(
     dataset: str,
     root: str | None,
@@ -106,6 +107,7 @@ def precompute(
     workers: int | None,
     bad_images: str,
     overwrite: bool,
+    update: bool,
 ) -> None:
     """Write saliency maps, clusters and patch pairs of a data set's normal images to the cache."""
     from pipeline.datasets import load
@@ -133,6 +135,7 @@ def precompute(
         workers=workers,
         bad_images=bad_images,
         overwrite=overwrite,
+        update=update,
     )
     for line in report.bad:
         click.echo(f"skipped: {line}", err=True)

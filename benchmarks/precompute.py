@@ -57,7 +57,7 @@ def write_images(folder: Path, count: int) -> list[Path]:
 
 
 def bare(backbone: Backbone, images: torch.Tensor) -> None:
-    """Forward and activation gradients alone, an image at a time, a torch thread in each of as many threads as cores."""
+    """Forward and activation gradients alone, an image at a time, a torch thread in each of all cores."""
     torch.set_num_threads(1)
 
     def one(image: torch.Tensor) -> None:

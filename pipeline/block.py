@@ -6,9 +6,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,11 +23,12 @@ from pipeline.backbone import Backbone, load_backbone
 from pipeline.clusters import cluster_maps
 from pipeline.device import choose_device
 from pipeline.errors import ImageError
+from pipeline.growth import open_rows
 from pipeline.images import decode_rgb, read_bytes
 from pipeline.pairs import draw_pairs, map_keys
 from pipeline.saliency import layercam, scale_maps
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import Arrays, open_cache, open_category, read_block, read_done, write_block
+from pipeline.store import DONE, Arrays, block_state, open_cache, open_category, read_block, write_block
 
 # On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours.
 _IMAGES_AT_ONCE_CPU = 1
@@ -75,15 +76,37 @@ def compute_block(job: Job, category: str, block: int) -> BlockReport:
     """
     clock = _Clock()
     group = _open_group(job.store, job.cache_id, category)
-    paths = [str(path) for path in read_block(group, block, ["paths"])["paths"]]
-    if read_done(group, block):
-        return BlockReport(category, block, len(paths), (), clock.seconds)
+    listed = read_block(group, block, ("paths",))["paths"]
+    if block_state(group, block) == DONE:
+        return BlockReport(category, block, len(listed), (), clock.seconds)
+    rows = open_rows(group, block)
+    paths = [str(path) for path in listed[rows]]
     loading = [_readers().submit(_load_image, job.root, path, job.settings) for path in paths]
     arrays, bad = _compute_arrays(job, paths, loading, clock)
     if not bad or job.bad_images == "skip":
-        write_block(group, block, arrays)
+        write_block(group, block, _among_finished(group, block, arrays, rows, len(listed)))
     clock.lap("write")
-    return BlockReport(category, block, len(paths), bad, clock.seconds)
+    return BlockReport(category, block, len(rows), bad, clock.seconds)
+
+
+def _among_finished(group: zarr.Group, block: int, arrays: Arrays, rows: NDArray[np.int64], count: int) -> Arrays:
+    """The arrays of the whole block: where only some rows were computed, between those that were there."""
+    if len(rows) == count:
+        return arrays
+    whole = read_block(group, block, tuple(arrays))
+    for name, values in arrays.items():
+        whole[name][rows] = values
+    return whole
+
+
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Give the process its number of torch threads back, which blocks computed in it set to one."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compute_arrays(

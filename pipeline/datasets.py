@@ -88,6 +88,23 @@ def load(name: str, root: str | None = None, categories: Sequence[str] = ()) -> 
     return Dataset(name, found.root, chosen)
 
 
+def load_tests(name: str, root: str, categories: Sequence[str]) -> tuple[Category, ...]:
+    """The named categories as `load` lists them, for their test samples: their normal images may be gone.
+
+    Raises `UserError` for a category that is not there or lacks files of its table.
+    """
+    found = _find(name, root)
+    there = {category.name: category for category in found.categories}
+    for category in categories:
+        if category not in there:
+            raise UserError(f"{root} holds no images of {category}: give the --root where its test images lie now")
+        if absent := found.absent.get(category):
+            raise UserError(
+                f"{root}: {len(absent)} files of {category} are missing, such as {absent[0]}: copy it again"
+            )
+    return tuple(there[category] for category in categories)
+
+
 def compare_counts(name: str, root: str | None = None) -> list[CountRow]:
     """Compare what lies below `root` with the published counts; one row a category, sorted by name.
 

@@ -151,7 +151,7 @@ def read_image(store: str, category: str, row: int) -> ImageRecord:
         return next(read_images(root, category, [row]))
     path = read_block(group, row // BLOCK, ["paths"])["paths"][row % BLOCK]
     if done_blocks(group)[row // BLOCK]:
-        raise UserError(f"{path} was skipped, it could not be read: mend the file and run `precompute --overwrite`")
+        raise UserError(f"{path} was skipped, it could not be read: mend the file and run `precompute --update`")
     raise UserError(f"{path} is not computed yet: run `precompute` again, it goes on where it stopped")
 
 
@@ -188,14 +188,14 @@ def _summarise_category(name: str, group: zarr.Group, settings: PrecomputeSettin
     for block in iterate_blocks(group):
         arrays = _read(group, block, ["paths", "valid", "clusters", "centroids", "relaxed"])
         valid = arrays["valid"].astype(bool)
-        skipped += [str(path) for path in arrays["paths"][~valid]]
+        skipped += [str(path) for path in arrays["paths"][~valid] if path]
         shares.append(top_shares(arrays["clusters"][valid]))
         centroids.append(arrays["centroids"][valid])
         relaxed.append(arrays["relaxed"][valid].mean(2))
     tables = [np.concatenate(parts) if parts else np.zeros((0, 0)) for parts in (shares, centroids, relaxed)]
     return CategorySummary(
         name=name,
-        images=len(read_all(group, "valid")),
+        images=int(np.count_nonzero(read_all(group, "paths") != "")),
         computed=len(tables[0]),
         skipped=tuple(skipped),
         blocks=len(done),

@@ -10,10 +10,20 @@ import numpy as np
 from pipeline.backbone_spec import choose_stages, weights_digest
 from pipeline.datasets import Dataset
 from pipeline.errors import UserError
+from pipeline.growth import open_rows, refuse_vanished, update_category
 from pipeline.progress import progress
 from pipeline.schedule import check_scheduler, run_blocks
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, done_blocks, finish_cache, open_cache, open_category, prepare_cache
+from pipeline.store import (
+    cache_exists,
+    done_blocks,
+    finish_cache,
+    list_images_digests,
+    mark_incomplete,
+    open_cache,
+    open_category,
+    prepare_cache,
+)
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,21 @@ def precompute(
     workers: int | None = None,
     bad_images: str = "stop",
     overwrite: bool = False,
+    update: bool = False,
 ) -> PrecomputeReport:
     """Fill the cache at `store` with every block of the data set's normal images that is not done yet.
 
     workers: None takes one a core. bad_images: "stop" raises UserError at the first block with an image that cannot
-    be read, and the blocks done so far stay; "skip" leaves the image's row empty and not `valid`.
+    be read, and the blocks done so far stay; "skip" leaves the image's row empty and not `valid`. New images join the
+    cache; update: vanished ones leave it and changed ones are computed again (`pipeline.growth`).
     """
     check_scheduler(scheduler)
     settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
+    if overwrite or not cache_exists(store):
+        # Weights that cannot be had or do not fit must not leave a cache of theirs behind.
+        from pipeline.backbone import load_backbone
+
+        load_backbone(settings.backbone, settings.weights, settings.seed)
     cache_id = prepare_cache(
         store,
         dataset=dataset.name,
@@ -57,13 +74,14 @@ def precompute(
         weights=weights_digest(settings.backbone, settings.weights),
         overwrite=overwrite,
     )
+    _bring_up_to_date(store, dataset, update)
     images = sum(len(category.train) for category in dataset.categories)
     blocks = _open_blocks(store, dataset)
     bad: list[str] = []
     seconds: Counter[str] = Counter()
     if blocks:
         # Imported here: a finished cache is recognised without the seconds that importing torch takes.
-        from pipeline.block import BlockReport, Job, compute_block
+        from pipeline.block import BlockReport, Job, compute_block, torch_threads_kept
 
         job = Job(store, cache_id, dataset.root, settings, device, bad_images)
         todo = sum(count for *_, count in blocks)
@@ -76,16 +94,33 @@ def precompute(
                     raise UserError(f"{report.bad[0]}; mend or remove it, or give --bad-images skip")
                 advance(report.images)
 
-            run_blocks(compute_block, [(job, name, block) for name, block, _ in blocks], scheduler, workers, on_result)
+            tasks = [(job, name, block) for name, block, _ in blocks]
+            with torch_threads_kept():
+                run_blocks(compute_block, tasks, scheduler, workers, on_result)
     finish_cache(store)
     return PrecomputeReport(images, sum(count for *_, count in blocks), tuple(bad), dict(seconds))
 
 
-def _open_blocks(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
-    """Category, number and images of every block that is not done."""
-    root = open_cache(store)
-    return [
-        (category.name, int(block), min(BLOCK, len(category.train) - int(block) * BLOCK))
+def _bring_up_to_date(store: str, dataset: Dataset, update: bool) -> None:
+    root = open_cache(store, "r+")
+    listed = [
+        (category.name, open_category(root, category.name), [sample.path for sample in category.train])
         for category in dataset.categories
-        for block in np.flatnonzero(~done_blocks(open_category(root, category.name)))
+    ]
+    for name, group, paths in () if update else listed:
+        refuse_vanished(name, group, dataset.root, paths)  # all of them, before anything is changed
+    for _, group, paths in listed:
+        if update_category(group, dataset.root, paths, update):
+            mark_incomplete(root)
+    list_images_digests(root)
+
+
+def _open_blocks(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
+    """Category, number and images to compute of every block that is not done."""
+    root = open_cache(store)
+    groups = {category.name: open_category(root, category.name) for category in dataset.categories}
+    return [
+        (name, int(block), len(open_rows(group, int(block))))
+        for name, group in groups.items()
+        for block in np.flatnonzero(~done_blocks(group))
     ]

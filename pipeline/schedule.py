@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.errors import RunError, UserError
@@ -56,9 +59,15 @@ def _run_local(
         if key in names:
             on_result(result)
 
-    with Callback(posttask=finished):
-        # chunksize 1: a process takes one block at a time, not six.
-        compute(*blocks, scheduler=scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
+    try:
+        with Callback(posttask=finished):
+            # chunksize 1: a process takes one block at a time, not six.
+            compute(*blocks, scheduler=scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process was killed, perhaps for want of memory: the same command goes on where it ended,"
+            " and needs less with fewer --workers"
+        ) from error
 
 
 def _run_distributed(
@@ -68,7 +77,7 @@ def _run_distributed(
     workers: int | None,
     on_result: Callable[[Result], None],
 ) -> None:
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     with _client(scheduler, workers) as client:
         try:
@@ -80,7 +89,7 @@ def _run_distributed(
         waiting = iter(tasks)
 
         def submit(count: int) -> list[Any]:
-            return [client.submit(function, *task, pure=False) for task, _ in zip(waiting, range(count), strict=False)]
+            return [client.submit(function, *task, pure=False) for task in islice(waiting, count)]
 
         try:
             running = as_completed(submit(window))
@@ -88,10 +97,9 @@ def _run_distributed(
                 on_result(future.result())
                 for new in submit(1):
                     running.add(new)
-        except (OSError, TimeoutError) as error:
-            raise RunError(
-                f"the cluster at {scheduler} was lost ({error}): the same command goes on where it ended"
-            ) from error
+        except (OSError, CancelledError, KilledWorker) as error:  # CancelledError: the scheduler is gone
+            reason = " ".join(str(error).split())
+            raise RunError(f"the run on {scheduler} broke off ({reason}): the same command goes on there") from error
 
 
 @contextmanager

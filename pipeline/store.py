@@ -25,6 +25,8 @@ from pipeline.settings import PrecomputeSettings
 
 FORMAT = 1
 BLOCK = 64
+# Values of `done` beside 0. A grown block was done before rows of it came or changed: those with a digest are whole.
+DONE, GROWN = 1, 2
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr", "dask", "cutswap")
 
 Arrays = dict[str, NDArray[Any]]
@@ -57,6 +59,11 @@ def default_store() -> str:
     if len(found) > 1:
         raise UserError(f"several caches in data/cache: give one of {', '.join(found)}")
     return found[0]
+
+
+def cache_exists(store: str) -> bool:
+    """Whether a Zarr group lies at `store`."""
+    return _open(store, "r") is not None
 
 
 def open_cache(store: str, mode: str = "r") -> zarr.Group:
@@ -103,7 +110,8 @@ def prepare_cache(
 
     categories: name to the relative paths of its normal images, in their order. weights: the weights' digest.
     overwrite: the named categories start again, and with them the whole cache where it holds no others.
-    Raises UserError where something else lies at `store`, or its settings or image lists are different ones.
+    Raises UserError where something else lies at `store`, or a cache with other settings. The images of a category that
+    exists are left as they are: `pipeline.growth` brings them up to date.
     """
     attributes: Attributes = {"dataset": dataset, "settings": settings.to_attributes(), "weights": weights}
     attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex}
@@ -117,17 +125,25 @@ def prepare_cache(
             root[name].update_attributes({"ready": False})
     if alone:
         root.attrs.put(attributes)
-    ready = [name for name in category_names(root) if name in categories]
-    for name in ready:
-        if root[name].attrs["images_digest"] != images_digest(categories[name]):
-            raise UserError(_changed_images(store, name, open_category(root, name), categories[name]))
-    root.update_attributes({"root": image_root, "versions": _versions(), "complete": False})
-    for name, paths in categories.items():
-        if name not in ready:
-            _create_category(root, name, paths, settings)
+    root.update_attributes({"root": image_root, "versions": _versions()})
+    missing = [name for name in categories if name not in category_names(root)]
+    if missing:
+        mark_incomplete(root)
+    for name in missing:
+        _create_category(root, name, categories[name], settings)
+    list_images_digests(root)
+    return str(root.attrs["cache_id"])
+
+
+def mark_incomplete(root: zarr.Group) -> None:
+    """Say that blocks are to come, until `finish_cache` says otherwise."""
+    root.update_attributes({"complete": False})
+
+
+def list_images_digests(root: zarr.Group) -> None:
+    """Bring the root's list of its categories' `images_digest` up to date."""
     digests = {name: root[name].attrs["images_digest"] for name in category_names(root)}
     root.update_attributes({"images_digest": digests})
-    return str(root.attrs["cache_id"])
 
 
 def finish_cache(store: str) -> bool:
@@ -145,32 +161,35 @@ def images_digest(paths: Sequence[str]) -> str:
 
 def done_blocks(category: zarr.Group) -> NDArray[np.bool_]:
     """(blocks,) bool: which blocks are complete."""
-    done: NDArray[np.bool_] = np.asarray(_array(category, "done")[:]).astype(bool)
+    done: NDArray[np.bool_] = np.asarray(array(category, "done")[:]) == DONE
     return done
 
 
-def read_done(category: zarr.Group, block: int) -> bool:
-    """Whether one block is complete."""
-    return bool(np.asarray(_array(category, "done")[block]))
+def block_state(category: zarr.Group, block: int) -> int:
+    """0 for a block to be computed, DONE, or GROWN."""
+    return int(np.asarray(array(category, "done")[block]))
 
 
 def write_block(category: zarr.Group, block: int, arrays: Arrays) -> None:
-    """Write every array of one block, and `done` after all of them."""
+    """Write every array of one block, and `done` after all of them.
+
+    Digests come last but one: a row with a digest is a row whose other arrays are on disk.
+    """
     rows = slice(block * BLOCK, block * BLOCK + len(arrays["valid"]))
-    for name, values in arrays.items():
-        _array(category, name)[rows] = values
-    _array(category, "done")[block] = 1
+    for name in sorted(arrays, key="sha256".__eq__):
+        array(category, name)[rows] = arrays[name]
+    array(category, "done")[block] = DONE
 
 
 def read_block(category: zarr.Group, block: int, names: Sequence[str]) -> Arrays:
     """The named arrays' rows of one block."""
     rows = slice(block * BLOCK, (block + 1) * BLOCK)
-    return {name: np.asarray(_array(category, name)[rows]) for name in names}
+    return {name: np.asarray(array(category, name)[rows]) for name in names}
 
 
 def read_all(category: zarr.Group, name: str) -> NDArray[Any]:
     """One whole array of a category."""
-    return np.asarray(_array(category, name)[:])
+    return np.asarray(array(category, name)[:])
 
 
 def iterate_blocks(category: zarr.Group) -> Iterator[int]:
@@ -219,25 +238,15 @@ def _refuse_others(store: str, root: zarr.Group, dataset: str, settings: Precomp
 
 def _create_category(root: zarr.Group, name: str, paths: Sequence[str], settings: PrecomputeSettings) -> None:
     category = root.create_group(name, overwrite=True)
-    for array, (shape, dtype, dimensions) in layout(len(paths), settings).items():
+    for key, (shape, dtype, dimensions) in layout(len(paths), settings).items():
         chunks, kind = (BLOCK, *shape[1:]), str if dtype == "str" else dtype
         category.create_array(
-            array, shape=shape, chunks=chunks, dtype=kind, compressors=ZstdCodec(level=1), dimension_names=dimensions
+            key, shape=shape, chunks=chunks, dtype=kind, compressors=ZstdCodec(level=1), dimension_names=dimensions
         )
     blocks = (-(-len(paths) // BLOCK),)
     category.create_array("done", shape=blocks, chunks=(1,), dtype="uint8", dimension_names=("block",))
-    _array(category, "paths")[:] = np.array(paths, dtype=object)
+    array(category, "paths")[:] = np.array(paths, dtype=object)
     category.update_attributes({"stages": list(settings.stages), "images_digest": images_digest(paths), "ready": True})
-
-
-def _changed_images(store: str, name: str, category: zarr.Group, paths: Sequence[str]) -> str:
-    cached = set(read_all(category, "paths").tolist())
-    added, gone = sorted(set(paths) - cached), sorted(cached - set(paths))
-    example = f", such as {(added + gone)[0]}" if added or gone else ""
-    return (
-        f"the images of {name} are not those in {store}: {len(added)} added, {len(gone)} gone{example};"
-        " restore them, choose another --store, or start again with --overwrite"
-    )
 
 
 def open_category(root: zarr.Group, name: str) -> zarr.Group:
@@ -245,5 +254,6 @@ def open_category(root: zarr.Group, name: str) -> zarr.Group:
     return cast(zarr.Group, root[name])
 
 
-def _array(category: zarr.Group, name: str) -> zarr.Array[Any]:
+def array(category: zarr.Group, name: str) -> zarr.Array[Any]:
+    """One array of a category."""
     return cast("zarr.Array[Any]", category[name])

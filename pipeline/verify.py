@@ -207,7 +207,7 @@ def _check_blocks(
                 problems.append(f"{name}, block {block}: cannot be read ({_reason(error)}); run precompute --overwrite")
                 continue
             valid = arrays["valid"] == 1
-            skipped += [str(path) for path in arrays["paths"][~valid]]
+            skipped += [str(path) for path in arrays["paths"][~valid] if path]
             problems += _block_problems(name, block, arrays, valid, settings)
             named = [(str(p), str(d)) for p, d in zip(arrays["paths"][valid], arrays["sha256"][valid], strict=True)]
             states = list(readers.map(lambda one: _source_problem(image_root, *one), named))

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,23 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.backbone_spec import weights_digest
 from pipeline.datasets import load
 from pipeline.images import decode_rgb
+from pipeline.pairs import draw_pairs
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import category_names, layout, open_cache, open_category, read_all
+from pipeline.store import (
+    BLOCK,
+    category_names,
+    finish_cache,
+    layout,
+    open_cache,
+    open_category,
+    prepare_cache,
+    read_all,
+    write_block,
+)
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -140,3 +152,28 @@ def run_cli(tmp_path: Path) -> RunCli:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+def write_cache(store: Path, images: Mapping[str, NDArray[np.uint8]], settings: PrecomputeSettings) -> str:
+    """A finished cache of images (N,S,S,3) by category with random pairs, written without stage 1; returns its path."""
+    paths = {name: [f"{name}/train/good/{i:04}.png" for i in range(len(rows))] for name, rows in images.items()}
+    weights = weights_digest(settings.backbone, settings.weights)
+    arguments: dict[str, Any] = {"dataset": "folder", "image_root": str(store.parent), "overwrite": False}
+    prepare_cache(str(store), categories=paths, settings=settings, weights=weights, **arguments)
+    for name, rows in images.items():
+        category = open_category(open_cache(str(store), "r+"), name)
+        for block, first in enumerate(range(0, len(rows), BLOCK)):
+            part = rows[first : first + BLOCK]
+            shape = len(part), len(settings.stages), settings.pairs
+            keys = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(first << 32)
+            bounds: dict[str, Any] = {"area": settings.patch_area, "aspect": settings.patch_aspect}
+            anywhere = np.zeros((len(keys), 8, 8), np.uint8)
+            pairs, _ = draw_pairs(anywhere, keys, pairs=1, image_size=settings.image_size, **bounds)
+            rows_of: dict[str, Any] = {
+                "images": part,
+                "valid": np.ones(len(part), np.uint8),
+                "pairs": pairs.reshape(*shape, 6),
+            }
+            write_block(category, block, rows_of)
+    finish_cache(str(store))
+    return str(store)

@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from operator import mul
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -14,13 +17,15 @@ import torch
 from conftest import NORMALS, REPO, SmallCache, assert_same_arrays, command_line, place, read_arrays
 
 from pipeline.backbone import load_backbone
+from pipeline.block import Job, compute_block
 from pipeline.clusters import cluster_maps
 from pipeline.datasets import load
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.images import decode_rgb
 from pipeline.pairs import draw_pairs, pair_key
 from pipeline.precompute import PrecomputeReport, precompute
 from pipeline.saliency import layercam, scale_maps
+from pipeline.schedule import run_blocks
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import done_blocks, open_cache, open_category, read_all
 
@@ -131,6 +136,16 @@ def test_a_finished_cache_is_left_alone(copied_cache: SmallCache) -> None:
     assert attributes["complete"] is True and attributes["cache_id"] == cache_id
 
 
+def test_a_block_that_is_done_is_left_alone(copied_cache: SmallCache) -> None:
+    # As where a scheduler hands out a task twice, or two runs work on one cache.
+    cache_id = str(open_cache(copied_cache.store).attrs["cache_id"])
+    job = Job(copied_cache.store, cache_id, str(copied_cache.root), copied_cache.settings, "cpu")
+    before = chunk_times(copied_cache.store)
+    report = compute_block(job, "poly", 0)
+    assert (report.category, report.block, report.images, report.bad) == ("poly", 0, 5, ())
+    assert chunk_times(copied_cache.store) == before
+
+
 def test_a_missing_block_alone_is_computed_again(copied_cache: SmallCache, small_cache: SmallCache) -> None:
     undo(copied_cache.store, "mono", 1)
     open_cache(copied_cache.store, "r+").update_attributes({"complete": False})
@@ -151,7 +166,7 @@ def test_a_killed_run_goes_on_to_the_same_cache(elpv: Files, tmp_path: Path) -> 
 
     def one_is_done(store: Path) -> bool:
         done = store / "mono" / "done" / "c"
-        return done.is_dir() and any(not file.name.startswith("zarr") for file in done.iterdir())
+        return done.is_dir() and any(file.name.isdigit() for file in done.iterdir())
 
     killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
     process = subprocess.Popen(command_line(*arguments, killed), stderr=subprocess.DEVNULL)
@@ -189,7 +204,7 @@ print(report.computed, sorted({{"torch", "timm", "dask", "torchvision"}} & sys.m
 
 def test_other_images_are_refused(copied_root: Path, copied_cache: SmallCache) -> None:
     (copied_root / "poly/train/good/001.png").rename(copied_root / "poly/train/good/new.png")
-    with pytest.raises(UserError, match=r"poly .* 1 added, 1 gone, such as poly/train/good/new\.png"):
+    with pytest.raises(UserError, match=r"poly: 1 .* vanished .*poly/train/good/001\.png.*--update"):
         run(copied_cache.store, copied_root, copied_cache.settings)
     assert open_cache(copied_cache.store).attrs["complete"] is True
     assert run(copied_cache.store, copied_root, copied_cache.settings, ("mono",)).computed == 0
@@ -205,13 +220,13 @@ def test_overwrite_of_one_category_computes_that_one(copied_cache: SmallCache, s
     assert_same_arrays(copied_cache.store, small_cache.store)
 
 
-def test_overwrite_takes_other_settings(copied_cache: SmallCache, image_root: Path, tmp_path: Path) -> None:
-    run(copied_cache.store, copied_cache.root, TINY, overwrite=True)
-    arrays = read_arrays(copied_cache.store)
-    assert arrays["mono/saliency"].shape == (67, 2, 16, 16) and arrays["mono/valid"].all()
-    run(tmp_path / "new.zarr", image_root, TINY, ("poly",))
-    new = read_arrays(tmp_path / "new.zarr")
-    assert all(np.array_equal(values, arrays[name]) for name, values in new.items())
+def test_overwrite_takes_other_settings(elpv: Files, tmp_path: Path) -> None:
+    for category in NORMALS:
+        place(tmp_path / "cells", f"{category}/train/good", elpv[category][0][:3])
+    run(tmp_path / "c.zarr", tmp_path / "cells", dataclasses.replace(TINY, clusters=3, seed=5))
+    run(tmp_path / "c.zarr", tmp_path / "cells", overwrite=True)
+    run(tmp_path / "new.zarr", tmp_path / "cells")
+    assert_same_arrays(tmp_path / "c.zarr", tmp_path / "new.zarr")
 
 
 # --- images that cannot be read ---------------------------------------------------------------------------------------
@@ -301,15 +316,62 @@ def test_processes_compute_the_same(small_cache: SmallCache, tmp_path: Path, sch
     assert open_cache(str(tmp_path / "c.zarr")).attrs["complete"] is True
 
 
-@pytest.mark.slow
-def test_the_address_of_a_running_scheduler_works(small_cache: SmallCache, tmp_path: Path) -> None:
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where a Dask scheduler with one worker of one thread answers."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
-        assert cluster.scheduler_address.startswith("tcp://")
-        run(tmp_path / "c.zarr", small_cache.root, small_cache.settings, ("poly",), scheduler=cluster.scheduler_address)
+    options: dict[str, Any] = {"processes": False, "protocol": "tcp", "dashboard_address": None}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_the_address_of_a_running_scheduler_works(small_cache: SmallCache, address: str, tmp_path: Path) -> None:
+    assert address.startswith("tcp://")
+    run(tmp_path / "c.zarr", small_cache.root, small_cache.settings, ("poly",), scheduler=address)
     arrays, expected = read_arrays(tmp_path / "c.zarr"), read_arrays(small_cache.store)
     assert all(np.array_equal(values, expected[name]) for name, values in arrays.items())
+
+
+def test_every_task_runs_once_on_every_scheduler(address: str) -> None:
+    # Fewer tasks than a scheduler is given at once, as many, and more.
+    for count in (1, 4, 5, 6, 23):
+        for scheduler in ("threads", address):
+            results: list[int] = []
+            run_blocks(mul, [(i, 3) for i in range(count)], scheduler, 2, results.append)
+            assert sorted(results) == [3 * i for i in range(count)], scheduler
+
+
+@pytest.mark.slow
+def test_every_task_runs_once_in_processes() -> None:
+    results: list[int] = []
+    run_blocks(mul, [(i, 3) for i in range(23)], "processes", 2, results.append)
+    assert sorted(results) == [3 * i for i in range(23)]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_in_one_line() -> None:
+    with pytest.raises(RunError, match="a worker process was killed") as caught:
+        run_blocks(signal.raise_signal, [(signal.SIGKILL,)], "processes", 1, print)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_is_told_in_one_line() -> None:
+    from distributed import LocalCluster
+
+    options: dict[str, Any] = {"protocol": "tcp", "dashboard_address": None}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
+
+        def close_after_the_first(_: None) -> None:
+            if not closing.is_alive() and cluster.status.name == "running":
+                closing.start()
+
+        closing = Thread(target=cluster.close)
+        with pytest.raises(RunError, match=r"broke off .*: the same command goes on there") as caught:
+            run_blocks(time.sleep, [(0.2,)] * 200, cluster.scheduler_address, None, close_after_the_first)
+        closing.join()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -326,13 +388,13 @@ def test_schedulers_that_are_not_there(image_root: Path, tmp_path: Path, schedul
 
 
 @pytest.mark.slow
-def test_a_mistake_found_by_a_worker_is_told_in_one_line(image_root: Path, tmp_path: Path) -> None:
-    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "w.pt")
-    settings = dataclasses.replace(TINY, weights=str(tmp_path / "w.pt"))
-    for scheduler in ("threads", "processes", "cluster"):
-        with pytest.raises(UserError, match=r"w\.pt for efficientnet_lite0: .* is missing") as caught:
-            run(tmp_path / f"{scheduler}.zarr", image_root, settings, ("poly",), scheduler=scheduler, workers=1)
-        assert "\n" not in str(caught.value)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("scheduler", ["threads", "processes", "cluster"])
+def test_a_mistake_found_by_a_worker_is_told_in_one_line(image_root: Path, tmp_path: Path, scheduler: str) -> None:
+    dataset = load("folder", str(image_root), ("poly",))
+    with pytest.raises(UserError, match="--device cuda: torch finds no CUDA device") as caught:
+        precompute(dataset, str(tmp_path / "c.zarr"), TINY, device="cuda", scheduler=scheduler, workers=1)
+    assert "\n" not in str(caught.value)
 
 
 # --- CUDA ---------------------------------------------------------------------------------------------------------

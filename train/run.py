@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.backbone import load_backbone
-from pipeline.datasets import Category, _find
+from pipeline.datasets import Category, load_tests
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -79,10 +79,10 @@ def train(
     seeds = list(dict.fromkeys(seeds))
     place = absolute(root or str(cache.attrs["root"]))
     run = Run(store, place, out, cache_settings(cache), settings, choose_device(device), resume)
-    tests = _test_categories(str(cache.attrs["dataset"]), place, names)
+    tests = {category.name: category for category in load_tests(str(cache.attrs["dataset"]), place, names)}
     for name in names:
         _normals(run, open_category(cache, name), name)
-    _keep_settings(run)
+    _keep_settings(run, {name: str(open_category(cache, name).attrs["images_digest"]) for name in names})
     results = {}
     for name in names:
         cells = [_cell(run, open_category(cache, name), tests[name], seed) for seed in seeds]
@@ -115,7 +115,8 @@ def _cell(run: Run, group: zarr.Group, category: Category, seed: int) -> dict[st
         content: dict[str, Any] = json.loads(finished.read_text())
         return content
     folder.mkdir(parents=True, exist_ok=True)
-    finished.unlink(missing_ok=True)
+    for left in (finished, folder / "detector.pt"):
+        left.unlink(missing_ok=True)
     detector, n_train = _make_detector(run, group, category.name, seed, folder)
     save_detector(detector, folder / "detector.pt")
     cell: dict[str, Any] = {"threshold": detector.threshold, "n_train": n_train, "n_test": len(category.test)}
@@ -198,26 +199,16 @@ def _category_result(cells: Sequence[dict[str, Any]]) -> CategoryResult:
     )
 
 
-def _test_categories(dataset: str, root: str, names: Sequence[str]) -> dict[str, Category]:
-    """The test samples of every category, found before any is trained, so that a wrong root is told at once.
+def _keep_settings(run: Run, images: dict[str, str]) -> None:
+    """Keep beside the run what it was made with: settings, and the digest of each category's list of images.
 
-    Unlike `pipeline.datasets.load` it does without the images of train/good: those are in the cache.
+    Resuming with others raises UserError; without resume, what others made goes.
     """
-    found = _find(dataset, root)
-    there = {category.name: category for category in found.categories}
-    for name in names:
-        if name not in there:
-            raise UserError(f"{root} holds no images of {name}: give the --root where its test images lie now")
-        if absent := found.absent.get(name):
-            raise UserError(f"{root}: {len(absent)} files of {name} are missing, such as {absent[0]}: copy it again")
-    return there
-
-
-def _keep_settings(run: Run) -> None:
-    """Keep the settings beside the run. Resuming with others raises UserError; without resume what others made goes."""
     path = run.out / "settings.json"
-    wanted = {"train": asdict(run.settings), "cache": run.cache.to_attributes()}
+    wanted = {"train": asdict(run.settings), "cache": run.cache.to_attributes(), "images": images}
     found = json.loads(path.read_text()) if path.exists() else wanted
+    others = found["images"]
+    found["images"] = {**images, **others}  # a category that is new to the run differs from nothing
     pairs = [
         (f"{part}.{name}", value, found[part].get(name)) for part in wanted for name, value in wanted[part].items()
     ]
@@ -232,4 +223,4 @@ def _keep_settings(run: Run) -> None:
             for left in run.out.glob(f"*/seed-*/{pattern}"):
                 left.unlink()
     run.out.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, wanted)
+    write_json_atomic(path, wanted if differing else {**wanted, "images": {**others, **images}})

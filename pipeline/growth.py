@@ -1,0 +1,103 @@
+"""Bring a category of a cache up to date with its images: append new ones, drop vanished ones, redo changed ones.
+
+Nothing else moves: a new image goes behind all others, and a dropped one leaves an empty row without a path, so that
+the rows, and with them the pairs, of all other images stay what they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.errors import ImageError, UserError
+from pipeline.roots import read_file
+from pipeline.store import BLOCK, DONE, GROWN, array, block_state, images_digest, read_all, read_block
+
+
+def refuse_vanished(name: str, category: zarr.Group, root: str, paths: Sequence[str]) -> None:
+    """Raise UserError where the category holds images that are not among `paths` below `root`."""
+    gone = sorted({str(path) for path in read_all(category, "paths")} - {"", *paths})
+    if gone:
+        raise UserError(
+            f"{name}: {len(gone)} cached images have vanished from {root}, such as {gone[0]};"
+            " restore them, or give --update to drop them"
+        )
+
+
+def update_category(category: zarr.Group, root: str, paths: Sequence[str], update: bool) -> bool:
+    """Make the rows of `category` those of `paths` below `root`, which new images join; returns whether any changed.
+
+    update: also drop images that have vanished, and mark those whose files have changed, or could not be read, to be
+    computed again, which reads every file. Without it such images stay as they are.
+    """
+    stored = [str(path) for path in read_all(category, "paths")]
+    known, wanted = set(stored), set(paths)
+    gone = np.array([row for row, path in enumerate(stored) if path and path not in wanted], np.int64)
+    changed = np.array([], np.int64)
+    if update:
+        _empty(category, gone, ("paths", "valid", "sha256"))
+        changed = _changed(category, root, [path if path in wanted else "" for path in stored])
+        _empty(category, changed, ("valid", "sha256"))
+        _set_open(category, np.unique(changed // BLOCK))
+    added = [path for path in paths if path not in known]
+    if added:
+        _append(category, len(stored), added)
+    if added or (update and len(gone)):
+        digest = images_digest([str(path) for path in read_all(category, "paths")])
+        category.update_attributes({"images_digest": digest})
+    return bool(added or len(changed) or (update and len(gone)))
+
+
+def open_rows(category: zarr.Group, block: int) -> NDArray[np.int64]:
+    """The rows of a block that must be computed: none of a done one, all of one that is not, if they have a path."""
+    state = block_state(category, block)
+    listed = read_block(category, block, ("paths", "sha256"))
+    wanted = listed["paths"] != ""
+    if state == GROWN:
+        wanted &= listed["sha256"] == ""
+    return np.flatnonzero(wanted & (state != DONE))
+
+
+def _append(category: zarr.Group, count: int, added: Sequence[str]) -> None:
+    total = count + len(added)
+    if count % BLOCK:
+        _set_open(category, np.array([count // BLOCK]))
+    for name, values in category.arrays():
+        rows = -(-total // BLOCK) if name == "done" else total
+        values.resize((rows, *values.shape[1:]))
+    # Last, so that a run killed before this leaves rows without a path, which count as dropped.
+    array(category, "paths")[count:] = np.array(added, dtype=object)
+
+
+def _changed(category: zarr.Group, root: str, paths: Sequence[str]) -> NDArray[np.int64]:
+    """Rows whose file has another digest than the one they were computed from, or could not be read then."""
+    digests = [str(digest) for digest in read_all(category, "sha256")]
+
+    def differs(row: int) -> bool:
+        try:
+            return hashlib.sha256(read_file(root, paths[row])).hexdigest() != digests[row]
+        except (ImageError, OSError):
+            return True
+
+    rows = [row for row, path in enumerate(paths) if path]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.array([row for row, new in zip(rows, pool.map(differs, rows), strict=True) if new], np.int64)
+
+
+def _empty(category: zarr.Group, rows: NDArray[np.int64], names: Sequence[str]) -> None:
+    for name in names if len(rows) else ():
+        values = read_all(category, name)
+        values[rows] = "" if name in ("paths", "sha256") else 0
+        array(category, name)[:] = values
+
+
+def _set_open(category: zarr.Group, blocks: NDArray[np.int64]) -> None:
+    states = read_all(category, "done")
+    states[blocks] = np.where(states[blocks] == 0, 0, GROWN)  # one that was never done is computed whole
+    array(category, "done")[:] = states

@@ -1,0 +1,183 @@
+import contextlib
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import RunCli, SmallCache
+
+from cli import main
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` of both categories, without training, printed and wrote to the default --out of `folder`."""
+
+    result: Result
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs/folder"
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("cli")
+    with contextlib.chdir(folder):
+        return Trained(invoke("train", "--store", small_cache.store, "--negatives", "none", "--device", "cpu"), folder)
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ") and all(word in line for word in words), line
+    assert result.stdout == ""
+
+
+# --- train --------------------------------------------------------------------------------------------------------
+
+
+def test_train_takes_all_categories_and_says_where_the_results_are(trained: Trained) -> None:
+    assert trained.result.exit_code == 0, trained.result.output
+    results = json.loads((trained.run / "results.json").read_text())
+    assert list(results["categories"]) == ["mono", "poly"]
+    assert (results["settings"]["negatives"], results["settings"]["seeds"]) == ("none", [0])
+    # 15 % of the 67 normals are held out.
+    assert [results["categories"]["mono"][name] for name in ("n_train", "n_test", "aupro")] == [57, 7, None]
+    assert "runs/folder/results.json" in trained.result.stdout
+    for category in ("mono", "poly"):
+        assert f"{100 * results['categories'][category]['image_auroc'][0]:.1f}" in trained.result.stdout
+        assert (trained.run / category / "seed-0/detector.pt").is_file()
+
+
+def test_options_reach_the_run(small_cache: SmallCache, tmp_path: Path) -> None:
+    given = {"--steps": 2, "--batch-size": 3, "--head-lr": 0.02, "--backbone-lr": 0.001, "--proxy": "levels"}
+    given |= {"--negatives": "cutswap", "--colour-jitter": 0.2, "--translation": 0.1, "--scorer": "head"}
+    given |= {"--false-alarms": 0.2, "--category": "poly", "--device": "cpu", "--out": tmp_path / "out"}
+    options = [word for option in given.items() for word in option]
+    result = invoke("train", "--store", small_cache.store, *options, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    found = results["settings"]
+    for option, value in given.items():
+        name = option.removeprefix("--").replace("-", "_")
+        assert name in ("category", "device", "out") or found[name] == value
+    assert found["seeds"] == [5] and found["store"] == small_cache.store
+    assert list(results["categories"]) == ["poly"]
+    assert "poly seed 5: 2/2 steps" in result.stderr
+    again = invoke("train", "--store", small_cache.store, *options, "--seed", 5, "--resume")
+    assert again.exit_code == 0 and "steps" not in again.stderr
+    assert json.loads((tmp_path / "out/results.json").read_text()) == results
+    options[options.index("--steps") + 1] = "3"
+    assert_one_line(invoke("train", "--store", small_cache.store, *options, "--seed", 5, "--resume"), "steps: 2, not 3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--category", "polly"], ["polly", "mono, poly"]),
+        (["--root", "nowhere"], ["nowhere"]),
+        (["--steps", "0"], ["--steps 0", "1 or more"]),
+        (["--backbone-lr", "1.5"], ["--backbone-lr 1.5"]),
+        (["--head-lr", "nan"], ["--head-lr nan"]),
+        (["--false-alarms", "0"], ["--false-alarms"]),
+        (["--negatives", "none", "--scorer", "head"], ["--scorer head"]),
+    ],
+)
+def test_a_mistake_in_train_is_one_line(
+    small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(invoke("train", "--store", small_cache.store, *arguments), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_without_a_cache_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(invoke("train"), "no cache in data/cache", "precompute")
+    assert_one_line(invoke("train", "--store", "nowhere.zarr"), "no cache at nowhere.zarr", "precompute")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_one_line(small_cache: SmallCache, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_one_line(invoke("train", "--store", small_cache.store, "--out", out, "--device", "cuda"), "--device cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["train", "--negativs", "none"], "--negativs"),
+        (["train", "--negatives", "swap"], "cutswap"),
+        (["train", "--steps", "many"], "many"),
+        (["train", "--seed", "-1"], "-1"),
+        (["predict"], "RUN"),
+        (["predict", "nowhere", "image.png"], "nowhere"),
+        (["predict", ".", "image.png", "--bad-image", "skip"], "--bad-image"),
+        (["trian"], "trian"),
+    ],
+)
+def test_a_misspelt_command_or_option_exits_2(arguments: list[str], word: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert word in result.stderr and "Traceback" not in result.stderr
+
+
+# --- predict ------------------------------------------------------------------------------------------------------
+
+
+def test_predict_writes_the_table_and_says_what_it_found(
+    trained: Trained, small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = small_cache.root / "mono/test"
+    result = invoke("predict", trained.run / "mono", pictures, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    with Path("predictions/predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["path"] for row in table] == sorted(map(str, pictures.rglob("*.png")))
+    assert f"{sum(int(row['anomalous']) for row in table)} of 7 images anomalous" in result.stdout
+    assert len(list(Path("predictions/overlays").rglob("*.png"))) == 7
+
+
+def test_bad_images_stop_or_are_skipped(trained: Trained, small_cache: SmallCache, tmp_path: Path) -> None:
+    good, bad, out = small_cache.root / "mono/test/good/000.png", tmp_path / "bad.png", tmp_path / "out"
+    bad.write_bytes(b"no image")
+    command = ["predict", trained.run / "mono", good, bad, "--out", out, "--device", "cpu"]
+    stopped = invoke(*command)
+    assert stopped.exit_code == 2 and "Traceback" not in stopped.stderr
+    assert [line for line in stopped.stderr.splitlines() if "Error: " in line and str(bad) in line]
+    skipped = invoke(*command, "--bad-images", "skip")
+    assert skipped.exit_code == 0
+    assert f"skipped: {bad}" in skipped.stderr and "of 1 images" in skipped.stdout
+
+
+def test_a_mistake_in_predict_is_one_line(trained: Trained, small_cache: SmallCache, tmp_path: Path) -> None:
+    image, out = small_cache.root / "mono/test/good/000.png", ["--out", tmp_path / "out"]
+    assert_one_line(invoke("predict", trained.run, image, *out), str(trained.run / "mono"))
+    assert_one_line(invoke("predict", tmp_path, image, *out), "no detector", str(tmp_path))
+    assert_one_line(invoke("predict", trained.run / "mono", tmp_path / "gone.png", *out), "gone.png")
+    assert_one_line(invoke("predict", image, image, *out), str(image), "train again")
+    assert not (tmp_path / "out").exists()
+
+
+# --- a process of its own -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_the_same_status_and_line(run_cli: RunCli) -> None:
+    failed = run_cli("train", "--store", "nowhere.zarr")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    (line,) = failed.stderr.splitlines()
+    assert line.startswith("Error: no cache at nowhere.zarr")
+    misspelt = run_cli("train", "--negativs", "none")
+    assert misspelt.returncode == 2 and "--negativs" in misspelt.stderr and "Traceback" not in misspelt.stderr

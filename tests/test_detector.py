@@ -1,0 +1,210 @@
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.backbone import load_backbone
+from pipeline.errors import UserError
+from pipeline.images import decode_rgb
+from pipeline.settings import PrecomputeSettings
+from train.detector import HEAD_WEIGHT, Detector, Scores, fit_detector, load_detector, save_detector
+from train.features import extract
+from train.network import CutSwapNetwork
+from train.scorers import fit_gaussian
+from train.settings import TrainSettings
+
+SIZE = 64
+CACHE = PrecomputeSettings(image_size=SIZE, stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"))
+SETTINGS = TrainSettings(proxy="levels", coreset=60, false_alarms=0.3, scorer="sum")
+CPU = torch.device("cpu")
+Images = Sequence[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Solar cells: normals to fit to, normals held out, and normal and defective ones to test."""
+
+    normals: Images
+    held_out: Images
+    tested: Images
+
+
+@pytest.fixture(scope="module")
+def cells(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Cells:
+    def read(files: Sequence[Path]) -> Images:
+        return [decode_rgb(file.read_bytes(), SIZE, "stretch", file.name) for file in files]
+
+    normal, defective = elpv["mono"]
+    return Cells(read(normal[:24]), read(normal[24:34]), read([*normal[34:38], *defective[:4]]))
+
+
+@pytest.fixture(scope="module")
+def untrained(cells: Cells) -> Detector:
+    settings = replace(SETTINGS, negatives="none")
+    return fit_detector(CACHE, settings, load_backbone(CACHE.backbone), None, cells.normals, cells.held_out, 0)
+
+
+@pytest.fixture(scope="module")
+def trained(cells: Cells) -> Detector:
+    """With a network whose backbone is another one than the pretrained, as after training."""
+    pretrained, copy = load_backbone(CACHE.backbone), load_backbone(CACHE.backbone)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in copy.stages[-1].parameters():
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
+    network = CutSwapNetwork(copy, CACHE.backbone, 1 + len(CACHE.stages)).eval()
+    features = extract(CACHE.backbone, pretrained, None, cells.normals, lambda _: None)
+    network.whitening.fit(fit_gaussian(features.pretrained))
+    return fit_detector(CACHE, SETTINGS, pretrained, network, cells.normals, cells.held_out, 0)
+
+
+@pytest.fixture(scope="module")
+def scores(trained: Detector, cells: Cells) -> Scores:
+    return trained.score(cells.tested)
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def test_every_scorer_gives_a_finite_score_an_image(scores: Scores, untrained: Detector, cells: Cells) -> None:
+    without_head = untrained.score(cells.tested)
+    assert set(scores.image) == {"untrained", "gde", "knn", "head", "sum"}
+    assert set(without_head.image) == {"untrained", "gde", "knn", "sum"}
+    for found in (scores, without_head):
+        assert all(values.shape == (8,) and values.dtype == np.float64 for values in found.image.values())
+        assert all(np.isfinite(values).all() for values in found.image.values())
+        assert found.maps.shape == (8, SIZE, SIZE) and found.maps.dtype == np.float32 and (found.maps >= 0).all()
+
+
+def test_head_is_the_log_odds_of_a_negative(trained: Detector, scores: Scores, cells: Cells) -> None:
+    assert trained.network is not None
+    with torch.no_grad():
+        logits = trained.network(torch.from_numpy(np.stack(cells.tested)).permute(0, 3, 1, 2))
+    normal = logits.double().softmax(1)[:, 0].numpy()
+    np.testing.assert_allclose(scores.image["head"], np.log((1 - normal) / normal), rtol=1e-4, atol=1e-4)
+
+
+def test_the_sum_adds_the_heads_log_odds_to_the_distance_each_standardised_by_held_out_normals(
+    trained: Detector, scores: Scores, cells: Cells
+) -> None:
+    held_out = trained.score(cells.held_out).image
+    expected = np.zeros(8)
+    for name, weight in (("untrained", 1), ("head", HEAD_WEIGHT)):
+        expected += weight * (scores.image[name] - held_out[name].mean()) / held_out[name].std(ddof=1)
+    np.testing.assert_allclose(scores.image["sum"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_without_training_the_sum_orders_as_the_untrained_distance(untrained: Detector, cells: Cells) -> None:
+    image = untrained.score(cells.tested).image
+    assert np.argsort(image["sum"]).tolist() == np.argsort(image["untrained"]).tolist()
+    np.testing.assert_array_equal(image["gde"], image["untrained"])
+
+
+def test_the_untrained_score_does_not_depend_on_training(
+    untrained: Detector, trained: Detector, cells: Cells, scores: Scores
+) -> None:
+    np.testing.assert_allclose(untrained.score(cells.tested).image["untrained"], scores.image["untrained"], rtol=1e-4)
+    assert not np.allclose(scores.image["gde"], scores.image["untrained"], rtol=1e-3)
+
+
+def test_a_score_does_not_depend_on_the_batch(trained: Detector, cells: Cells, scores: Scores) -> None:
+    # 22 images are more than one batch.
+    many = trained.score([*cells.held_out, *cells.tested, *cells.normals[:4]])
+    alone = [trained.score([image]) for image in cells.tested]
+    for name, values in scores.image.items():
+        np.testing.assert_allclose(many.image[name][10:18], values, rtol=2e-3, atol=2e-3, err_msg=name)
+        np.testing.assert_allclose([s.image[name][0] for s in alone], values, rtol=2e-3, atol=2e-3, err_msg=name)
+    np.testing.assert_allclose(many.maps[10:18], scores.maps, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(np.concatenate([s.maps for s in alone]), scores.maps, rtol=1e-3, atol=1e-3)
+
+
+def test_normals_fitted_to_lie_nearer_than_defects(untrained: Detector, cells: Cells) -> None:
+    fitted = untrained.score(cells.normals).image
+    tested = untrained.score(cells.tested).image
+    for name in ("untrained", "knn", "sum"):
+        assert np.median(fitted[name]) < tested[name][4:].min(), name
+
+
+def test_a_map_rises_where_a_patch_is_unlike_the_normals(untrained: Detector) -> None:
+    coreset = untrained.patches.coreset
+    patches = coreset[torch.arange(2 * 8 * 8) % len(coreset)].view(2, 8, 8, -1).permute(0, 3, 1, 2).clone()
+    patches[1, :, 5, 2] += 10
+    same, unlike = untrained.anomaly_maps(patches)
+    np.testing.assert_allclose(same, 0, atol=1e-3)
+    # Cell (5, 2) of 8 x 8 covers the pixels (40..47, 16..23).
+    y, x = np.unravel_index(unlike.argmax(), unlike.shape)
+    assert 40 <= y < 48 and 16 <= x < 24
+    assert unlike[:24].max() < 1e-3 < unlike.max()
+
+
+# --- the threshold ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scorer", "false_alarms"), [("sum", 0.01), ("sum", 0.3), ("knn", 0.55)])
+def test_the_threshold_flags_at_most_the_share_asked_for(cells: Cells, scorer: str, false_alarms: float) -> None:
+    settings = replace(SETTINGS, negatives="none", scorer=scorer, false_alarms=false_alarms, coreset=1)
+    detector = fit_detector(CACHE, settings, load_backbone(CACHE.backbone), None, cells.normals, cells.held_out, 0)
+    decisive = detector.decisive(detector.score(cells.held_out))
+    # Of ten normals the whole part of the share, as no two of their scores are the same.
+    assert (decisive > detector.threshold).sum() == int(false_alarms * 10)
+
+
+def test_the_threshold_is_on_the_scale_of_the_scorer_that_decides(trained: Detector, cells: Cells) -> None:
+    held_out = trained.score(cells.held_out)
+    assert held_out.image["sum"].min() <= trained.threshold <= held_out.image["sum"].max()
+    np.testing.assert_array_equal(trained.decisive(held_out), held_out.image["sum"])
+    low, high = trained.map_range
+    assert low == pytest.approx(np.median(held_out.maps)) and high == pytest.approx(held_out.maps.max())
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ["trained", "untrained"])
+def test_a_saved_detector_gives_identical_scores(
+    arm: str, cells: Cells, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    detector: Detector = request.getfixturevalue(arm)
+    save_detector(detector, tmp_path / "detector.pt")
+    loaded = load_detector(tmp_path / "detector.pt", CPU)
+    assert (loaded.cache, loaded.settings) == (detector.cache, detector.settings)
+    assert (loaded.threshold, loaded.map_range) == (detector.threshold, detector.map_range)
+    mine, yours = detector.score(cells.tested), loaded.score(cells.tested)
+    assert mine.image.keys() == yours.image.keys()
+    for name, values in mine.image.items():
+        np.testing.assert_array_equal(values, yours.image[name])
+    np.testing.assert_array_equal(mine.maps, yours.maps)
+
+
+def test_a_detector_file_holds_no_code(trained: Detector, tmp_path: Path) -> None:
+    save_detector(trained, tmp_path / "detector.pt")
+    content = torch.load(tmp_path / "detector.pt", weights_only=True)
+    assert content["settings"]["proxy"] == "levels" and content["classes"] == 5
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm"),)
+
+
+@pytest.mark.parametrize("content", ["noise", "empty", "pickle", "harmful", "other", "newer", "folder", "missing"])
+def test_another_file_is_refused_in_one_line(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "detector.pt"
+    if content == "folder":
+        path.mkdir()
+    elif content in ("noise", "empty", "pickle"):
+        path.write_bytes({"noise": b"\x93NUMPY" * 9, "empty": b"", "pickle": pickle.dumps({"format": 1}, 2)}[content])
+    elif content in ("harmful", "other", "newer"):
+        torch.save({"harmful": Harmful(), "other": [torch.ones(2)], "newer": {"format": 99}}[content], path)
+    with pytest.raises(UserError) as caught:
+        load_detector(path, CPU)
+    assert str(path) in str(caught.value) and "train again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not Path("harm").exists()

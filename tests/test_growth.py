@@ -1,0 +1,109 @@
+from pathlib import Path
+from shutil import copy, copytree
+
+import numpy as np
+import pytest
+from conftest import NORMALS, SmallCache
+from PIL import Image
+
+from pipeline.datasets import load
+from pipeline.errors import UserError
+from pipeline.precompute import PrecomputeReport, precompute
+from pipeline.store import layout, open_cache, open_category, read_all
+from pipeline.verify import verify_cache
+
+COUNT = NORMALS["mono"]
+
+
+@pytest.fixture
+def grown(small_cache: SmallCache, tmp_path: Path) -> SmallCache:
+    """A copy of the small cache and of its images, to change."""
+    store, root = tmp_path / "cache.zarr", tmp_path / "images"
+    copytree(small_cache.store, store)
+    copytree(small_cache.root, root)
+    return SmallCache(str(store), root, small_cache.dataset, small_cache.settings)
+
+
+def run(cache: SmallCache, update: bool = False) -> PrecomputeReport:
+    return precompute(load(cache.dataset, str(cache.root)), cache.store, cache.settings, update=update)
+
+
+def arrays(cache: SmallCache) -> dict[str, np.ndarray]:
+    group = open_category(open_cache(cache.store), "mono")
+    return {name: read_all(group, name) for name in layout(0, cache.settings)}
+
+
+def normals(cache: SmallCache) -> list[Path]:
+    return sorted((cache.root / "mono" / "train" / "good").iterdir())
+
+
+def test_new_images_are_appended_and_nothing_else_is_computed_or_moves(grown: SmallCache) -> None:
+    before = arrays(grown)
+    first = normals(grown)[0]
+    # Sorted before all others, so that a cache that followed the sorted order would move every row.
+    copy(first, first.with_name("0000-new.png"))
+
+    assert run(grown).computed == 1
+
+    after = arrays(grown)
+    assert len(after["paths"]) == COUNT + 1
+    assert after["paths"][-1] == "mono/train/good/0000-new.png"
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name][:COUNT], values, err_msg=name)
+    source = int(np.flatnonzero(before["paths"] == f"mono/train/good/{first.name}")[0])
+    for name in ("images", "saliency", "clusters", "sha256"):
+        np.testing.assert_array_equal(after[name][-1], before[name][source], err_msg=name)
+    assert (after["pairs"][-1] != before["pairs"][source]).any()
+    assert run(grown).computed == 0
+    assert verify_cache(grown.store, ()).problems == ()
+
+
+def test_rows_appended_beyond_the_last_block_make_new_blocks(grown: SmallCache) -> None:
+    first = normals(grown)[0]
+    for i in range(70):
+        copy(first, first.with_name(f"z{i:03}.png"))
+    assert run(grown).computed == 70
+    assert arrays(grown)["valid"].sum() == COUNT + 70
+    assert verify_cache(grown.store, ()).problems == ()
+
+
+def test_a_vanished_image_is_named_and_dropped_only_when_asked(grown: SmallCache) -> None:
+    before = arrays(grown)
+    victim = normals(grown)[3]
+    row = int(np.flatnonzero(before["paths"] == f"mono/train/good/{victim.name}")[0])
+    victim.rename(grown.root / "elsewhere.png")
+
+    with pytest.raises(UserError, match=f"1 cached images have vanished.*{victim.name}.*--update"):
+        run(grown)
+    assert arrays(grown)["valid"].all()
+
+    assert run(grown, update=True).computed == 0
+    after = arrays(grown)
+    assert (after["paths"][row], after["sha256"][row], after["valid"][row]) == ("", "", 0)
+    others = np.arange(COUNT) != row
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name][others], values[others], err_msg=name)
+    verdict = verify_cache(grown.store, ())
+    assert verdict.problems == () and verdict.skipped == ()
+
+    (grown.root / "elsewhere.png").rename(victim)
+    assert run(grown).computed == 1
+    np.testing.assert_array_equal(arrays(grown)["pairs"][-1], before["pairs"][row])
+
+
+def test_a_changed_image_is_computed_again_only_when_asked(grown: SmallCache) -> None:
+    before = arrays(grown)
+    victim = normals(grown)[5]
+    row = int(np.flatnonzero(before["paths"] == f"mono/train/good/{victim.name}")[0])
+    Image.open(victim).rotate(180).save(victim)
+    assert run(grown).computed == 0
+
+    assert run(grown, update=True).computed == 1
+
+    after = arrays(grown)
+    others = np.arange(COUNT) != row
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name][others], values[others], err_msg=name)
+    assert after["sha256"][row] != before["sha256"][row]
+    assert (after["images"][row] != before["images"][row]).any()
+    assert verify_cache(grown.store, ()).problems == ()

@@ -1,0 +1,203 @@
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SmallCache
+from matplotlib import colormaps
+from PIL import Image
+
+from pipeline.errors import ImageError, UserError
+from pipeline.store import open_cache
+from train.predict import find_detector, overlay, predict
+from train.run import train
+from train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A run folder whose cache and data set are gone, and pictures to score."""
+
+    run: Path
+    pictures: Path
+
+
+@pytest.fixture(scope="module")
+def alone(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    folder = tmp_path_factory.mktemp("alone")
+    root, store, run = folder / "cells", folder / "cache.zarr", folder / "first"
+    shutil.copytree(small_cache.root / "poly", root / "poly")
+    shutil.copytree(small_cache.store, store)
+    open_cache(str(store), "r+").update_attributes({"root": str(root)})
+    settings = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01)
+    train(str(store), run, settings, categories=["poly"], device="cpu")
+    shutil.copytree(root / "poly/test", folder / "pictures")
+    run.rename(folder / "copy of it")
+    shutil.rmtree(root)
+    shutil.rmtree(store)
+    return Alone(folder / "copy of it", folder / "pictures")
+
+
+def table_of(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def overlays_of(out: Path) -> list[str]:
+    return sorted(file.relative_to(out / "overlays").as_posix() for file in (out / "overlays").rglob("*.png"))
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def test_the_run_folder_alone_gives_the_scores_of_the_run(alone: Alone, tmp_path: Path) -> None:
+    predictions, bad = predict(alone.run, [str(alone.pictures)], tmp_path, device="cpu")
+    with (alone.run / "poly/seed-0/scores.csv").open(newline="") as file:
+        expected = {row["path"].removeprefix("poly/test/"): float(row["score"]) for row in csv.DictReader(file)}
+    found = {Path(p.path).relative_to(alone.pictures).as_posix(): p.score for p in predictions}
+    assert bad == [] and len(expected) == 7
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_the_table_says_what_lies_above_the_threshold(alone: Alone, tmp_path: Path) -> None:
+    predictions, _ = predict(alone.run, [str(alone.pictures)], tmp_path, device="cpu")
+    threshold = json.loads((alone.run / "poly/seed-0/cell.json").read_text())["threshold"]
+    table = table_of(tmp_path)
+    assert list(table[0]) == ["path", "score", "anomalous"]
+    assert [(row["path"], float(row["score"]), bool(int(row["anomalous"]))) for row in table] == [
+        (p.path, p.score, p.anomalous) for p in predictions
+    ]
+    assert [p.anomalous for p in predictions] == [p.score > threshold for p in predictions]
+
+
+def test_an_overlay_an_image_in_the_folders_of_the_images(alone: Alone, tmp_path: Path) -> None:
+    predict(alone.run, [str(alone.pictures)], tmp_path, device="cpu")
+    assert overlays_of(tmp_path) == sorted(
+        file.relative_to(alone.pictures).as_posix() for file in alone.pictures.rglob("*.png")
+    )
+    with Image.open(tmp_path / "overlays/crack/000.png") as image:
+        assert (image.size, image.mode) == ((64, 64), "RGB")
+
+
+def test_files_and_folders_are_scored_in_their_order(alone: Alone, tmp_path: Path) -> None:
+    file = alone.pictures / "crack/002.png"
+    predictions, _ = predict(alone.run, [str(file), str(alone.pictures / "good"), str(file)], tmp_path, device="cpu")
+    good = [str(alone.pictures / f"good/{i:03}.png") for i in range(4)]
+    assert [p.path for p in predictions] == [str(file), *good, str(file)]
+    assert predictions[0].score == pytest.approx(predictions[-1].score, rel=1e-4, abs=1e-4)
+
+
+def test_images_of_one_name_get_an_overlay_each(alone: Alone, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    shutil.copytree(alone.pictures / "good", folder)
+    with Image.open(folder / "000.png") as image:
+        image.save(folder / "000.jpg")
+    shutil.copy(folder / "001.png", folder / "000-2.png")
+    targets = [str(folder), str(alone.pictures / "crack"), str(alone.pictures / "good/003.png")]
+    predictions, _ = predict(alone.run, targets, tmp_path / "out", device="cpu")
+    overlays = overlays_of(tmp_path / "out")
+    assert len(overlays) == len(predictions) == len(list(folder.iterdir())) + 3 + 1
+    assert {"000.png", "000-2.png", "003.png", "003-2.png"} <= set(overlays)
+
+
+def test_colour_and_shape_of_an_image_are_free(alone: Alone, tmp_path: Path) -> None:
+    Image.new("RGBA", (90, 40), (200, 10, 10, 255)).save(tmp_path / "wide.webp")
+    ((prediction,), _) = predict(alone.run, [str(tmp_path / "wide.webp")], tmp_path / "out", device="cpu")
+    assert np.isfinite(prediction.score) and prediction.anomalous
+
+
+# --- images that cannot be read -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoiled(alone: Alone, tmp_path: Path) -> Path:
+    folder = tmp_path / "spoiled"
+    shutil.copytree(alone.pictures / "good", folder)
+    (folder / "001.png").write_bytes(b"no image")
+    return folder
+
+
+def test_a_bad_image_stops_before_the_table(alone: Alone, spoiled: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        predict(alone.run, [str(spoiled)], tmp_path / "out", device="cpu")
+    message = str(caught.value)
+    assert str(spoiled / "001.png") in message and "--bad-images skip" in message and "\n" not in message
+    assert not (tmp_path / "out/predictions.csv").exists()
+
+
+def test_a_bad_image_is_skipped_if_asked(alone: Alone, spoiled: Path, tmp_path: Path) -> None:
+    predictions, bad = predict(alone.run, [str(spoiled)], tmp_path / "out", device="cpu", bad_images="skip")
+    assert len(bad) == 1 and str(spoiled / "001.png") in bad[0]
+    assert [Path(p.path).name for p in predictions] == ["000.png", "002.png", "003.png"]
+    assert overlays_of(tmp_path / "out") == ["000.png", "002.png", "003.png"]
+    assert len(table_of(tmp_path / "out")) == 3
+
+
+def test_nothing_to_score_is_a_mistake(alone: Alone, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for target in ("empty", "missing.png"):
+        with pytest.raises(UserError, match=target) as caught:
+            predict(alone.run, [str(tmp_path / target)], tmp_path / "out", device="cpu")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+# --- which detector -----------------------------------------------------------------------------------------------
+
+
+def detectors(root: Path, *folders: str) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        (root / folder / "detector.pt").touch()
+    return root
+
+
+@pytest.mark.parametrize("given", ["", "poly", "poly/seed-2", "poly/seed-2/detector.pt"])
+def test_a_run_a_category_a_seed_or_a_file_may_be_given(given: str, tmp_path: Path) -> None:
+    run = detectors(tmp_path / "run", "poly/seed-10", "poly/seed-2")
+    assert find_detector(run / given) == run / "poly/seed-2/detector.pt"
+
+
+@pytest.mark.parametrize("name", ["seed-3", "copied-detector", "x", "seed-3 (copy)"])
+def test_a_copied_seed_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
+    assert find_detector(detectors(tmp_path, name) / name) == tmp_path / name / "detector.pt"
+
+
+def test_a_seed_folder_beside_its_copy_is_taken(tmp_path: Path) -> None:
+    run = detectors(tmp_path, "seed-1", "seed-1-old", "seed-old")
+    assert find_detector(run).parent.name in {"seed-1", "seed-1-old", "seed-old"}
+
+
+def test_a_run_of_several_categories_is_refused(tmp_path: Path) -> None:
+    run = detectors(tmp_path, "poly/seed-0", "mono/seed-0", "mono/seed-1")
+    with pytest.raises(UserError) as caught:
+        find_detector(run)
+    assert str(run / "mono") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_detector_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no detector") as caught:
+        find_detector(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+# --- the overlay --------------------------------------------------------------------------------------------------
+
+
+def test_an_overlay_is_clear_at_the_normals_median_and_strong_at_twice_their_most() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    heat = np.full((4, 6), 2.0, np.float32)
+    heat[:, 3:] = 11
+    blended = overlay(image, heat, (2.0, 5.0))
+    assert blended.shape == image.shape and blended.dtype == np.uint8
+    np.testing.assert_array_equal(blended[:, :3], image[:, :3])
+    hottest = np.array(colormaps["inferno"](1.0)[:3]) * 255
+    np.testing.assert_allclose(blended[:, 3:], 0.2 * image[:, 3:] + 0.8 * hottest, atol=1)
+
+
+def test_an_overlay_of_maps_without_spread_is_an_image() -> None:
+    image = np.full((4, 6, 3), 90, np.uint8)
+    np.testing.assert_array_equal(overlay(image, np.zeros((4, 6), np.float32), (0.0, 0.0)), image)

@@ -1,0 +1,305 @@
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallCache, place
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import train.run
+from pipeline.datasets import load
+from pipeline.errors import UserError
+from pipeline.precompute import precompute
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import open_cache, open_category
+from train.run import hold_out
+from train.settings import TrainSettings
+
+SETTINGS = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01, backbone_lr=0.0001)
+UNTRAINED = replace(SETTINGS, negatives="none")
+FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
+
+
+def run(store: str, out: Path, settings: TrainSettings = SETTINGS, **options: Any) -> dict[str, Any]:
+    return train.run.train(store, out, settings, device="cpu", **options)
+
+
+def refusal(store: str, out: Path, settings: TrainSettings = SETTINGS, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        run(store, out, settings, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of poly with the seeds 0 and 1, what it was made of, and what `train` returned."""
+
+    store: str
+    root: Path
+    out: Path
+    summary: dict[str, Any]
+
+    def again(self, **options: Any) -> dict[str, Any]:
+        return run(self.store, self.out, categories=["poly"], seeds=(0, 1), **options)
+
+
+@pytest.fixture(scope="module")
+def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The images trained on are gone; two of the three cracks have a mask."""
+    folder = tmp_path_factory.mktemp("run")
+    root, store = folder / "cells", str(folder / "cache.zarr")
+    shutil.copytree(small_cache.root, root)
+    shutil.copytree(small_cache.store, store)
+    open_cache(store, "r+").update_attributes({"root": str(root)})
+    for category in ("mono", "poly"):
+        shutil.rmtree(root / category / "train")
+    mask = np.zeros((300, 300), np.uint8)
+    mask[60:180, 100:220] = 255
+    (root / "poly/ground_truth/crack").mkdir(parents=True)
+    for name in ("000", "001"):
+        Image.fromarray(mask).save(root / f"poly/ground_truth/crack/{name}_mask.png")
+    summary = run(store, folder / "out", categories=["poly"], seeds=(0, 1))
+    return Finished(store, root, folder / "out", summary)
+
+
+@pytest.fixture(scope="module")
+def plain(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pytest.TempPathFactory) -> SmallCache:
+    """A cache of a folder of six normal images and nothing else; read only."""
+    folder = tmp_path_factory.mktemp("plain")
+    place(folder, "pictures", elpv["poly"][0][:6])
+    settings = replace(PrecomputeSettings(image_size=64, pairs=2), stages=("blocks.1", "blocks.4"))
+    precompute(load("folder", str(folder / "pictures")), str(folder / "cache.zarr"), settings, device="cpu")
+    return SmallCache(str(folder / "cache.zarr"), folder / "pictures", "folder", settings)
+
+
+def scores_of(cell: Path) -> list[dict[str, str]]:
+    with (cell / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def changes(folder: Path) -> dict[str, int]:
+    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_results_hold_the_keys_of_the_contract(finished: Finished) -> None:
+    results = json.loads((finished.out / "results.json").read_text())
+    assert results == finished.summary
+    assert set(results) == {"dataset", "categories", "mean", "settings"}
+    assert results["dataset"] == "folder" and list(results["categories"]) == ["poly"]
+    poly = results["categories"]["poly"]
+    # Two of the five are held out.
+    assert (poly["n_train"], poly["n_test"]) == (3, 7)
+    for figure in FIGURES:
+        assert len(poly[figure]) == 2 and all(0 <= value <= 1 for value in poly[figure])
+        assert results["mean"][figure] == pytest.approx(np.mean(poly[figure]))
+    assert set(poly["scorers"]) == {"gde", "knn", "head", "sum"}
+    assert poly["scorers"]["sum"] == poly["image_auroc"]
+    assert len(poly["untrained_image_auroc"]) == 2
+    assert results["settings"]["seeds"] == [0, 1] and results["settings"]["cache"]["image_size"] == 64
+    assert {name: results["settings"][name] for name in SETTINGS.to_attributes()} == SETTINGS.to_attributes()
+
+
+def test_the_images_trained_on_are_not_needed(finished: Finished) -> None:
+    assert not list(finished.root.rglob("train")) and finished.summary["categories"]["poly"]["n_test"] == 7
+
+
+def test_every_seed_has_its_scores_plots_log_and_detector(finished: Finished) -> None:
+    results = finished.summary["categories"]["poly"]
+    thresholds = []
+    for seed in (0, 1):
+        cell = finished.out / f"poly/seed-{seed}"
+        table = scores_of(cell)
+        assert list(table[0])[:3] == ["path", "label", "score"]
+        assert [(row["path"], row["label"]) for row in table] == [
+            *((f"poly/test/crack/{i:03}.png", "1") for i in range(3)),
+            *((f"poly/test/good/{i:03}.png", "0") for i in range(4)),
+        ]
+        labels, scores = ([float(row[column]) for row in table] for column in ("label", "score"))
+        assert results["image_auroc"][seed] == pytest.approx(roc_auc_score(labels, scores))
+        assert [row["score"] for row in table] == [row["sum"] for row in table]
+        assert len((cell / "log.csv").read_text().splitlines()) == 1 + SETTINGS.steps
+        for plot in ("scores.png", "maps.png"):
+            with Image.open(cell / plot) as image:
+                assert min(image.size) > 200
+        assert (cell / "detector.pt").is_file() and (cell / "checkpoint.pt").is_file()
+        thresholds.append(json.loads((cell / "cell.json").read_text())["threshold"])
+    assert results["threshold"] == pytest.approx(np.mean(thresholds))
+
+
+def test_seeds_differ(finished: Finished) -> None:
+    first, second = (
+        torch.load(finished.out / f"poly/seed-{seed}/checkpoint.pt", weights_only=True)["network"]["head.weight"]
+        for seed in (0, 1)
+    )
+    assert not torch.equal(first, second)
+
+
+def test_without_masks_the_pixel_figures_are_null(small_cache: SmallCache, tmp_path: Path) -> None:
+    results = run(small_cache.store, tmp_path, UNTRAINED, categories=["poly"])["categories"]["poly"]
+    assert results["pixel_auroc"] is results["aupro"] is None
+    assert len(results["image_auroc"]) == 1 and 0 <= results["image_auroc"][0] <= 1
+    # The untrained arm: nothing is trained, and its distance is the untrained one.
+    assert set(results["scorers"]) == {"gde", "knn", "sum"}
+    assert results["scorers"]["gde"] == results["untrained_image_auroc"] == results["image_auroc"]
+    assert not (tmp_path / "poly/seed-0/log.csv").exists() and not (tmp_path / "poly/seed-0/checkpoint.pt").exists()
+
+
+def test_a_plain_folder_has_a_detector_and_no_figures(plain: SmallCache, tmp_path: Path) -> None:
+    results = run(plain.store, tmp_path, seeds=(3, 3))
+    pictures = results["categories"]["pictures"]
+    assert results["settings"]["seeds"] == [3]
+    assert [pictures[figure] for figure in FIGURES] == [[None], [None], None, None]
+    assert [results["mean"][figure] for figure in FIGURES] == [None] * 4
+    assert (pictures["n_train"], pictures["n_test"]) == (4, 0) and np.isfinite(pictures["threshold"])
+    assert (tmp_path / "pictures/seed-3/detector.pt").is_file()
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+
+
+# --- resume -------------------------------------------------------------------------------------------------------
+
+
+def test_resume_leaves_finished_cells_alone(finished: Finished) -> None:
+    before = changes(finished.out / "poly")
+    assert finished.again(resume=True) == finished.summary
+    assert changes(finished.out / "poly") == before
+
+
+def test_resume_goes_on_from_the_checkpoint_of_a_cell_cut_off(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    cell = out / "poly/seed-1"
+    (cell / "cell.json").unlink()
+    before, other = changes(cell), changes(out / "poly/seed-0")
+    summary = run(finished.store, out, categories=["poly"], seeds=(0, 1), resume=True)
+    assert summary == finished.summary
+    assert changes(out / "poly/seed-0") == other
+    after = changes(cell)
+    assert {name for name, changed in after.items() if changed == before.get(name)} == {"checkpoint.pt", "log.csv"}
+
+
+def test_resume_with_other_settings_is_refused_by_name(finished: Finished) -> None:
+    before = changes(finished.out)
+    others: dict[str, Any] = {"steps": 3, "negatives": "cutpaste", "false_alarms": 0.2}
+    for name, value in others.items():
+        message = refusal(finished.store, finished.out, replace(SETTINGS, **{name: value}), resume=True)
+        assert name in message and str(value) in message and "--resume" in message
+        assert "batch_size" not in message
+    assert changes(finished.out) == before
+
+
+def test_resume_with_another_cache_is_refused_by_name(finished: Finished, plain: SmallCache) -> None:
+    message = refusal(plain.store, finished.out, resume=True)
+    assert "pairs: 4, not 2" in message and "image_size" not in message
+
+
+def test_what_other_settings_left_is_not_resumed(plain: SmallCache, tmp_path: Path) -> None:
+    run(plain.store, tmp_path, UNTRAINED, seeds=(0, 1))
+    other = replace(UNTRAINED, neighbours=2)
+    run(plain.store, tmp_path, other, seeds=(1,))
+    assert not (tmp_path / "pictures/seed-0/cell.json").exists()
+    before = changes(tmp_path / "pictures")
+    assert len(run(plain.store, tmp_path, other, seeds=(0, 1), resume=True)["settings"]["seeds"]) == 2
+    changed = {n for n, time in changes(tmp_path / "pictures").items() if time != before.get(n)}
+    assert changed == {"seed-0/cell.json", "seed-0/detector.pt"}
+
+
+# --- mistakes, told before anything is trained --------------------------------------------------------------------
+
+
+def test_another_root_is_searched_for_the_test_images(finished: Finished, tmp_path: Path) -> None:
+    moved, out = tmp_path / "moved", tmp_path / "out"
+    shutil.copytree(finished.root / "poly", moved / "poly")
+    for path in (moved / "poly/test/good").iterdir():
+        path.unlink()
+    assert (
+        run(finished.store, out, UNTRAINED, categories=["poly"], root=str(moved))["categories"]["poly"]["n_test"] == 3
+    )
+    assert "no such folder" in refusal(finished.store, tmp_path / "a", root=str(tmp_path / "nowhere"))
+    message = refusal(finished.store, tmp_path / "b", root=str(moved))
+    assert str(moved) in message and "mono" in message and "--root" in message
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def damaged(name: str, change: Callable[[Any], None]) -> Any:
+    return pytest.param(name, change, id=name)
+
+
+def unfinished(group: Any) -> None:
+    group["done"][1] = 0
+
+
+def unreadable(group: Any) -> None:
+    group["valid"][3:] = 0
+
+
+@pytest.mark.parametrize(("words", "change"), [damaged("not complete", unfinished), damaged("3 normal", unreadable)])
+def test_a_category_that_cannot_be_trained_on_is_named(
+    copied_cache: SmallCache, tmp_path: Path, words: str, change: Callable[[Any], None]
+) -> None:
+    change(open_category(open_cache(copied_cache.store, "r+"), "mono"))
+    message = refusal(copied_cache.store, tmp_path / "out")
+    assert words in message and "mono" in message and copied_cache.store in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_could_not_be_read_are_not_trained_on(copied_cache: SmallCache, tmp_path: Path) -> None:
+    group = open_category(open_cache(copied_cache.store, "r+"), "poly")
+    group["valid"][1] = 0  # type: ignore[index]
+    results = run(copied_cache.store, tmp_path, UNTRAINED, categories=["poly"])
+    # Of four readable ones two are held out.
+    assert results["categories"]["poly"]["n_train"] == 2
+
+
+def test_mistakes_in_names_are_told(finished: Finished, tmp_path: Path) -> None:
+    assert "'polly'" in refusal(finished.store, tmp_path / "out", categories=["polly"])
+    assert "no cache" in refusal(str(tmp_path / "nowhere.zarr"), tmp_path / "out")
+
+
+# --- the normals held out -----------------------------------------------------------------------------------------
+
+PATHS = st.lists(st.text(min_size=1), min_size=4, max_size=60, unique=True)
+SHARES = st.floats(0.001, 0.999)
+
+
+@settings(deadline=None, max_examples=40)
+@given(PATHS, SHARES, st.randoms())
+def test_the_same_normals_are_held_out_in_any_order(paths: list[str], share: float, random: Any) -> None:
+    held = {path for path, out in zip(paths, hold_out(paths, share), strict=True) if out}
+    shuffled = random.sample(paths, len(paths))
+    assert held == {path for path, out in zip(shuffled, hold_out(shuffled, share), strict=True) if out}
+
+
+@settings(deadline=None, max_examples=40)
+@given(PATHS, SHARES, SHARES)
+def test_a_larger_share_holds_out_more_and_two_are_left_on_either_side(
+    paths: list[str], share: float, other: float
+) -> None:
+    few, many = (hold_out(paths, value) for value in sorted((share, other)))
+    assert few.dtype == np.bool_ and few.shape == (len(paths),)
+    assert not (few & ~many).any()
+    for value, held in zip(sorted((share, other)), (few, many), strict=True):
+        assert 2 <= held.sum() <= len(paths) - 2
+        assert abs(held.sum() - value * len(paths)) <= 2.5
+
+
+def test_another_image_moves_few_from_one_side_to_the_other() -> None:
+    paths = [f"tile/train/good/{i:03}.png" for i in range(200)]
+    assert (hold_out(paths, 0.15)[:199] != hold_out(paths[:199], 0.15)).sum() <= 2
+
+
+def test_three_normals_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="3 normal"):
+        hold_out(["a", "b", "c"], 0.5)

@@ -1,0 +1,167 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import zarr
+from conftest import write_cache
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import BLOCK, Arrays, open_cache, open_category, read_all, read_block
+from train.stream import Batch, NormalStream, row_order
+
+TINY = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=2, weights="none")
+BLOCKS = 21
+# The last block is not full.
+IMAGES = BLOCKS * BLOCK - 7
+ROWS = np.arange(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def category(tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
+    """A category of 21 blocks, more than a window; the first pixel of image i says i."""
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
+    images[:, 0, 0] = np.stack([ROWS // 256, ROWS % 256, ROWS * 0], 1)
+    store = write_cache(tmp_path_factory.mktemp("stream") / "cache.zarr", {"tile": images}, TINY)
+    return open_category(open_cache(store), "tile")
+
+
+def numbers(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Which image each of (B,H,W,3) is, as its own first pixel says."""
+    first = images[:, 0, 0].astype(np.int64)
+    return 256 * first[:, 0] + first[:, 1]
+
+
+def first_batches(stream: NormalStream, count: int, *, size: int, seed: int = 0, first: int = 0) -> list[Batch]:
+    return list(islice(stream.batches(size, seed, first), count))
+
+
+def assert_equal(mine: list[Batch], yours: list[Batch]) -> None:
+    assert len(mine) == len(yours)
+    for a, b in zip(mine, yours, strict=True):
+        np.testing.assert_array_equal(a.rows, b.rows)
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.pairs, b.pairs)
+
+
+# --- the order ----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sets(st.integers(0, 40 * BLOCK), min_size=1, max_size=200), st.integers(0, 2**32))
+def test_each_epoch_holds_every_row_once(chosen: set[int], seed: int) -> None:
+    rows = np.array(sorted(chosen))
+    order = row_order(rows, seed)
+    for _ in range(3):
+        assert sorted(islice(order, len(rows))) == rows.tolist()
+
+
+def test_the_order_depends_on_the_seed_and_differs_by_epoch() -> None:
+    two_epochs = [list(islice(row_order(ROWS, seed), 2 * IMAGES)) for seed in (0, 0, 1)]
+    assert two_epochs[0] == two_epochs[1]
+    assert two_epochs[0] != two_epochs[2]
+    assert two_epochs[0][:IMAGES] != two_epochs[0][IMAGES:]
+
+
+def test_an_epoch_mixes_the_images_of_many_blocks() -> None:
+    # 16 blocks of a window, drawn at random: a batch of one block alone would be a poor sample of the normals.
+    batch = np.array(list(islice(row_order(ROWS, 0), 64)))
+    assert len(np.unique(batch // BLOCK)) > 10
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_of_batches_shows_every_image_once_with_its_own_pairs(category: zarr.Group) -> None:
+    rows = np.setdiff1d(ROWS, [3, 4, BLOCK, 5 * BLOCK + 1, IMAGES - 1])
+    pairs = read_all(category, "pairs")
+    batches = first_batches(NormalStream(category, rows), 9, size=len(rows) // 9)
+    shown = np.concatenate([batch.rows for batch in batches])
+    assert sorted(shown) == rows.tolist()
+    for batch in batches:
+        np.testing.assert_array_equal(numbers(batch.images), batch.rows)
+        np.testing.assert_array_equal(batch.pairs, pairs[batch.rows])
+
+
+def test_a_batch_joins_the_end_of_an_epoch_to_the_start_of_the_next(category: zarr.Group) -> None:
+    rows = ROWS[:10]
+    batches = first_batches(NormalStream(category, rows), 5, size=4)
+    shown = np.concatenate([batch.rows for batch in batches])
+    assert [len(batch.rows) for batch in batches] == [4] * 5
+    assert sorted(shown[:10]) == sorted(shown[10:]) == rows.tolist()
+
+
+def test_a_batch_may_be_larger_than_an_epoch(category: zarr.Group) -> None:
+    (batch,) = first_batches(NormalStream(category, ROWS[:3]), 1, size=7)
+    assert sorted(np.bincount(batch.rows)) == [2, 2, 3]
+    np.testing.assert_array_equal(numbers(batch.images), batch.rows)
+
+
+@pytest.mark.parametrize("first", [1, 5, 45])
+def test_starting_later_is_skipping(category: zarr.Group, first: int) -> None:
+    stream = NormalStream(category, ROWS)
+    whole = first_batches(stream, first + 3, size=60)
+    assert_equal(first_batches(NormalStream(category, ROWS), 3, size=60, first=first), whole[first:])
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the blocks read from the cache, in their order."""
+    read: list[int] = []
+
+    def counted(category: zarr.Group, number: int, names: tuple[str, ...]) -> Arrays:
+        read.append(number)
+        return read_block(category, number, names)
+
+    monkeypatch.setattr("train.stream.read_block", counted)
+    return read
+
+
+def test_batches_do_not_depend_on_the_memory(category: zarr.Group, reads: list[int]) -> None:
+    count = 2 * IMAGES // 50
+    small, large = NormalStream(category, ROWS, memory=0), NormalStream(category, ROWS)
+    bounded, kept = [], 0
+    for batch in islice(small.batches(50, 0), count):
+        bounded.append(batch)
+        kept = max(kept, len(small._blocks))
+    assert kept == 17 < BLOCKS
+    # No block is read twice within an epoch, but for the one that a batch across two epochs touches.
+    assert len(reads) <= 2 * BLOCKS
+    reads.clear()
+    assert_equal(bounded, first_batches(large, count, size=50))
+    assert sorted(reads) == list(range(BLOCKS))
+
+
+def test_memory_bounds_the_blocks_kept(category: zarr.Group) -> None:
+    block = BLOCK * (32 * 32 * 3 + 2 * 2 * 6 * 2)
+    stream = NormalStream(category, ROWS, memory=19 * block)
+    stream.read(ROWS[: 20 * BLOCK : BLOCK])
+    assert len(stream._blocks) == 19
+
+
+# --- images as a sequence -----------------------------------------------------------------------------------------
+
+
+def test_images_are_a_sequence(category: zarr.Group) -> None:
+    rows = np.array([70, 3, 1200, 3])
+    images = NormalStream(category, ROWS).images(rows)
+    assert len(images) == 4
+    assert images[0].shape == (32, 32, 3) and images[0].dtype == np.uint8
+    np.testing.assert_array_equal(numbers(np.stack(list(images))), rows)
+    np.testing.assert_array_equal(numbers(images[-1][None]), [3])
+    np.testing.assert_array_equal(numbers(np.stack(list(images[1:3]))), [3, 1200])
+    np.testing.assert_array_equal(numbers(np.stack(list(reversed(images)))), rows[::-1])
+    with pytest.raises(IndexError):
+        images[4]
+
+
+def test_images_are_read_when_they_are_asked_for(category: zarr.Group, reads: list[int]) -> None:
+    images = NormalStream(category, ROWS).images(ROWS)
+    assert reads == []
+    images[5 * BLOCK]
+    assert reads == [5]
