@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_grad_cam import LayerCAM
 from sklearn.cluster import KMeans
 
 from pipeline.backbone import Backbone
@@ -34,6 +33,9 @@ class Whole(torch.nn.Module):
 
 def run(backbone: Backbone, paths: Sequence[Path], settings: PrecomputeSettings, out: Path) -> None:
     """Write images, maps, clusters, centroids and pairs of every image to `out` as .npy files."""
+    # Here, since pipeline must be imported before anything that imports torchvision.
+    from pytorch_grad_cam import LayerCAM
+
     layers = [backbone.stages[backbone.stage_names.index(stage)] for stage in settings.stages]
     size, cells = settings.image_size, settings.map_size
     cams = [LayerCAM(model=Whole(backbone), target_layers=[layer]) for layer in layers]
@@ -44,7 +46,7 @@ def run(backbone: Backbone, paths: Sequence[Path], settings: PrecomputeSettings,
         x = backbone.normalise(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
         np.save(out / f"{path.stem}-image.npy", image)
         for stage, cam in zip(settings.stages, cams, strict=True):
-            saliency = np.asarray(Image.fromarray(cam(input_tensor=x)[0]).resize((cells, cells)))
+            saliency = np.asarray(Image.fromarray(cam(input_tensor=x, targets=None)[0]).resize((cells, cells)))
             kmeans = KMeans(settings.clusters, n_init=1, random_state=settings.seed).fit(saliency.reshape(-1, 1))
             order = np.argsort(kmeans.cluster_centers_[:, 0])
             labels = np.argsort(order)[kmeans.labels_].reshape(cells, cells).astype(np.uint8)

@@ -19,8 +19,6 @@ import naive
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_grad_cam import LayerCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
@@ -73,8 +71,14 @@ def stage(folder: Path) -> None:
         precompute(load("folder", str(folder / "images")), f"{out}/cache.zarr", SETTINGS)
 
 
-def gradcam_one_pass(cam: LayerCAM, images: torch.Tensor) -> None:
-    """grad-cam's raw maps of all stages in its one pass."""
+def gradcam_one_pass(backbone: Backbone, images: torch.Tensor) -> None:
+    """grad-cam's raw maps of all stages in its one pass, its own steps one after the other."""
+    # Here, since pipeline must be imported before anything that imports torchvision.
+    from pytorch_grad_cam import LayerCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    layers = [backbone.stages[backbone.stage_names.index(stage)] for stage in SETTINGS.stages]
+    cam = LayerCAM(model=naive.Whole(backbone), target_layers=layers)
     for x in images:
         scores = cam.activations_and_grads(x[None])
         target = int(scores.argmax())
@@ -109,11 +113,9 @@ def main(count: int, repeats: int) -> None:
 
         row("stage 1 over the script", lambda: stage(folder), script, count / len(few))
         torch.set_num_threads(CORES)
-        layers = [trained.stages[trained.stage_names.index(s)] for s in SETTINGS.stages]
-        cam = LayerCAM(model=naive.Whole(trained), target_layers=layers)
         part = backbone.normalise(images[: len(few)])
         ours = lambda: [layercam(backbone, x[None], SETTINGS.stages) for x in part]  # noqa: E731
-        row("LayerCAM over grad-cam's one pass", ours, lambda: gradcam_one_pass(cam, part))
+        row("LayerCAM over grad-cam's one pass", ours, lambda: gradcam_one_pass(trained, part))
         maps = torch.cat([scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in part])
         flat = maps.flatten(0, 1)
         torch.set_num_threads(1)

@@ -92,7 +92,7 @@ def _run_distributed(
             return [client.submit(function, *task, pure=False) for task in islice(waiting, count)]
 
         try:
-            running = as_completed(submit(window))
+            running = as_completed(submit(window), loop=client.loop)
             for future in running:
                 on_result(future.result())
                 for new in submit(1):
@@ -104,11 +104,12 @@ def _run_distributed(
 
 @contextmanager
 def _client(scheduler: str, workers: int | None) -> Iterator[Any]:
+    # Never the default client: one that found no scheduler would stay it, and Dask work of the caller would hang.
     from distributed import Client, LocalCluster
 
     if scheduler.startswith(("tcp://", "tls://")):
         try:
-            client = Client(scheduler, timeout=10)
+            client = Client(scheduler, timeout=10, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:  # ValueError: an address without a port
             raise UserError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
         with client:
@@ -122,5 +123,5 @@ def _client(scheduler: str, workers: int | None) -> Iterator[Any]:
         cluster = LocalCUDACluster(dashboard_address=None)
     else:
         cluster = LocalCluster(n_workers=workers or os.cpu_count() or 1, threads_per_worker=1, dashboard_address=None)
-    with cluster, Client(cluster) as client:
+    with cluster, Client(cluster, set_as_default=False) as client:
         yield client

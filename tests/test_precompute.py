@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -385,6 +386,8 @@ def test_schedulers_that_are_not_there(image_root: Path, tmp_path: Path, schedul
     with pytest.raises(UserError) as caught:
         run(tmp_path / "c.zarr", image_root, scheduler=scheduler)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+    # Dask work of the same process does not wait for a scheduler that is not there.
+    assert dask.config.get("scheduler", None) is None and dask.compute(dask.delayed(mul)(2, 3)) == (6,)
 
 
 @pytest.mark.slow
