@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.backbone_spec import choose_stages, weights_digest
 from pipeline.datasets import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.growth import open_rows, refuse_vanished, update_category
 from pipeline.progress import progress
 from pipeline.schedule import check_scheduler, run_blocks
@@ -97,6 +97,8 @@ def precompute(
             tasks = [(job, name, block) for name, block, _ in blocks]
             with torch_threads_kept():
                 run_blocks(compute_block, tasks, scheduler, workers, on_result)
+        if left := len(_open_blocks(store, dataset)):
+            raise RunError(f"{left} blocks of {store} were not computed: the same command goes on with them")
     finish_cache(store)
     return PrecomputeReport(images, sum(count for *_, count in blocks), tuple(bad), dict(seconds))
 

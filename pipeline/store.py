@@ -225,9 +225,10 @@ def _versions() -> dict[str, str]:
 
 
 def _refuse_others(store: str, root: zarr.Group, dataset: str, settings: PrecomputeSettings, weights: str) -> None:
-    differences = cache_settings(root).differences(settings)
+    # Weights count by their digest: the same file under another path is no other setting.
+    differences = [line for line in cache_settings(root).differences(settings) if not line.startswith("weights:")]
     for name, mine, yours in (("dataset", root.attrs["dataset"], dataset), ("weights", root.attrs["weights"], weights)):
-        if mine != yours and not any(line.startswith(name) for line in differences):
+        if mine != yours:
             differences.append(f"{name}: {mine}, not {yours}")
     if differences:
         raise UserError(

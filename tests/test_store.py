@@ -252,7 +252,7 @@ def test_categories_come_one_after_the_other(tmp_path: Path) -> None:
         ({"weights": "sha256:1"}, "weights: none, not sha256:1"),
         (
             {"settings": dataclasses.replace(SETTINGS, weights="w.pt"), "weights": "sha256:1"},
-            "weights: imagenet, not w.pt",
+            "weights: none, not sha256:1",
         ),
     ],
 )
@@ -267,6 +267,12 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, changes: dict[str, A
         line = refusal(store, {"nut": PATHS["nut"]}, overwrite=overwrite, **changes)
         assert f"({told})" in line and "--overwrite" in line
     assert files_of(store) == before
+
+
+def test_the_same_weights_under_another_path_are_no_other_setting(tmp_path: Path) -> None:
+    here, there = (dataclasses.replace(SETTINGS, weights=path) for path in ("here.pt", "there.pt"))
+    first = prepare(tmp_path / "c.zarr", settings=here, weights="sha256:1")
+    assert prepare(tmp_path / "c.zarr", settings=there, weights="sha256:1") == first
 
 
 def test_overwrite_of_everything_takes_new_settings_and_images(tmp_path: Path) -> None:
