@@ -76,15 +76,16 @@ def compute_block(job: Job, category: str, block: int) -> BlockReport:
     """
     clock = _Clock()
     group = _open_group(job.store, job.cache_id, category)
-    listed = read_block(group, block, ("paths",))["paths"]
-    if block_state(group, block) == DONE:
-        return BlockReport(category, block, len(listed), (), clock.seconds)
-    rows = open_rows(group, block)
-    paths = [str(path) for path in listed[rows]]
+    state, listed = block_state(group, block), read_block(group, block, ("paths", "sha256"))
+    count = len(listed["paths"])
+    if state == DONE:
+        return BlockReport(category, block, count, (), clock.seconds)
+    rows = open_rows(state, listed["paths"], listed["sha256"])
+    paths = [str(path) for path in listed["paths"][rows]]
     loading = [_readers().submit(_load_image, job.root, path, job.settings) for path in paths]
     arrays, bad = _compute_arrays(job, paths, loading, clock)
     if not bad or job.bad_images == "skip":
-        write_block(group, block, _among_finished(group, block, arrays, rows, len(listed)))
+        write_block(group, block, _among_finished(group, block, arrays, rows, count))
     clock.lap("write")
     return BlockReport(category, block, len(rows), bad, clock.seconds)
 

@@ -10,14 +10,15 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import UserError
 from pipeline.roots import read_file
-from pipeline.store import BLOCK, DONE, GROWN, array, block_state, images_digest, read_all, read_block
+from pipeline.store import BLOCK, DONE, GROWN, array, images_digest, read_all
 
 
 def refuse_vanished(name: str, category: zarr.Group, root: str, paths: Sequence[str]) -> None:
@@ -38,9 +39,9 @@ def update_category(category: zarr.Group, root: str, paths: Sequence[str], updat
     """
     stored = [str(path) for path in read_all(category, "paths")]
     known, wanted = set(stored), set(paths)
-    gone = np.array([row for row, path in enumerate(stored) if path and path not in wanted], np.int64)
-    changed = np.array([], np.int64)
+    gone = changed = np.array([], np.int64)
     if update:
+        gone = np.array([row for row, path in enumerate(stored) if path and path not in wanted], np.int64)
         _empty(category, gone, ("paths", "valid", "sha256"))
         changed = _changed(category, root, [path if path in wanted else "" for path in stored])
         _empty(category, changed, ("valid", "sha256"))
@@ -48,19 +49,20 @@ def update_category(category: zarr.Group, root: str, paths: Sequence[str], updat
     added = [path for path in paths if path not in known]
     if added:
         _append(category, len(stored), added)
-    if added or (update and len(gone)):
+    if added or len(gone):
         digest = images_digest([str(path) for path in read_all(category, "paths")])
         category.update_attributes({"images_digest": digest})
-    return bool(added or len(changed) or (update and len(gone)))
+    return bool(added or len(changed) or len(gone))
 
 
-def open_rows(category: zarr.Group, block: int) -> NDArray[np.int64]:
-    """The rows of a block that must be computed: none of a done one, all of one that is not, if they have a path."""
-    state = block_state(category, block)
-    listed = read_block(category, block, ("paths", "sha256"))
-    wanted = listed["paths"] != ""
+def open_rows(state: int, paths: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
+    """The rows of a block that must be computed: none of a done one, all of one that is not, if they have a path.
+
+    state: its `done`; paths, digests: its rows of `paths` and `sha256`.
+    """
+    wanted = paths != ""
     if state == GROWN:
-        wanted &= listed["sha256"] == ""
+        wanted &= digests == ""
     return np.flatnonzero(wanted & (state != DONE))
 
 
@@ -82,7 +84,7 @@ def _changed(category: zarr.Group, root: str, paths: Sequence[str]) -> NDArray[n
     def differs(row: int) -> bool:
         try:
             return hashlib.sha256(read_file(root, paths[row])).hexdigest() != digests[row]
-        except (ImageError, OSError):
+        except OSError:
             return True
 
     rows = [row for row, path in enumerate(paths) if path]

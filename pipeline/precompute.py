@@ -15,14 +15,16 @@ from pipeline.progress import progress
 from pipeline.schedule import check_scheduler, run_blocks
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import (
+    BLOCK,
+    DONE,
     cache_exists,
-    done_blocks,
     finish_cache,
     list_images_digests,
     mark_incomplete,
     open_cache,
     open_category,
     prepare_cache,
+    read_all,
 )
 
 
@@ -111,18 +113,21 @@ def _bring_up_to_date(store: str, dataset: Dataset, update: bool) -> None:
     ]
     for name, group, paths in () if update else listed:
         refuse_vanished(name, group, dataset.root, paths)  # all of them, before anything is changed
-    for _, group, paths in listed:
-        if update_category(group, dataset.root, paths, update):
-            mark_incomplete(root)
-    list_images_digests(root)
+    changed = [update_category(group, dataset.root, paths, update) for _, group, paths in listed]
+    if any(changed):
+        mark_incomplete(root)
+        list_images_digests(root)
 
 
 def _open_blocks(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
     """Category, number and images to compute of every block that is not done."""
     root = open_cache(store)
-    groups = {category.name: open_category(root, category.name) for category in dataset.categories}
-    return [
-        (name, int(block), len(open_rows(group, int(block))))
-        for name, group in groups.items()
-        for block in np.flatnonzero(~done_blocks(group))
-    ]
+    blocks = []
+    for category in dataset.categories:
+        states, paths, digests = (
+            read_all(open_category(root, category.name), name) for name in ("done", "paths", "sha256")
+        )
+        for block in np.flatnonzero(states != DONE):
+            rows = slice(block * BLOCK, (block + 1) * BLOCK)
+            blocks.append((category.name, int(block), len(open_rows(int(states[block]), paths[rows], digests[rows]))))
+    return blocks

@@ -66,9 +66,9 @@ def cache_exists(store: str) -> bool:
     return _open(store, "r") is not None
 
 
-def open_cache(store: str, mode: str = "r") -> zarr.Group:
+def open_cache(store: str, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     """The root group of an existing cache; raises UserError where there is none or its format is not ours."""
-    root = _open(store, "r" if mode == "r" else "r+")
+    root = _open(store, mode)
     if root is None:
         raise UserError(f"no cache at {store}: make one with `precompute --store {store}`")
     found = root.attrs.get("format")

@@ -34,7 +34,7 @@ from train.scorers import (
 )
 from train.settings import TrainSettings
 
-FORMAT = 1
+FORMAT = 2
 # The coreset is chosen from at most this many patches: its time grows with this number times its size.
 _CORESET_CANDIDATES = 50_000
 # PatchCore smooths its maps with a Gaussian of sigma 4 at 224 pixels.
@@ -122,6 +122,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "settings": d.settings.to_attributes(),
         "pretrained": d.pretrained.state_dict(),
         "network": None if d.network is None else d.network.state_dict(),
+        "one_trunk": d.network is not None and d.network.backbone is d.pretrained,
         "classes": 0 if d.network is None else d.network.classes,
         "scorers": {name: getattr(d, name).state() for name in ("untrained", "gde", "knn", "patches")},
         "standardisers": {name: s.state() for name, s in d.standardisers.items()},
@@ -144,7 +145,8 @@ def load_detector(path: Path, device: torch.device) -> Detector:
     pretrained.load_state_dict(state["pretrained"])
     network = None
     if state["network"] is not None:
-        network = CutSwapNetwork(load_backbone(cache.backbone, "none"), cache.backbone, state["classes"])
+        trunk = pretrained if state["one_trunk"] else load_backbone(cache.backbone, "none")
+        network = CutSwapNetwork(trunk, cache.backbone, state["classes"])
         network.load_state_dict(state["network"])
         network.eval().to(device)
     scorers = state["scorers"]

@@ -8,9 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone_spec import find_spec
 from train.detector import HEAD_WEIGHT, Detector, load_detector, smooth_maps
-from train.network import patch_embedding, pooled_embedding
+from train.network import embed, log_odds
 
 
 class DetectorProgram(nn.Module):
@@ -19,7 +18,7 @@ class DetectorProgram(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector_size = detector.cache.image_size
-        self.spec = find_spec(detector.cache.backbone)
+        self.backbone_name = detector.cache.backbone
         self.pretrained, self.network = detector.pretrained, detector.network
         self.standardisers = detector.standardisers
         self.register_buffer("mean", detector.untrained.mean.float())
@@ -28,20 +27,16 @@ class DetectorProgram(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score."""
-        wanted = [
-            stage for stage in self.spec.stages if stage in {*self.spec.embedding_stages, *self.spec.patch_stages}
-        ]
-        activations = self.pretrained.activations(self.pretrained.normalise(images), wanted)
-        by_stage = dict(zip(wanted, activations, strict=True))
-        pooled = pooled_embedding([by_stage[stage] for stage in self.spec.embedding_stages])
+        pooled, patches = embed(self.pretrained, self.backbone_name, images)
         distance = torch.linalg.vector_norm((pooled - cast(Tensor, self.mean)) @ cast(Tensor, self.factor), dim=1)
         scale = self.standardisers["untrained"]
         score = (distance - scale.mean) / scale.deviation
         if self.network is not None:
-            logits, scale = self.network(images), self.standardisers["head"]
-            odds = logits[:, 1:].logsumexp(1) - logits[:, 0]
+            scale = self.standardisers["head"]
+            trained = pooled if self.network.backbone is self.pretrained else self.network.embedding(images)
+            odds = log_odds(self.network.classify(trained))
             score = score + HEAD_WEIGHT * (odds - scale.mean) / scale.deviation
-        patches = patch_embedding([by_stage[stage] for stage in self.spec.patch_stages]).permute(0, 2, 3, 1)
+        patches = patches.permute(0, 2, 3, 1)
         nearest = torch.cdist(patches.flatten(0, 2), cast(Tensor, self.coreset)).amin(1)
         return score, smooth_maps(nearest.view(patches.shape[:3]), self.detector_size)
 

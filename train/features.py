@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone import Backbone
-from pipeline.backbone_spec import find_spec
-from train.network import CutSwapNetwork, patch_embedding, pooled_embedding
+from train.network import CutSwapNetwork, embed, log_odds
 
 _IMAGES_AT_ONCE = 16
 
@@ -45,23 +44,19 @@ def extract(
 ) -> Features[OfPatches]:
     """Features of images (size,size,3) uint8.
 
-    name: of the backbone, which decides the stages. network: None where nothing was trained; then the trained
-    embeddings are the pretrained ones. of_patches: gets the pretrained patch embeddings (B,E,h,w) of each batch.
+    name: of the backbone, which decides the stages. network: None where nothing was trained; then, and where its
+    backbone is `pretrained` itself, the trained embeddings are the pretrained ones. of_patches: gets the pretrained
+    patch embeddings (B,E,h,w) of each batch.
     """
-    spec = find_spec(name)
-    wanted = [stage for stage in spec.stages if stage in {*spec.embedding_stages, *spec.patch_stages}]
     before, after, odds, patches = [], [], [], []
     for batch in _batches(images, next(pretrained.parameters()).device):
-        activations = pretrained.activations(pretrained.normalise(batch), wanted)
-        by_stage = dict(zip(wanted, activations, strict=True))
-        pooled = pooled_embedding([by_stage[stage] for stage in spec.embedding_stages])
-        patches.append(of_patches(patch_embedding([by_stage[stage] for stage in spec.patch_stages])))
+        pooled, patch_embeddings = embed(pretrained, name, batch)
+        patches.append(of_patches(patch_embeddings))
         before.append(pooled.cpu())
         if network is not None:
-            pooled = network.embedding(batch)
-            logits = network.classify(pooled).double()
-            # log(p(any negative class) / p(normal)) does not saturate, as the probability does.
-            odds.append((logits[:, 1:].logsumexp(1) - logits[:, 0]).cpu())
+            if network.backbone is not pretrained:
+                pooled = network.embedding(batch)
+            odds.append(log_odds(network.classify(pooled).double()).cpu())
         after.append(pooled.cpu())
     negative = torch.cat(odds).numpy() if odds else np.empty(0)
     return Features(torch.cat(before).numpy(), torch.cat(after).numpy(), negative, patches)

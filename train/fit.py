@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.progress import Advance
 from pipeline.settings import PrecomputeSettings
+from train.atomic import replacing
 from train.augment import jitter_colour, translate
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
@@ -65,13 +65,14 @@ def fit(
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = network(images).float()
         loss = F.cross_entropy(logits, labels)
-        if not math.isfinite(loss.item()):
+        loss_now = loss.item()
+        if not math.isfinite(loss_now):
             raise UserError(f"the loss of step {step} is not finite: give a lower --head-lr or --backbone-lr")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         accuracy = ((logits.detach().argmax(1) > 0) == (labels > 0)).float().mean()
-        rows.append([step, f"{loss.item():.6f}", f"{accuracy.item():.4f}", f"{rate:.6f}"])
+        rows.append([step, f"{loss_now:.6f}", f"{accuracy.item():.4f}", f"{rate:.6f}"])
         advance(1)
         if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == settings.steps:
             _write_log(log, rows)
@@ -83,12 +84,8 @@ def fit(
 
 def save_atomic(path: Path, content: dict[str, Any]) -> None:
     """`torch.save` to a file that is either the old one or the whole new one, whenever the process dies."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _optimiser(network: CutSwapNetwork, settings: TrainSettings) -> torch.optim.SGD:

@@ -28,6 +28,24 @@ def patch_embedding(activations: list[Tensor]) -> Tensor:
     return cat([F.interpolate(a, size=grid, mode="bilinear", align_corners=False) for a in averaged], 1)
 
 
+def embed(backbone: Backbone, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled embeddings (B,D) and patch embeddings (B,E,h,w) of images (B,3,H,W) on the 0..255 scale, in one forward.
+
+    name: of the backbone, which decides the stages of either.
+    """
+    spec = find_spec(name)
+    wanted = [stage for stage in spec.stages if stage in {*spec.embedding_stages, *spec.patch_stages}]
+    activations = backbone.activations(backbone.normalise(images), wanted)
+    by_stage = dict(zip(wanted, activations, strict=True))
+    pooled = pooled_embedding([by_stage[stage] for stage in spec.embedding_stages])
+    return pooled, patch_embedding([by_stage[stage] for stage in spec.patch_stages])
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """(B,) log(p(any negative class) / p(normal)) of logits (B,classes): does not saturate, as the probability does."""
+    return logits[:, 1:].logsumexp(1) - logits[:, 0]
+
+
 class Whitening(nn.Module):
     """(B,D) embeddings to (B,D) with the normals' mean at 0 and their spread the same in every direction."""
 
@@ -60,7 +78,8 @@ class CutSwapNetwork(nn.Module):
         self.backbone = backbone
         self.stages = find_spec(backbone_name).embedding_stages
         with torch.no_grad():
-            width = pooled_embedding(backbone.activations(torch.zeros(1, 3, 64, 64), self.stages)).shape[1]
+            blank = torch.zeros(1, 3, 64, 64, device=next(backbone.parameters()).device)
+            width = pooled_embedding(backbone.activations(blank, self.stages)).shape[1]
         self.whitening = Whitening(width)
         self.head = nn.Linear(width, classes)
 

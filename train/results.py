@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from train.atomic import replacing
 from train.metrics import mean_and_standard_error
 
 PerSeed = Sequence[float | None]
@@ -200,14 +200,5 @@ def _worse(trained: float | None, untrained: float | None) -> str:
 
 
 def _write_atomic(path: Path, text: str) -> None:
-    # Beside the target, as a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(text.encode())

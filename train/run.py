@@ -43,6 +43,9 @@ from train.stream import NormalStream
 # Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
 _LEAST_NORMALS = 4
 
+# Rows of the normals to train on, and of those held out.
+_Normals = tuple[NDArray[np.int64], NDArray[np.int64]]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -80,12 +83,11 @@ def train(
     place = absolute(root or str(cache.attrs["root"]))
     run = Run(store, place, out, cache_settings(cache), settings, choose_device(device), resume)
     tests = {category.name: category for category in load_tests(str(cache.attrs["dataset"]), place, names)}
-    for name in names:
-        _normals(run, open_category(cache, name), name)
+    normals = {name: _normals(run, open_category(cache, name), name) for name in names}
     _keep_settings(run, {name: str(open_category(cache, name).attrs["images_digest"]) for name in names})
     results = {}
     for name in names:
-        cells = [_cell(run, open_category(cache, name), tests[name], seed) for seed in seeds]
+        cells = [_cell(run, open_category(cache, name), normals[name], tests[name], seed) for seed in seeds]
         results[name] = _category_result(cells)
     described = {**settings.to_attributes(), "seeds": seeds, "store": store, "cache": run.cache.to_attributes()}
     summary = summarise(str(cache.attrs["dataset"]), results, described)
@@ -107,7 +109,7 @@ def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     return held
 
 
-def _cell(run: Run, group: zarr.Group, category: Category, seed: int) -> dict[str, Any]:
+def _cell(run: Run, group: zarr.Group, normals: _Normals, category: Category, seed: int) -> dict[str, Any]:
     """One category and seed; a finished one is read back on resume."""
     folder = run.out / category.name / f"seed-{seed}"
     finished = folder / "cell.json"
@@ -117,7 +119,7 @@ def _cell(run: Run, group: zarr.Group, category: Category, seed: int) -> dict[st
     folder.mkdir(parents=True, exist_ok=True)
     for left in (finished, folder / "detector.pt"):
         left.unlink(missing_ok=True)
-    detector, n_train = _make_detector(run, group, category.name, seed, folder)
+    detector, n_train = _make_detector(run, group, normals, category.name, seed, folder)
     save_detector(detector, folder / "detector.pt")
     cell: dict[str, Any] = {"threshold": detector.threshold, "n_train": n_train, "n_test": len(category.test)}
     if category.test:
@@ -127,7 +129,7 @@ def _cell(run: Run, group: zarr.Group, category: Category, seed: int) -> dict[st
     return cell
 
 
-def _normals(run: Run, group: zarr.Group, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _normals(run: Run, group: zarr.Group, name: str) -> _Normals:
     """Rows of the normals to train on and of those held out; UserError where there are too few, or some to come."""
     if not done_blocks(group).all():
         raise UserError(f"{name} is not complete in {run.store}: run precompute again to finish it")
@@ -138,8 +140,10 @@ def _normals(run: Run, group: zarr.Group, name: str) -> tuple[NDArray[np.int64],
     return rows[~held], rows[held]
 
 
-def _make_detector(run: Run, group: zarr.Group, name: str, seed: int, folder: Path) -> tuple[Detector, int]:
-    trained_on, held_out = _normals(run, group, name)
+def _make_detector(
+    run: Run, group: zarr.Group, normals: _Normals, name: str, seed: int, folder: Path
+) -> tuple[Detector, int]:
+    trained_on, held_out = normals
     cache, settings = run.cache, run.settings
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
     stream = NormalStream(group, trained_on)
@@ -148,8 +152,10 @@ def _make_detector(run: Run, group: zarr.Group, name: str, seed: int, folder: Pa
     if settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         classes = 1 + len(cache.stages) if settings.proxy == "levels" else 2
-        copy = load_backbone(cache.backbone, cache.weights, cache.seed)
-        network = CutSwapNetwork(copy, cache.backbone, classes).to(run.device)
+        # A trunk that stays as it is serves both; `extract` then looks at every image once.
+        frozen = settings.backbone_lr == 0
+        trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
+        network = CutSwapNetwork(trunk, cache.backbone, classes).to(run.device)
         network.whitening.fit(
             fit_gaussian(extract(cache.backbone, pretrained, None, images, lambda _: None).pretrained)
         )
