@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -23,14 +24,14 @@ def main(store: str) -> None:
         keys = map_keys(settings.seed, [str(path) for path in read_all(category, "paths")], settings.stages)
         for area in AREAS:
             _, relaxed = draw_pairs(
-                clusters.reshape(-1, *clusters.shape[2:]),
+                torch.from_numpy(clusters).flatten(0, 1),
                 keys,
                 pairs=settings.pairs,
                 image_size=settings.image_size,
                 area=area,
                 aspect=settings.patch_aspect,
             )
-            shares = relaxed.reshape(*clusters.shape[:2], -1).mean(axis=(0, 2))
+            shares = relaxed.double().view(*clusters.shape[:2], -1).mean((0, 2)).tolist()
             table.add_row(name, f"{area[0]} to {area[1]}", *(f"{100 * share:.1f}" for share in shares))
     Console().print(table)
 

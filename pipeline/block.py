@@ -156,8 +156,7 @@ def _explain(
 
 
 def _cluster_and_draw(saliency: Tensor, paths: Sequence[str], settings: PrecomputeSettings) -> Arrays:
-    labels, centroids = cluster_maps(saliency.flatten(0, 1), settings.clusters)
-    clusters = labels.cpu().numpy()
+    clusters, centroids = cluster_maps(saliency.flatten(0, 1), settings.clusters)
     pairs, relaxed = draw_pairs(
         clusters,
         map_keys(settings.seed, paths, settings.stages),
@@ -166,8 +165,8 @@ def _cluster_and_draw(saliency: Tensor, paths: Sequence[str], settings: Precompu
         area=settings.patch_area,
         aspect=settings.patch_aspect,
     )
-    by_map = {"clusters": clusters, "centroids": centroids.cpu().numpy(), "pairs": pairs, "relaxed": relaxed}
-    by_image = {name: values.reshape(*saliency.shape[:2], *values.shape[1:]) for name, values in by_map.items()}
+    by_map = {"clusters": clusters, "centroids": centroids, "pairs": pairs, "relaxed": relaxed}
+    by_image = {name: values.unflatten(0, saliency.shape[:2]).cpu().numpy() for name, values in by_map.items()}
     return {"saliency": saliency.cpu().numpy(), **by_image}
 
 

@@ -167,12 +167,12 @@ def write_cache(store: Path, images: Mapping[str, NDArray[np.uint8]], settings: 
             shape = len(part), len(settings.stages), settings.pairs
             keys = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(first << 32)
             bounds: dict[str, Any] = {"area": settings.patch_area, "aspect": settings.patch_aspect}
-            anywhere = np.zeros((len(keys), 8, 8), np.uint8)
+            anywhere = torch.zeros(len(keys), 8, 8, dtype=torch.uint8)
             pairs, _ = draw_pairs(anywhere, keys, pairs=1, image_size=settings.image_size, **bounds)
             rows_of: dict[str, Any] = {
                 "images": part,
                 "valid": np.ones(len(part), np.uint8),
-                "pairs": pairs.reshape(*shape, 6),
+                "pairs": pairs.numpy().reshape(*shape, 6),
             }
             write_block(category, block, rows_of)
     finish_cache(str(store))

@@ -334,14 +334,14 @@ def test_what_is_computed_has_no_fault(seed: int, levels: int, clusters: int, ar
     maps = (generator.integers(0, levels, (2, 3, 16, 16)) * (255 // max(1, levels - 1))).clip(0, 255).astype(np.uint8)
     labels, centroids = cluster_maps(torch.from_numpy(maps.reshape(6, 16, 16)), clusters)
     keys = generator.integers(0, 2**63, 6).astype(np.uint64)
-    pairs, relaxed = draw_pairs(labels.numpy(), keys, pairs=3, image_size=64, area=area, aspect=(0.3, 3.3))
+    pairs, relaxed = draw_pairs(labels, keys, pairs=3, image_size=64, area=area, aspect=(0.3, 3.3))
     arrays = {
         "images": generator.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8),
         "saliency": maps,
         "clusters": labels.numpy().reshape(maps.shape),
         "centroids": centroids.numpy().reshape(2, 3, clusters),
-        "pairs": pairs.reshape(2, 3, 3, 6),
-        "relaxed": relaxed.reshape(2, 3, 3),
+        "pairs": pairs.numpy().reshape(2, 3, 3, 6),
+        "relaxed": relaxed.numpy().reshape(2, 3, 3),
         "target_class": np.zeros(2, np.int32),
     }
     made = PrecomputeSettings(image_size=64, clusters=clusters, pairs=3, stages=STAGES[:3])

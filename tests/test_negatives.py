@@ -25,10 +25,9 @@ def images() -> Tensor:
 def pairs() -> NDArray[np.int16]:
     """(B,STAGES,PAIRS,6), all different."""
     keys = np.arange(COUNT * STAGES, dtype=np.uint64)
-    boxes, _ = draw_pairs(
-        np.zeros((len(keys), 16, 16), np.uint8), keys, pairs=PAIRS, image_size=SIZE, area=(0.01, 0.1), aspect=(0.3, 3.3)
-    )
-    return boxes.reshape(COUNT, STAGES, PAIRS, 6)
+    anywhere = torch.zeros(len(keys), 16, 16, dtype=torch.uint8)
+    boxes, _ = draw_pairs(anywhere, keys, pairs=PAIRS, image_size=SIZE, area=(0.01, 0.1), aspect=(0.3, 3.3))
+    return boxes.numpy().reshape(COUNT, STAGES, PAIRS, 6)
 
 
 def make(kind: str, images: Tensor, pairs: NDArray[np.int16], seed: int = 0) -> tuple[Tensor, NDArray[np.int64]]:

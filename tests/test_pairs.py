@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.backbone import load_backbone
 from pipeline.clusters import cluster_maps
@@ -28,9 +29,9 @@ class Case:
     aspect: tuple[float, float] = ASPECT
 
     def draw(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-        return draw_pairs(
-            self.labels, self.keys, pairs=self.pairs, image_size=self.image_size, area=self.area, aspect=self.aspect
-        )
+        labels, shares = torch.from_numpy(self.labels), {"area": self.area, "aspect": self.aspect}
+        boxes, relaxed = draw_pairs(labels, self.keys, pairs=self.pairs, image_size=self.image_size, **shares)
+        return boxes.numpy(), relaxed.numpy()
 
 
 def keys_of(count: int, seed: int = 0) -> NDArray[np.uint64]:
@@ -84,9 +85,13 @@ def in_clusters(labels: Labels, lowest: int, box: NDArray[np.int16], patch: int,
 
 def test_uniforms_are_those_of_the_reference_splitmix64() -> None:
     reference = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    drawn = uniforms(np.zeros(1, np.uint64), 3)
-    assert drawn.dtype == np.float64
+    drawn = uniforms(torch.zeros(1, dtype=torch.int64), 3)
+    assert drawn.dtype == torch.float64
     assert drawn[0].tolist() == [(value >> 11) / 2**53 for value in reference]
+
+
+def bits(keys: NDArray[np.uint64]) -> Tensor:
+    return torch.from_numpy(keys.view(np.int64))
 
 
 def splitmix64(state: int, count: int) -> list[int]:
@@ -104,11 +109,11 @@ def splitmix64(state: int, count: int) -> list[int]:
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4), st.integers(1, 40))
 def test_uniforms_of_any_key(keys: list[int], count: int) -> None:
     expected = [[(value >> 11) / 2**53 for value in splitmix64(key, count)] for key in keys]
-    assert uniforms(np.array(keys, np.uint64), count).tolist() == expected
+    assert uniforms(bits(np.array(keys, np.uint64)), count).tolist() == expected
 
 
 def test_uniforms_are_uniform() -> None:
-    drawn = uniforms(keys_of(200), 500)
+    drawn = uniforms(bits(keys_of(200)), 500).numpy()
     counts = np.histogram(drawn, bins=20, range=(0, 1))[0]
     # 100,000 draws in 20 bins: a bin's deviation is 69, so 350 is five of them.
     assert abs(counts - 5000).max() < 350
@@ -145,7 +150,9 @@ def test_keys_are_those_of_every_machine_and_process() -> None:
 def test_sizes_are_those_asked_for(
     u: list[tuple[float, float]], image_size: int, area: list[float], aspect: list[float]
 ) -> None:
-    height, width = patch_sizes(*np.array(u).T, image_size, area, aspect)
+    height, width = (
+        side.numpy() for side in patch_sizes(*torch.tensor(u, dtype=torch.float64).T, image_size, area, aspect)
+    )
     long, short = np.maximum(height, width), np.minimum(height, width)
     assert (short >= 2).all() and (short <= image_size // 2).all() and (long <= image_size).all()
     for h, w, (u_area, u_aspect) in zip(height.tolist(), width.tolist(), u, strict=True):
@@ -226,10 +233,9 @@ def test_relaxed_says_whether_the_top_cluster_was_too_small() -> None:
     far_apart[:, 2, 2] = 3
     half = np.zeros_like(one_cell)
     half[:, :8] = 1
-    sizes = {"pairs": 16, "area": (0.02, 0.03)}
     everywhere = np.zeros_like(one_cell)
     for labels, expected in ((one_cell, 1), (far_apart, 0), (half, 0), (everywhere, 0)):
-        _, relaxed = draw_pairs(labels, keys_of(30), image_size=64, aspect=ASPECT, **sizes)  # type: ignore[arg-type]
+        _, relaxed = Case(labels, keys_of(30), 64, 16, (0.02, 0.03)).draw()
         assert (relaxed == expected).all()
 
 

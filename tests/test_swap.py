@@ -20,9 +20,9 @@ def pairs(draw: st.DrawFn) -> NDArray[np.int16]:
     """(B,6) pairs of any size that the settings allow, as `draw_pairs` makes them."""
     keys = np.array(draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6)), np.uint64)
     largest = draw(st.sampled_from([0.01, 0.1, 0.25]))
-    labels = np.zeros((len(keys), 10, 10), np.uint8)
+    labels = torch.zeros(len(keys), 10, 10, dtype=torch.uint8)
     boxes, _ = draw_pairs(labels, keys, pairs=1, image_size=SIZE, area=(0.002, largest), aspect=(0.1, 10))
-    return boxes[:, 0]
+    return boxes[:, 0].numpy()
 
 
 @settings(deadline=None)

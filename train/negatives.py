@@ -44,9 +44,9 @@ def _random_pairs(
 ) -> NDArray[np.int16]:
     """(count,6) pairs anywhere: a map with a single cluster puts no bounds on them."""
     keys = rng.integers(2**63, size=count, dtype=np.uint64)
-    anywhere = np.zeros((count, 32, 32), np.uint8)
+    anywhere = torch.zeros(count, 32, 32, dtype=torch.uint8)
     pairs, _ = draw_pairs(anywhere, keys, pairs=1, image_size=image_size, area=area, aspect=aspect)
-    return pairs[:, 0]
+    return pairs[:, 0].numpy()
 
 
 def _cut_and_paste(images: Tensor, pairs: NDArray[np.int16], rng: np.random.Generator) -> Tensor:
