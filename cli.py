@@ -14,7 +14,7 @@ import pipeline as pipeline  # first: repairs torchvision where its compiled par
 from pipeline.backbone_spec import BACKBONES
 from pipeline.datasets import DATASETS
 from pipeline.errors import RunError, UserError
-from pipeline.settings import RESIZES, PrecomputeSettings
+from pipeline.settings import PRECISIONS, RESIZES, PrecomputeSettings
 from train.settings import NEGATIVES, PROXIES, SCORERS, TrainSettings
 
 DEFAULTS = PrecomputeSettings()
@@ -81,6 +81,7 @@ def datasets(dataset: str, root: str | None) -> None:
     "--patch-aspect", nargs=2, type=float, default=DEFAULTS.patch_aspect, help="Least and largest height/width."
 )
 @click.option("--seed", default=DEFAULTS.seed)
+@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULTS.precision, help="Of the network.")
 @DEVICE
 @click.option("--scheduler", default="threads", metavar="threads|processes|cluster|cuda|tcp://HOST:PORT")
 @click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core.")
@@ -102,6 +103,7 @@ def precompute(
     patch_area: tuple[float, float],
     patch_aspect: tuple[float, float],
     seed: int,
+    precision: str,
     device: str,
     scheduler: str,
     workers: int | None,
@@ -124,6 +126,7 @@ def precompute(
         patch_area=patch_area,
         patch_aspect=patch_aspect,
         seed=seed,
+        precision=precision,
     )
     store = store or f"data/cache/{dataset}.zarr"
     report = run(

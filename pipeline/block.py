@@ -149,9 +149,12 @@ def _explain(
     backbone: Backbone, images: NDArray[np.uint8], settings: PrecomputeSettings, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(B,H,W,3) images to (B,L,h,w) uint8 saliency and (B,) classes, both on the device."""
-    x = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(images)
+    if device.type == "cuda":
+        pixels = pixels.pin_memory()  # the copy then runs beside the network of the images before
+    x = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
     with _network_gate(device):
-        raw, classes = layercam(backbone, backbone.normalise(x), settings.stages)
+        raw, classes = layercam(backbone, backbone.normalise(x), settings.stages, precision=settings.precision)
         return scale_maps(raw, settings.map_size), classes.int()
 
 

@@ -10,18 +10,45 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone
 
+# float16 holds no gradient below 6e-8: scores are multiplied by this before it is taken, and maps divided by it.
+_GRADIENT_SCALE = 1024.0
+
 
 def layercam(
-    backbone: Backbone, x: Tensor, stages: Sequence[str], target_class: Tensor | None = None
+    backbone: Backbone,
+    x: Tensor,
+    stages: Sequence[str],
+    target_class: Tensor | None = None,
+    precision: str = "float32",
 ) -> tuple[list[Tensor], Tensor]:
     """Raw LayerCAM maps of every stage, shallow to deep, and the classes whose scores were explained.
 
-    x: (B,3,H,W) float32, normalised. target_class: (B,) int64; None explains each image's top class.
+    x: (B,3,H,W) float32, normalised. target_class: (B,) int64; None explains each image's top class. precision: one
+    of `pipeline.settings.PRECISIONS`, of activations and gradients.
     Returns one (B,h,w) float32 map, 0 or more, a stage at the stage's own resolution, and (B,) int64.
 
     A map is ``relu(sum over channels of relu(dscore/dactivation) * activation)`` (LayerCAM, eq. 6). Gradients are
     taken with respect to the activations alone, and only from the shallowest stage on: weights get none.
     """
+    with torch.autocast(x.device.type, getattr(torch, precision), enabled=precision != "float32"):
+        activations, scores = _forward(backbone, x, stages)
+    if target_class is None:
+        target_class = scores.detach().argmax(1)
+    scale = _GRADIENT_SCALE if precision == "float16" else 1.0
+    with torch.enable_grad():
+        # Images do not mix in evaluation mode, so the gradient of the sum holds each image's own.
+        score = scores.gather(1, target_class[:, None]).float().sum() * scale
+    gradients = torch.autograd.grad(score, activations)
+    with torch.no_grad():
+        maps = [
+            torch.einsum("bchw,bchw->bhw", gradient.float().relu(), activation.float()).relu_().div_(scale)
+            for gradient, activation in zip(gradients, activations, strict=True)
+        ]
+    return maps, target_class
+
+
+def _forward(backbone: Backbone, x: Tensor, stages: Sequence[str]) -> tuple[list[Tensor], Tensor]:
+    """Activations of the stages, the first of them a leaf, and the class scores (B,classes)."""
     activations: list[Tensor] = []
     with torch.no_grad():
         x = backbone.stem(x)
@@ -33,18 +60,7 @@ def layercam(
                 x = x.detach().requires_grad_()
             activations.append(x)
     with torch.enable_grad():
-        scores = backbone.head(x)
-        if target_class is None:
-            target_class = scores.detach().argmax(1)
-        # Images do not mix in evaluation mode, so the gradient of the sum holds each image's own.
-        score = scores.gather(1, target_class[:, None]).sum()
-    gradients = torch.autograd.grad(score, activations)
-    with torch.no_grad():
-        maps = [
-            torch.einsum("bchw,bchw->bhw", gradient.relu(), activation).relu_()
-            for gradient, activation in zip(gradients, activations, strict=True)
-        ]
-    return maps, target_class
+        return activations, backbone.head(x)
 
 
 def scale_maps(maps: Sequence[Tensor], size: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.errors import UserError
 
 RESIZES = ("stretch", "pad")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PrecomputeSettings:
     patch_area: least and largest area of a patch, share of the image; uniform between them.
     patch_aspect: least and largest height/width of a patch; log-uniform between them.
     seed: of pairs and of random weights.
+    precision: of the network's activations and gradients; the lower two by torch's autocast.
     """
 
     image_size: int = 256
@@ -38,6 +40,7 @@ class PrecomputeSettings:
     patch_area: tuple[float, float] = (0.005, 0.05)
     patch_aspect: tuple[float, float] = (0.3, 3.3)
     seed: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         _require(32 <= self.image_size <= 1024, "image-size", self.image_size, "from 32 to 1024")
@@ -45,6 +48,7 @@ class PrecomputeSettings:
         _require(2 <= self.clusters <= 16, "clusters", self.clusters, "from 2 to 16")
         _require(1 <= self.pairs <= 256, "pairs", self.pairs, "from 1 to 256")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         low, high = self.patch_area
         # Up to a quarter of the image the shorter side of a patch is at most half of the image's side, so that
         # two disjoint patches always fit.

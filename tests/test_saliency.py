@@ -148,6 +148,17 @@ def test_weights_get_no_gradients(x: Tensor, trainable: bool) -> None:
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
+# What a lower precision costs: the distance between the two maps of one class, as a share of the exact map's length.
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.6), ("float16", 0.25)])
+def test_lower_precision_keeps_most_of_a_map(lite0: Backbone, x: Tensor, precision: str, most: float) -> None:
+    exact, classes = layercam(lite0, x, LITE0_STAGES)
+    lower, _ = layercam(lite0, x, LITE0_STAGES, target_class=classes, precision=precision)
+    for mine, yours in zip(exact, lower, strict=True):
+        assert yours.dtype == torch.float32
+        lost = (mine - yours).norm(dim=(1, 2)) / mine.norm(dim=(1, 2))
+        assert (0 < lost).all() and (lost < most).all()
+
+
 def test_threads_do_not_disturb_each_other(lite0: Backbone, x: Tensor) -> None:
     def explain(i: int) -> list[Tensor]:
         return layercam(lite0, x[i : i + 1], LITE0_STAGES)[0]
