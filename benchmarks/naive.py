@@ -43,7 +43,8 @@ def run(backbone: Backbone, paths: Sequence[Path], settings: PrecomputeSettings,
     out.mkdir(parents=True, exist_ok=True)
     for path in paths:
         image = np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-        x = backbone.normalise(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+        pixels = torch.from_numpy(image.copy()).to(next(backbone.parameters()).device)
+        x = backbone.normalise(pixels.permute(2, 0, 1)[None])
         np.save(out / f"{path.stem}-image.npy", image)
         for stage, cam in zip(settings.stages, cams, strict=True):
             saliency = np.asarray(Image.fromarray(cam(input_tensor=x, targets=None)[0]).resize((cells, cells)))

@@ -1,6 +1,8 @@
 """How fast stage 1 is, as ratios measured side by side: `python benchmarks/precompute.py [IMAGES] [REPEATS]`.
 
-Real solar-cell images, enlarged to 512 px PNG files, the default settings, on the CPU.
+Real solar-cell images, enlarged to 512 px PNG files, the default settings. Ratios are medians of `REPEATS` pairs, run
+in turn; further tables say where the time goes and what a lower precision costs the maps. Where torch finds a CUDA
+device its rows follow (`benchmarks/precompute_gpu.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from statistics import median
 import naive
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
+from torch import Tensor
 
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.backbone_spec import choose_stages
@@ -30,7 +34,7 @@ from pipeline.datasets import load
 from pipeline.images import decode_rgb
 from pipeline.precompute import precompute
 from pipeline.saliency import layercam, scale_maps
-from pipeline.settings import PrecomputeSettings
+from pipeline.settings import PRECISIONS, PrecomputeSettings
 
 CORES = os.cpu_count() or 1
 SETTINGS = replace(PrecomputeSettings(), stages=choose_stages("efficientnet_lite0"))
@@ -54,11 +58,11 @@ def write_images(folder: Path, count: int) -> list[Path]:
     return sorted(target.iterdir())
 
 
-def bare(backbone: Backbone, images: torch.Tensor) -> None:
+def bare(backbone: Backbone, images: Tensor) -> None:
     """Forward and activation gradients alone, an image at a time, a torch thread in each of all cores."""
     torch.set_num_threads(1)
 
-    def one(image: torch.Tensor) -> None:
+    def one(image: Tensor) -> None:
         layercam(backbone, backbone.normalise(image[None]), SETTINGS.stages)
 
     with ThreadPoolExecutor(CORES) as pool:
@@ -71,7 +75,7 @@ def stage(folder: Path) -> None:
         precompute(load("folder", str(folder / "images")), f"{out}/cache.zarr", SETTINGS)
 
 
-def gradcam_one_pass(backbone: Backbone, images: torch.Tensor) -> None:
+def gradcam_one_pass(backbone: Backbone, images: Tensor) -> None:
     """grad-cam's raw maps of all stages in its one pass, its own steps one after the other."""
     # Here, since pipeline must be imported before anything that imports torchvision.
     from pytorch_grad_cam import LayerCAM
@@ -85,6 +89,44 @@ def gradcam_one_pass(backbone: Backbone, images: torch.Tensor) -> None:
         cam.model.zero_grad()
         ClassifierOutputTarget(target)(scores[0]).backward(retain_graph=True)
         cam.compute_cam_per_layer(x[None], [ClassifierOutputTarget(target)], False)
+
+
+def kmeans_by_map(maps: NDArray[np.uint8]) -> list[KMeans]:
+    return [KMeans(SETTINGS.clusters, n_init=1).fit(m.reshape(-1, 1)) for m in maps]
+
+
+def inertia(maps: Tensor) -> float:
+    """Of all maps together, by our clusters."""
+    labels, _ = cluster_maps(maps, SETTINGS.clusters)
+    total = 0.0
+    for values, clusters in zip(maps.numpy().astype(float), labels.numpy(), strict=True):
+        groups = [values[clusters == cluster] for cluster in np.unique(clusters)]
+        total += sum(((group - group.mean()) ** 2).sum() for group in groups)
+    return total
+
+
+def time_table(folder: Path, count: int) -> Table:
+    """Milliseconds an image and worker of every step of a block."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        report = precompute(load("folder", str(folder / "images")), f"{out}/cache.zarr", SETTINGS)
+    whole = sum(report.seconds.values())
+    table = Table("step", "ms an image", "percent", title="where a worker's time goes")
+    for step, spent in report.seconds.items():
+        table.add_row(step, f"{1000 * spent / count:.2f}", f"{100 * spent / whole:.1f}")
+    return table
+
+
+def precision_table(backbone: Backbone, images: Tensor) -> Table:
+    """Distance of the maps of lower precisions from the exact ones, of the same class, by stage."""
+    table = Table("precision", "same top class", *SETTINGS.stages, title="|map - exact map| / |exact map|, percent")
+    x = backbone.normalise(images)
+    exact, classes = layercam(backbone, x, SETTINGS.stages)
+    for precision in PRECISIONS[1:]:
+        _, found = layercam(backbone, x, SETTINGS.stages, precision=precision)
+        maps, _ = layercam(backbone, x, SETTINGS.stages, target_class=classes, precision=precision)
+        lost = [((a - b).norm(dim=(1, 2)) / a.norm(dim=(1, 2))).mean() for a, b in zip(exact, maps, strict=True)]
+        table.add_row(precision, f"{100 * (found == classes).float().mean():.0f}", *(f"{100 * v:.1f}" for v in lost))
+    return table
 
 
 def main(count: int, repeats: int) -> None:
@@ -119,9 +161,15 @@ def main(count: int, repeats: int) -> None:
         maps = torch.cat([scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in part])
         flat = maps.flatten(0, 1)
         torch.set_num_threads(1)
-        theirs = lambda: [KMeans(SETTINGS.clusters, n_init=1).fit(m.reshape(-1, 1)) for m in flat.numpy()]  # noqa: E731
-        row("k-means over scikit-learn, n_init=1", lambda: cluster_maps(flat, SETTINGS.clusters), theirs)
-    Console().print(table)
+        name = "k-means over scikit-learn, n_init=1"
+        row(name, lambda: cluster_maps(flat, SETTINGS.clusters), lambda: kmeans_by_map(flat.numpy()))
+        ratio = inertia(flat) / sum(kmeans.inertia_ for kmeans in kmeans_by_map(flat.numpy()))
+        table.add_row("inertia over scikit-learn's", f"{ratio:.4f}", "", "")
+        Console().print(table, time_table(folder, count), precision_table(backbone, images[:32]))
+        if torch.cuda.is_available():
+            import precompute_gpu
+
+            Console().print(precompute_gpu.gpu_table(folder, paths, repeats))
 
 
 if __name__ == "__main__":
