@@ -63,10 +63,35 @@ def datasets(dataset: str, root: str | None) -> None:
 
 
 @main.command()
-@click.option("--dataset", type=click.Choice(DATASETS), required=True)
-@click.option("--root", metavar="DIR", help="Where the data set lies; default data/<dataset>, for elpv its package.")
-@CATEGORY
-@click.option("--store", metavar="PATH|URL", help="The cache; default data/cache/<dataset>.zarr.")
+@click.option(
+    "--dataset",
+    "datasets",
+    type=click.Choice(DATASETS),
+    multiple=True,
+    required=True,
+    help="May be given several times.",
+)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="DIR|URL",
+    help="Where a data set lies, one for each --dataset; default data/<dataset>, for elpv its package.",
+)
+@click.option(
+    "--category",
+    "categories",
+    multiple=True,
+    metavar="NAME",
+    help="May be given several times; default all. Of several data sets each must have one of them.",
+)
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    metavar="PATH|URL",
+    help="A cache for each --dataset; default data/cache/<dataset>.zarr.",
+)
 @click.option("--image-size", default=DEFAULTS.image_size, help="Side of the square images, pixels.")
 @click.option("--resize", type=click.Choice(RESIZES), default=DEFAULTS.resize)
 @click.option("--backbone", type=click.Choice(list(BACKBONES)), default=DEFAULTS.backbone)
@@ -84,15 +109,27 @@ def datasets(dataset: str, root: str | None) -> None:
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULTS.precision, help="Of the network.")
 @DEVICE
 @click.option("--scheduler", default="threads", metavar="threads|processes|cluster|cuda|tcp://HOST:PORT")
-@click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core.")
+@click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core, with cuda one a GPU.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    help="Images of a block of 64 through a GPU at once. On a CPU each goes by itself: no cache depends on this there.",
+)
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Dask's performance report of the run as HTML; of a cluster alone.",
+)
 @BAD_IMAGES
 @click.option("--overwrite", is_flag=True, help="Start the categories again.")
 @click.option("--update", is_flag=True, help="Drop images that vanished and compute changed ones again.")
 def precompute(
-    dataset: str,
-    root: str | None,
+    datasets: Sequence[str],
+    roots: Sequence[str],
     categories: Sequence[str],
-    store: str | None,
+    stores: Sequence[str],
     image_size: int,
     resize: str,
     backbone: str,
@@ -107,13 +144,16 @@ def precompute(
     device: str,
     scheduler: str,
     workers: int | None,
+    batch_size: int,
+    report: Path | None,
     bad_images: str,
     overwrite: bool,
     update: bool,
 ) -> None:
-    """Write saliency maps, clusters and patch pairs of a data set's normal images to the cache."""
-    from pipeline.datasets import load
-    from pipeline.precompute import precompute as run
+    """Write saliency maps, clusters and patch pairs of data sets' normal images to their caches."""
+    from pipeline.datasets import load_several
+    from pipeline.precompute import precompute_all as run
+    from pipeline.tables import work_table
 
     settings = PrecomputeSettings(
         image_size=image_size,
@@ -128,21 +168,37 @@ def precompute(
         seed=seed,
         precision=precision,
     )
-    store = store or f"data/cache/{dataset}.zarr"
-    report = run(
-        load(dataset, root, categories),
-        store,
+    places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
+    stores = [
+        store or f"data/cache/{dataset}.zarr"
+        for store, dataset in zip(_one_each("--store", stores, datasets), datasets, strict=True)
+    ]
+    result = run(
+        list(zip(load_several(places, categories), stores, strict=True)),
         settings,
         device=device,
         scheduler=scheduler,
         workers=workers,
+        batch_size=batch_size,
         bad_images=bad_images,
         overwrite=overwrite,
         update=update,
+        report=report,
     )
-    for line in report.bad:
-        click.echo(f"skipped: {line}", err=True)
-    click.echo(f"{store}: {report.images} images, {report.computed} computed now, {len(report.bad)} skipped")
+    if result.blocks:
+        Console(stderr=True).print(work_table(result))
+    elif report is not None:
+        click.echo(f"{report} is not written: nothing was left to compute", err=True)
+    for store, cache in zip(stores, result.caches, strict=True):
+        for line in cache.bad:
+            click.echo(f"skipped: {line}", err=True)
+        click.echo(f"{store}: {cache.images} images, {cache.computed} computed now, {len(cache.bad)} skipped")
+
+
+def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Sequence[str | None]:
+    if given and len(given) != len(datasets):
+        raise UserError(f"{option} is given {len(given)} times for {len(datasets)} data sets: give one each, or none")
+    return given or [None] * len(datasets)
 
 
 @main.command()

@@ -27,19 +27,21 @@ from pipeline.growth import open_rows
 from pipeline.images import decode_rgb, read_bytes
 from pipeline.pairs import draw_pairs, map_keys
 from pipeline.saliency import layercam, scale_maps
+from pipeline.schedule import worker_name
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import DONE, Arrays, block_state, open_cache, open_category, read_block, write_block
+from pipeline.store import BLOCK, DONE, Arrays, block_state, open_cache, open_category, read_block, write_block
 
-# On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours.
+# On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours: the bits of
+# a convolution depend there on the size of the batch.
 _IMAGES_AT_ONCE_CPU = 1
-_IMAGES_AT_ONCE_GPU = 64
 
 
 @dataclass(frozen=True)
 class Job:
     """What every block of a run shares; small, since it travels with each task.
 
-    bad_images: "stop" ends the run at an image that cannot be read, "skip" leaves its row empty.
+    bad_images: "stop" ends the run at an image that cannot be read, "skip" leaves its row empty. batch_size: images
+    through a GPU at once.
     """
 
     store: str
@@ -48,17 +50,20 @@ class Job:
     settings: PrecomputeSettings
     device: str = "auto"
     bad_images: str = "stop"
+    batch_size: int = BLOCK
 
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What one block came to: images done, the lines of those that could not be read, seconds by step."""
+    """What one block came to: images done, the lines of those that could not be read, seconds by step, and by whom."""
 
+    store: str
     category: str
     block: int
     images: int
     bad: tuple[str, ...]
     seconds: dict[str, float]
+    worker: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def compute_block(job: Job, category: str, block: int) -> BlockReport:
     state, listed = block_state(group, block), read_block(group, block, ("paths", "sha256"))
     count = len(listed["paths"])
     if state == DONE:
-        return BlockReport(category, block, count, (), clock.seconds)
+        return BlockReport(job.store, category, block, count, (), clock.seconds, worker_name())
     rows = open_rows(state, listed["paths"], listed["sha256"])
     paths = [str(path) for path in listed["paths"][rows]]
     loading = [_readers().submit(_load_image, job.root, path, job.settings) for path in paths]
@@ -87,7 +92,7 @@ def compute_block(job: Job, category: str, block: int) -> BlockReport:
     if not bad or job.bad_images == "skip":
         write_block(group, block, _among_finished(group, block, arrays, rows, count))
     clock.lap("write")
-    return BlockReport(category, block, len(rows), bad, clock.seconds)
+    return BlockReport(job.store, category, block, len(rows), bad, clock.seconds, worker_name())
 
 
 def _among_finished(group: zarr.Group, block: int, arrays: Arrays, rows: NDArray[np.int64], count: int) -> Arrays:
@@ -116,7 +121,8 @@ def _compute_arrays(
     settings = job.settings
     device = choose_device(job.device)
     backbone = _backbone(settings.backbone, settings.weights, settings.seed, str(device))
-    at_once = _IMAGES_AT_ONCE_CPU if device.type == "cpu" else _IMAGES_AT_ONCE_GPU
+    at_once = _IMAGES_AT_ONCE_CPU if device.type == "cpu" else job.batch_size
+    clock.lap("load")
     torch.set_num_threads(1)  # the workers are the parallelism; more threads in each would fight over the cores
     images, maps, targets = [], [], []
     for start in range(0, len(paths), at_once):

@@ -69,10 +69,27 @@ def load(name: str, root: str | None = None, categories: Sequence[str] = ()) -> 
     Raises `UserError` for an unknown name or category, a missing root, a root without categories, a category
     without normal images to train on, and a VisA or ELPV copy that lacks files of its table.
     """
-    found = _find(name, root)
-    if not found.categories:
-        raise UserError(_nothing_found(name, found))
-    chosen = _choose(found, categories)
+    return load_several([(name, root)], categories)[0]
+
+
+def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[str] = ()) -> list[Dataset]:
+    """`load` for the data sets of one run, each a name and its root; of `categories` each takes those that it has.
+
+    Raises what `load` raises, `UserError` also for a category that none of them has, and for one of them that has none
+    of `categories`.
+    """
+    found = [_find(name, root) for name, root in places]
+    for (name, _), one in zip(places, found, strict=True):
+        if not one.categories:
+            raise UserError(_nothing_found(name, one))
+    _refuse_unknown(found, categories)
+    return [Dataset(name, one.root, _choose(one, categories)) for (name, _), one in zip(places, found, strict=True)]
+
+
+def _choose(found: _Found, categories: Sequence[str]) -> tuple[Category, ...]:
+    chosen = tuple(category for category in found.categories if not categories or category.name in categories)
+    if not chosen:
+        raise UserError(f"{found.root}: none of the categories asked for; leave this data set out or name one of its")
     for category in chosen:
         absent = found.absent.get(category.name)
         if absent:
@@ -85,7 +102,7 @@ def load(name: str, root: str | None = None, categories: Sequence[str] = ()) -> 
                 f"{found.root}: category {category.name} has no image in train/good; "
                 "put the normal images to train on there"
             )
-    return Dataset(name, found.root, chosen)
+    return chosen
 
 
 def load_tests(name: str, root: str, categories: Sequence[str]) -> tuple[Category, ...]:
@@ -195,14 +212,14 @@ def _on_disk(samples: Sequence[Sample], files: frozenset[str]) -> tuple[Sample, 
     )
 
 
-def _choose(found: _Found, categories: Sequence[str]) -> tuple[Category, ...]:
-    names = [category.name for category in found.categories]
+def _refuse_unknown(found: Sequence[_Found], categories: Sequence[str]) -> None:
+    names = [category.name for one in found for category in one.categories]
+    roots = ", ".join(one.root for one in found)
     for wanted in categories:
         if wanted not in names:
             near = difflib.get_close_matches(wanted, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{found.root}: no category {wanted!r}, found {', '.join(names)}{hint}")
-    return tuple(category for category in found.categories if not categories or category.name in categories)
+            raise UserError(f"{roots}: no category {wanted!r}, found {', '.join(names)}{hint}")
 
 
 def _nothing_found(name: str, found: _Found) -> str:

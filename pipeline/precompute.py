@@ -1,9 +1,13 @@
-"""Stage 1: a data set to a cache, block by block, in parallel on Dask; goes on where an earlier run stopped."""
+"""Stage 1: data sets to caches, block by block, in parallel on Dask; goes on where an earlier run stopped."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +16,7 @@ from pipeline.datasets import Dataset
 from pipeline.errors import RunError, UserError
 from pipeline.growth import open_rows, refuse_vanished, update_category
 from pipeline.progress import progress
+from pipeline.roots import absolute
 from pipeline.schedule import check_scheduler, run_blocks
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import (
@@ -27,10 +32,13 @@ from pipeline.store import (
     read_all,
 )
 
+if TYPE_CHECKING:
+    from pipeline.block import BlockReport
+
 
 @dataclass(frozen=True)
 class PrecomputeReport:
-    """What a run came to.
+    """What a run came to for one cache.
 
     images: normal images of the categories asked for; computed: those computed by this run; bad: a line for each
     that could not be read; seconds: of work by step, summed over the workers.
@@ -42,6 +50,15 @@ class PrecomputeReport:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class RunReport:
+    """What a run came to: a report a data set, in their order; the blocks it computed; the seconds to the last one."""
+
+    caches: tuple[PrecomputeReport, ...]
+    blocks: tuple[BlockReport, ...]
+    elapsed: float
+
+
 def precompute(
     dataset: Dataset,
     store: str,
@@ -50,23 +67,113 @@ def precompute(
     device: str = "auto",
     scheduler: str = "threads",
     workers: int | None = None,
+    batch_size: int = BLOCK,
     bad_images: str = "stop",
     overwrite: bool = False,
     update: bool = False,
 ) -> PrecomputeReport:
-    """Fill the cache at `store` with every block of the data set's normal images that is not done yet.
+    """`precompute_all` for a single data set."""
+    return precompute_all(
+        [(dataset, store)],
+        settings,
+        device=device,
+        scheduler=scheduler,
+        workers=workers,
+        batch_size=batch_size,
+        bad_images=bad_images,
+        overwrite=overwrite,
+        update=update,
+    ).caches[0]
 
-    workers: None takes one a core. bad_images: "stop" raises UserError at the first block with an image that cannot
-    be read, and the blocks done so far stay; "skip" leaves the image's row empty and not `valid`. New images join the
-    cache; update: vanished ones leave it and changed ones are computed again (`pipeline.growth`).
+
+def precompute_all(
+    places: Sequence[tuple[Dataset, str]],
+    settings: PrecomputeSettings,
+    *,
+    device: str = "auto",
+    scheduler: str = "threads",
+    workers: int | None = None,
+    batch_size: int = BLOCK,
+    bad_images: str = "stop",
+    overwrite: bool = False,
+    update: bool = False,
+    report: Path | None = None,
+) -> RunReport:
+    """Fill the cache of each data set with every block of its normal images that is not done yet, on one scheduler.
+
+    places: data sets, each with the path or URL of a cache of its own. workers: None takes one a core. batch_size:
+    images through a GPU at once. bad_images: "stop" raises UserError at the first block with an image that cannot be
+    read, and the blocks done so far stay; "skip" leaves the image's row empty and not `valid`. New images join the
+    cache; update: vanished ones leave it and changed ones are computed again (`pipeline.growth`). report: the file for
+    Dask's performance report, written where a block was computed.
     """
-    check_scheduler(scheduler)
+    check_scheduler(scheduler, report)
+    # Workers have other working directories.
+    places = [(dataset, absolute(store)) for dataset, store in places]
+    _refuse_shared_stores([store for _, store in places])
     settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
-    if overwrite or not cache_exists(store):
+    if overwrite or not all(cache_exists(store) for _, store in places):
         # Weights that cannot be had or do not fit must not leave a cache of theirs behind.
         from pipeline.backbone import load_backbone
 
         load_backbone(settings.backbone, settings.weights, settings.seed)
+    cache_ids = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
+    blocks = [_open_blocks(store, dataset) for dataset, store in places]
+    finished: list[BlockReport] = []
+    start = ended = time.monotonic()
+    if any(blocks):
+        # Imported here: a finished cache is recognised without the seconds that importing torch takes.
+        from pipeline.block import Job, compute_block, torch_threads_kept
+
+        todo = sum(count for some in blocks for *_, count in some)
+        with progress("precompute", todo, "images") as advance:
+
+            def on_result(block: BlockReport) -> None:
+                nonlocal ended
+                ended = time.monotonic()
+                finished.append(block)
+                if block.bad and bad_images == "stop":
+                    raise UserError(f"{block.bad[0]}; mend or remove it, or give --bad-images skip")
+                advance(block.images)
+
+            shared = _for_workers(settings)
+            jobs = [
+                Job(store, cache_id, dataset.root, shared, device, bad_images, batch_size)
+                for (dataset, store), cache_id in zip(places, cache_ids, strict=True)
+            ]
+            tasks = [(job, name, block) for job, some in zip(jobs, blocks, strict=True) for name, block, _ in some]
+            with torch_threads_kept():
+                run_blocks(compute_block, tasks, scheduler, workers, on_result, report)
+        for dataset, store in places:
+            if left := len(_open_blocks(store, dataset)):
+                raise RunError(f"{left} blocks of {store} were not computed: the same command goes on with them")
+    caches = []
+    for (dataset, store), some in zip(places, blocks, strict=True):
+        finish_cache(store)
+        caches.append(_report(dataset, sum(count for *_, count in some), [b for b in finished if b.store == store]))
+    return RunReport(tuple(caches), tuple(finished), ended - start)
+
+
+def _refuse_shared_stores(stores: Sequence[str]) -> None:
+    for store, count in Counter(stores).items():
+        if count > 1:
+            raise UserError(f"{store} is the cache of {count} data sets: give each a --store of its own")
+
+
+def _for_workers(settings: PrecomputeSettings) -> PrecomputeSettings:
+    named = settings.weights in ("imagenet", "none")
+    return settings if named else replace(settings, weights=absolute(settings.weights))
+
+
+def _report(dataset: Dataset, computed: int, blocks: Sequence[BlockReport]) -> PrecomputeReport:
+    seconds: Counter[str] = Counter()
+    for block in blocks:
+        seconds.update(block.seconds)
+    images = sum(len(category.train) for category in dataset.categories)
+    return PrecomputeReport(images, computed, tuple(line for block in blocks for line in block.bad), dict(seconds))
+
+
+def _prepare(dataset: Dataset, store: str, settings: PrecomputeSettings, overwrite: bool, update: bool) -> str:
     cache_id = prepare_cache(
         store,
         dataset=dataset.name,
@@ -77,32 +184,7 @@ def precompute(
         overwrite=overwrite,
     )
     _bring_up_to_date(store, dataset, update)
-    images = sum(len(category.train) for category in dataset.categories)
-    blocks = _open_blocks(store, dataset)
-    bad: list[str] = []
-    seconds: Counter[str] = Counter()
-    if blocks:
-        # Imported here: a finished cache is recognised without the seconds that importing torch takes.
-        from pipeline.block import BlockReport, Job, compute_block, torch_threads_kept
-
-        job = Job(store, cache_id, dataset.root, settings, device, bad_images)
-        todo = sum(count for *_, count in blocks)
-        with progress("precompute", todo, "images") as advance:
-
-            def on_result(report: BlockReport) -> None:
-                bad.extend(report.bad)
-                seconds.update(report.seconds)
-                if report.bad and bad_images == "stop":
-                    raise UserError(f"{report.bad[0]}; mend or remove it, or give --bad-images skip")
-                advance(report.images)
-
-            tasks = [(job, name, block) for name, block, _ in blocks]
-            with torch_threads_kept():
-                run_blocks(compute_block, tasks, scheduler, workers, on_result)
-        if left := len(_open_blocks(store, dataset)):
-            raise RunError(f"{left} blocks of {store} were not computed: the same command goes on with them")
-    finish_cache(store)
-    return PrecomputeReport(images, sum(count for *_, count in blocks), tuple(bad), dict(seconds))
+    return cache_id
 
 
 def _bring_up_to_date(store: str, dataset: Dataset, update: bool) -> None:

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import suppress
+from multiprocessing import parent_process
+from pathlib import Path
+from threading import current_thread
 from typing import Any, TypeVar
 
 from pipeline.errors import RunError, UserError
 
 Result = TypeVar("Result")
 SCHEDULERS = ("threads", "processes", "cluster", "cuda")
+_LOCAL = ("threads", "processes")
 
 
-def check_scheduler(scheduler: str) -> str:
-    """The scheduler's name or tcp:// address as it is; anything else raises UserError."""
+def check_scheduler(scheduler: str, report: Path | None = None) -> str:
+    """The scheduler's name or tcp:// address as it is; UserError for another, or for one that makes no `report`."""
     if scheduler not in SCHEDULERS and not scheduler.startswith(("tcp://", "tls://")):
         raise UserError(f"unknown scheduler {scheduler!r}: give {', '.join(SCHEDULERS)} or tcp://HOST:PORT")
+    if report is not None and scheduler in _LOCAL:
+        others = ", ".join(name for name in SCHEDULERS if name not in _LOCAL)
+        raise UserError(f"--report: --scheduler {scheduler} makes none; give {others} or tcp://HOST:PORT")
     return scheduler
+
+
+def worker_name() -> str:
+    """Who runs this: the address of a Dask worker, or else a process or a thread of the driver."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        with suppress(ValueError):  # no task of a Dask worker
+            return str(get_worker().address)
+    if parent_process() is not None:
+        return f"process {os.getpid()}"
+    return f"thread {current_thread().name.rpartition('_')[2]}"
 
 
 def run_blocks(
@@ -29,16 +47,21 @@ def run_blocks(
     scheduler: str,
     workers: int | None,
     on_result: Callable[[Result], None],
+    report: Path | None = None,
 ) -> None:
     """Call ``function(*task)`` for every task; `on_result` gets each result in this process as it arrives.
 
     function must be importable by the workers, and tasks and results small: they travel. workers: None takes a
-    worker a core. An exception in a task or in `on_result` ends the run.
+    worker a core; an address has its own. report: the file for Dask's performance report, of a cluster alone. An
+    exception in a task or in `on_result` ends the run; RunError says that workers or a scheduler were lost.
     """
-    if scheduler in ("threads", "processes"):
+    if scheduler in _LOCAL:
         _run_local(function, tasks, scheduler, workers or os.cpu_count() or 1, on_result)
     else:
-        _run_distributed(function, tasks, scheduler, workers, on_result)
+        # Imported here: a run in threads does without the time that importing distributed takes.
+        from pipeline.cluster import run_on_cluster
+
+        run_on_cluster(function, tasks, scheduler, workers, on_result, report)
 
 
 def _run_local(
@@ -68,60 +91,3 @@ def _run_local(
             "a worker process was killed, perhaps for want of memory: the same command goes on where it ended,"
             " and needs less with fewer --workers"
         ) from error
-
-
-def _run_distributed(
-    function: Callable[..., Result],
-    tasks: Sequence[tuple[Any, ...]],
-    scheduler: str,
-    workers: int | None,
-    on_result: Callable[[Result], None],
-) -> None:
-    from distributed import KilledWorker, as_completed
-
-    with _client(scheduler, workers) as client:
-        try:
-            client.wait_for_workers(1, timeout=60)
-        except TimeoutError as error:
-            raise UserError(f"the cluster at {scheduler} has no worker: start one with `dask worker`") from error
-        # A bounded window: the scheduler never holds more than it can soon hand out.
-        window = 4 * max(1, sum(client.nthreads().values()))
-        waiting = iter(tasks)
-
-        def submit(count: int) -> list[Any]:
-            return [client.submit(function, *task, pure=False) for task in islice(waiting, count)]
-
-        try:
-            running = as_completed(submit(window), loop=client.loop)
-            for future in running:
-                on_result(future.result())
-                for new in submit(1):
-                    running.add(new)
-        except (OSError, CancelledError, KilledWorker) as error:  # CancelledError: the scheduler is gone
-            reason = " ".join(str(error).split())
-            raise RunError(f"the run on {scheduler} broke off ({reason}): the same command goes on there") from error
-
-
-@contextmanager
-def _client(scheduler: str, workers: int | None) -> Iterator[Any]:
-    # Never the default client: one that found no scheduler would stay it, and Dask work of the caller would hang.
-    from distributed import Client, LocalCluster
-
-    if scheduler.startswith(("tcp://", "tls://")):
-        try:
-            client = Client(scheduler, timeout=10, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:  # ValueError: an address without a port
-            raise UserError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
-        with client:
-            yield client
-        return
-    if scheduler == "cuda":
-        try:
-            from dask_cuda import LocalCUDACluster
-        except ImportError as error:
-            raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
-        cluster = LocalCUDACluster(dashboard_address=None)
-    else:
-        cluster = LocalCluster(n_workers=workers or os.cpu_count() or 1, threads_per_worker=1, dashboard_address=None)
-    with cluster, Client(cluster, set_as_default=False) as client:
-        yield client

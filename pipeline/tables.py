@@ -1,15 +1,18 @@
-"""Tables for the terminal: what a data set holds, and what a cache holds."""
+"""Tables for the terminal: what a data set holds, what a cache holds, and where the time of a run went."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from rich.box import SIMPLE
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.datasets import CountRow
 from pipeline.inspect import CacheSummary, StageSummary
+from pipeline.precompute import RunReport
 
 _STATUS_STYLES = {"whole": "green", "unknown": "", "not found": "dim"}
 
@@ -30,6 +33,34 @@ def counts_table(rows: Sequence[CountRow]) -> Table:
     totals = [sum(getattr(row, name) for row in rows) for name in ("train", "test_good", "test_defect", "masks")]
     table.add_section()
     table.add_row("all", *map(str, totals), "")
+    return table
+
+
+def work_table(run: RunReport) -> Table:
+    """Where the time of a run that computed blocks went: a row a worker, seconds of its threads by step, and the sum.
+
+    images/s of a row is over its working seconds, that of the title over the time that the run took.
+    """
+    everybody = "all"
+    images: Counter[str] = Counter()
+    seconds: dict[str, Counter[str]] = {}
+    for block in run.blocks:
+        for worker in (block.worker.removeprefix("tcp://"), everybody):
+            images[worker] += block.images
+            seconds.setdefault(worker, Counter()).update(block.seconds)
+    rate = images[everybody] / run.elapsed
+    title = f"{images[everybody]} images in {run.elapsed:.1f} s, {rate:.1f} images/s; seconds of work by step"
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("worker", overflow="fold")
+    steps = list(seconds[everybody])
+    for heading in ("images", *steps, "images/s"):
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
+    for worker in sorted(seconds, key=lambda worker: (worker == everybody, len(worker), worker)):
+        if worker == everybody:
+            table.add_section()
+        rate = images[worker] / max(seconds[worker].total(), 1e-9)
+        spent = (f"{seconds[worker][step]:.1f}" for step in steps)
+        table.add_row(escape(worker), str(images[worker]), *spent, f"{rate:.1f}")
     return table
 
 
