@@ -14,6 +14,7 @@ import pipeline as pipeline  # first: repairs torchvision where its compiled par
 from pipeline.backbone_spec import BACKBONES
 from pipeline.datasets import DATASETS
 from pipeline.errors import RunError, UserError
+from pipeline.remote import failure
 from pipeline.settings import PRECISIONS, RESIZES, PrecomputeSettings
 from train.settings import NEGATIVES, PROXIES, SCORERS, TrainSettings
 
@@ -39,6 +40,13 @@ class Commands(click.Group):
             raise _Mistake(str(error)) from error
         except RunError as error:
             raise click.ClickException(str(error)) from error
+        except Exception as error:
+            # A disk, a network or an object store that fails in the middle of the work; a closed pipe is click's own.
+            if isinstance(error, BrokenPipeError) or (reason := failure(error)) is None:
+                raise
+            raise click.ClickException(
+                f"reading or writing failed ({reason}): mend it and run the command again"
+            ) from error
 
 
 class _Mistake(click.ClickException):
@@ -53,7 +61,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--dataset", type=click.Choice(DATASETS), required=True)
-@click.option("--root", metavar="DIR", help="Where the data set lies; default data/<dataset>.")
+@click.option("--root", metavar="DIR|URL", help="Where the data set lies; default data/<dataset>.")
 def datasets(dataset: str, root: str | None) -> None:
     """List what a data set holds against its published counts, without reading a pixel."""
     from pipeline.datasets import compare_counts
@@ -124,7 +132,7 @@ def datasets(dataset: str, root: str | None) -> None:
 )
 @BAD_IMAGES
 @click.option("--overwrite", is_flag=True, help="Start the categories again.")
-@click.option("--update", is_flag=True, help="Drop images that vanished and compute changed ones again.")
+@click.option("--update", is_flag=True, help="Read every file: drop images that vanished, redo changed ones.")
 def precompute(
     datasets: Sequence[str],
     roots: Sequence[str],
@@ -204,7 +212,7 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
 @main.command()
 @click.option("--store", metavar="PATH|URL", help="The cache; default the only one in data/cache.")
 @CATEGORY
-@click.option("--root", metavar="DIR", help="Where the test images lie, if not where precompute found them.")
+@click.option("--root", metavar="DIR|URL", help="Where the test images lie, if not where precompute found them.")
 @click.option("--out", metavar="DIR", help="The run folder; default runs/<dataset>.")
 @click.option("--negatives", type=click.Choice(NEGATIVES), default=TRAIN.negatives, help="none: the untrained arm.")
 @click.option(

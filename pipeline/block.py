@@ -1,4 +1,4 @@
-"""One block of stage 1: images to saliency maps, clusters and patch pairs in the cache."""
+"""One task of stage 1: the images of a write unit to saliency maps, clusters and patch pairs in the cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,17 @@ from pipeline.pairs import draw_pairs, map_keys
 from pipeline.saliency import layercam, scale_maps
 from pipeline.schedule import worker_name
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, DONE, Arrays, block_state, open_cache, open_category, read_block, write_block
+from pipeline.store import (
+    BLOCK,
+    DONE,
+    Arrays,
+    layout,
+    open_cache,
+    open_category,
+    read_unit,
+    unit_states,
+    write_unit,
+)
 
 # On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours: the bits of
 # a convolution depend there on the size of the batch.
@@ -74,35 +84,54 @@ class _Loaded:
 
 
 def compute_block(job: Job, category: str, block: int) -> BlockReport:
-    """Compute one block and write it; a block that is done already is left alone.
+    """Compute what is open of one write unit and write it; one whose blocks are all done is left alone.
 
     Runs wherever Dask puts it: it opens the store and loads the network once a process. With bad_images "stop" and
     an unreadable image nothing is written and the report carries the lines.
     """
     clock = _Clock()
     group = _open_group(job.store, job.cache_id, category)
-    state, listed = block_state(group, block), read_block(group, block, ("paths", "sha256"))
+    states, listed = unit_states(group, block), read_unit(group, block, ("paths", "sha256"))
     count = len(listed["paths"])
-    if state == DONE:
+    if (states == DONE).all():
         return BlockReport(job.store, category, block, count, (), clock.seconds, worker_name())
-    rows = open_rows(state, listed["paths"], listed["sha256"])
+    rows = open_rows(states, listed["paths"], listed["sha256"])
     paths = [str(path) for path in listed["paths"][rows]]
-    loading = [_readers().submit(_load_image, job.root, path, job.settings) for path in paths]
-    arrays, bad = _compute_arrays(job, paths, loading, clock)
+    arrays, bad = _compute_by_block(job, paths, clock)
     if not bad or job.bad_images == "skip":
-        write_block(group, block, _among_finished(group, block, arrays, rows, count))
+        write_unit(group, block, _among_finished(group, block, arrays, rows, count))
     clock.lap("write")
     return BlockReport(job.store, category, block, len(rows), bad, clock.seconds, worker_name())
 
 
 def _among_finished(group: zarr.Group, block: int, arrays: Arrays, rows: NDArray[np.int64], count: int) -> Arrays:
-    """The arrays of the whole block: where only some rows were computed, between those that were there."""
+    """The arrays of the whole unit: where only some rows were computed, between those that were there."""
     if len(rows) == count:
         return arrays
-    whole = read_block(group, block, tuple(arrays))
+    whole = read_unit(group, block, tuple(arrays))
     for name, values in arrays.items():
         whole[name][rows] = values
     return whole
+
+
+def _compute_by_block(job: Job, paths: Sequence[str], clock: _Clock) -> tuple[Arrays, tuple[str, ...]]:
+    """`_compute_arrays` for a block's worth of images at a time: beside the result only two of them are in memory."""
+    shapes = layout(len(paths), job.settings).items()
+    whole: Arrays = {name: np.zeros(shape, object if dtype == "str" else dtype) for name, (shape, dtype, _) in shapes}
+    del whole["paths"]
+    problems: list[str] = []
+    ahead = _read_ahead(job, paths[:BLOCK])
+    for start in range(0, len(paths), BLOCK):
+        loading, ahead = ahead, _read_ahead(job, paths[start + BLOCK : start + 2 * BLOCK])
+        arrays, bad = _compute_arrays(job, paths[start : start + BLOCK], loading, clock)
+        problems += bad
+        for name, values in arrays.items():
+            whole[name][start : start + BLOCK] = values
+    return whole, tuple(problems)
+
+
+def _read_ahead(job: Job, paths: Sequence[str]) -> list[Future[_Loaded]]:
+    return [_readers().submit(_load_image, job.root, path, job.settings) for path in paths]
 
 
 @contextmanager

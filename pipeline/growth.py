@@ -55,15 +55,13 @@ def update_category(category: zarr.Group, root: str, paths: Sequence[str], updat
     return bool(added or len(changed) or len(gone))
 
 
-def open_rows(state: int, paths: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
-    """The rows of a block that must be computed: none of a done one, all of one that is not, if they have a path.
+def open_rows(states: NDArray[np.uint8], paths: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
+    """The rows of some blocks that must be computed: none of a done one, all of one that is not, if they have a path.
 
-    state: its `done`; paths, digests: its rows of `paths` and `sha256`.
+    states: the blocks' `done`; paths, digests: their rows of `paths` and `sha256`.
     """
-    wanted = paths != ""
-    if state == GROWN:
-        wanted &= digests == ""
-    return np.flatnonzero(wanted & (state != DONE))
+    state = np.repeat(states, BLOCK)[: len(paths)]
+    return np.flatnonzero((paths != "") & (state != DONE) & ~((state == GROWN) & (digests != "")))
 
 
 def _append(category: zarr.Group, count: int, added: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from pipeline.store import (
     open_category,
     prepare_cache,
     read_all,
+    unit_blocks,
 )
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def precompute_all(
 
         load_backbone(settings.backbone, settings.weights, settings.seed)
     cache_ids = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
-    blocks = [_open_blocks(store, dataset) for dataset, store in places]
+    blocks = [_open_units(store, dataset) for dataset, store in places]
     finished: list[BlockReport] = []
     start = ended = time.monotonic()
     if any(blocks):
@@ -145,8 +146,8 @@ def precompute_all(
             with torch_threads_kept():
                 run_blocks(compute_block, tasks, scheduler, workers, on_result, report)
         for dataset, store in places:
-            if left := len(_open_blocks(store, dataset)):
-                raise RunError(f"{left} blocks of {store} were not computed: the same command goes on with them")
+            if left := len(_open_units(store, dataset)):
+                raise RunError(f"{left} tasks of {store} were not done: the same command goes on with them")
     caches = []
     for (dataset, store), some in zip(places, blocks, strict=True):
         finish_cache(store)
@@ -201,15 +202,16 @@ def _bring_up_to_date(store: str, dataset: Dataset, update: bool) -> None:
         list_images_digests(root)
 
 
-def _open_blocks(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
-    """Category, number and images to compute of every block that is not done."""
+def _open_units(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
+    """Category, number and images to compute of every write unit with a block that is not done."""
     root = open_cache(store)
-    blocks = []
+    units = []
     for category in dataset.categories:
-        states, paths, digests = (
-            read_all(open_category(root, category.name), name) for name in ("done", "paths", "sha256")
-        )
-        for block in np.flatnonzero(states != DONE):
-            rows = slice(block * BLOCK, (block + 1) * BLOCK)
-            blocks.append((category.name, int(block), len(open_rows(int(states[block]), paths[rows], digests[rows]))))
-    return blocks
+        group = open_category(root, category.name)
+        states, paths, digests = (read_all(group, name) for name in ("done", "paths", "sha256"))
+        blocks = unit_blocks(group)
+        opened = open_rows(states, paths, digests) // (blocks * BLOCK)
+        counts = np.bincount(opened, minlength=-(-len(states) // blocks))
+        found = np.unique(np.flatnonzero(states != DONE) // blocks)
+        units += [(category.name, int(unit), int(counts[unit])) for unit in found]
+    return units

@@ -10,11 +10,11 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
+from pipeline.remote import failure, is_url, open_filesystem
 
 # Pillow recognises these formats but has no decoder for them.
 _STUBS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})
@@ -30,11 +30,6 @@ class Listing:
 
     files: tuple[str, ...]
     folders: frozenset[str]
-
-
-def is_url(root: str) -> bool:
-    """Whether `root` is an fsspec URL (also a chain like ``zip://::s3://bucket/x.zip``), not a local path."""
-    return "://" in root
 
 
 def absolute(root: str) -> str:
@@ -66,8 +61,12 @@ def list_images(root: str) -> Listing:
         paths, folders = _list_remote(root) if is_url(root) else _list_local(root)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{root}: no such folder; data/README.md says where each data set is from") from None
-    except OSError as error:
-        raise UserError(f"{root}: cannot be listed ({error.strerror or error})") from error
+    except Exception as error:
+        # ValueError: a URL without a bucket.
+        reason = str(error) if isinstance(error, ValueError) else failure(error)
+        if reason is None:
+            raise
+        raise UserError(f"{root}: cannot be listed ({getattr(error, 'strerror', None) or reason})") from error
     suffixes = image_suffixes()
     files = sorted(path for path in paths if path[path.rfind(".") :].lower() in suffixes)
     return Listing(tuple(files), frozenset(folders))
@@ -76,12 +75,20 @@ def list_images(root: str) -> Listing:
 def read_file(root: str, path: str) -> bytes:
     """Content of the file at `path` (relative, POSIX) below `root`.
 
-    Raises `OSError` where it cannot be read, `UserError` where the filesystem of a URL is not installed.
+    Raises `OSError` where it cannot be read. Of a URL that is `FileNotFoundError` alone: `RunError` where the remote
+    side fails, which says nothing about the file; `UserError` where the filesystem of the URL is not installed.
     """
     if not is_url(root):
         return Path(root, path).read_bytes()
-    filesystem, base = _filesystem(root)
-    content: bytes = filesystem.cat_file(f"{base}/{path}" if base else path)
+    filesystem, base = open_filesystem(root)
+    try:
+        content: bytes = filesystem.cat_file(f"{base}/{path}" if base else path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(path) from error
+    except Exception as error:
+        if (reason := failure(error)) is None:
+            raise
+        raise RunError(f"{root}/{path} is out of reach ({reason}): the same command goes on when it is back") from error
     return content
 
 
@@ -108,7 +115,7 @@ def _list_local(root: str) -> tuple[list[str], list[str]]:
 
 
 def _list_remote(root: str) -> tuple[list[str], set[str]]:
-    filesystem, base = _filesystem(root)
+    filesystem, base = open_filesystem(root)
     found = (path[len(base) :].lstrip("/") for path in filesystem.find(base))
     files = [path for path in found if not any(part.startswith(".") for part in path.split("/"))]
     if not files and not filesystem.isdir(base):
@@ -121,16 +128,3 @@ def _list_remote(root: str) -> tuple[list[str], set[str]]:
             folders.add(parent)
             parent = parent.rpartition("/")[0]
     return files, folders
-
-
-def _filesystem(root: str) -> tuple[Any, str]:
-    # Imported here: a local root needs no fsspec.
-    from fsspec.core import url_to_fs
-
-    try:
-        filesystem, base = url_to_fs(root)
-    except ImportError as error:
-        raise UserError(f"{root}: {error}") from error
-    except ValueError as error:
-        raise UserError(f"{root}: not a URL that fsspec knows ({error})") from error
-    return filesystem, str(base).rstrip("/")

@@ -1,7 +1,9 @@
 """The cache: a Zarr v3 store with one group a category; its layout, how it is opened, created and checked.
 
-A block is 64 images and one chunk of every array, so that two tasks never write to one chunk. `done` has a chunk a
-block and is written last: a block counts only when all of it is on disk. Attributes are written by the driver alone.
+A block is 64 images and one chunk of every array. A write unit is what one task writes, an object of every array: one
+block, or in a large category a shard of several, so that two tasks never write to one object. A chunk of `done` is a
+write unit's and is written last: a block counts only when all of it is on disk. Attributes are written by the driver
+alone.
 """
 
 from __future__ import annotations
@@ -21,12 +23,16 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import GroupNotFoundError
 
 from pipeline.errors import UserError
+from pipeline.remote import OPTIONS, failure, is_url, need_extra, open_filesystem
 from pipeline.settings import PrecomputeSettings
 
 FORMAT = 1
 BLOCK = 64
 # Values of `done` beside 0. A grown block was done before rows of it came or changed: those with a digest are whole.
 DONE, GROWN = 1, 2
+# From so many images on a category is written in shards of so many blocks: docs/cache.md says why.
+LARGE = 100_000
+_SHARD = 8
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr", "dask", "cutswap")
 
 Arrays = dict[str, NDArray[Any]]
@@ -49,6 +55,11 @@ def layout(images: int, settings: PrecomputeSettings) -> dict[str, tuple[tuple[i
         "pairs": ((images, stages, settings.pairs, 6), "int16", ("image", "stage", "pair", "box")),
         "relaxed": ((images, stages, settings.pairs), "uint8", ("image", "stage", "pair")),
     }
+
+
+def choose_unit(images: int) -> int:
+    """Blocks a write unit of a category that is created with so many images."""
+    return _SHARD if images >= LARGE else 1
 
 
 def default_store() -> str:
@@ -105,11 +116,13 @@ def prepare_cache(
     settings: PrecomputeSettings,
     weights: str,
     overwrite: bool,
+    unit: int | None = None,
 ) -> str:
     """Create a cache, or open the one there is to go on with it; returns its id.
 
     categories: name to the relative paths of its normal images, in their order. weights: the weights' digest.
-    overwrite: the named categories start again, and with them the whole cache where it holds no others.
+    overwrite: the named categories start again, and with them the whole cache where it holds no others. unit: blocks a
+    write unit of categories that are created; None chooses by their number of images.
     Raises UserError where something else lies at `store`, or a cache with other settings. The images of a category that
     exists are left as they are: `pipeline.growth` brings them up to date.
     """
@@ -130,7 +143,7 @@ def prepare_cache(
     if missing:
         mark_incomplete(root)
     for name in missing:
-        _create_category(root, name, categories[name], settings)
+        _create_category(root, name, categories[name], settings, unit or choose_unit(len(categories[name])))
     list_images_digests(root)
     return str(root.attrs["cache_id"])
 
@@ -165,25 +178,42 @@ def done_blocks(category: zarr.Group) -> NDArray[np.bool_]:
     return done
 
 
-def block_state(category: zarr.Group, block: int) -> int:
-    """0 for a block to be computed, DONE, or GROWN."""
-    return int(np.asarray(array(category, "done")[block]))
+def unit_blocks(category: zarr.Group) -> int:
+    """Blocks a write unit of this category: the layout that it was created with stays, however it grows."""
+    return int(array(category, "done").chunks[0])
 
 
-def write_block(category: zarr.Group, block: int, arrays: Arrays) -> None:
-    """Write every array of one block, and `done` after all of them.
+def unit_states(category: zarr.Group, unit: int) -> NDArray[np.uint8]:
+    """(blocks,) uint8 of one write unit: 0 for a block to be computed, DONE, or GROWN."""
+    blocks = unit_blocks(category)
+    states: NDArray[np.uint8] = np.asarray(array(category, "done")[unit * blocks : (unit + 1) * blocks])
+    return states
+
+
+def write_unit(category: zarr.Group, unit: int, arrays: Arrays) -> None:
+    """Write every array of one write unit, all its rows, and `done` after all of them.
 
     Digests come last but one: a row with a digest is a row whose other arrays are on disk.
     """
-    rows = slice(block * BLOCK, block * BLOCK + len(arrays["valid"]))
+    blocks, count = unit_blocks(category), len(arrays["valid"])
+    first = unit * blocks * BLOCK
     for name in sorted(arrays, key="sha256".__eq__):
-        array(category, name)[rows] = arrays[name]
-    array(category, "done")[block] = DONE
+        array(category, name)[first : first + count] = arrays[name]
+    array(category, "done")[unit * blocks : unit * blocks - (-count // BLOCK)] = DONE
+
+
+def read_unit(category: zarr.Group, unit: int, names: Sequence[str]) -> Arrays:
+    """The named arrays' rows of one write unit."""
+    rows = unit_blocks(category) * BLOCK
+    return _read_rows(category, slice(unit * rows, (unit + 1) * rows), names)
 
 
 def read_block(category: zarr.Group, block: int, names: Sequence[str]) -> Arrays:
     """The named arrays' rows of one block."""
-    rows = slice(block * BLOCK, (block + 1) * BLOCK)
+    return _read_rows(category, slice(block * BLOCK, (block + 1) * BLOCK), names)
+
+
+def _read_rows(category: zarr.Group, rows: slice, names: Sequence[str]) -> Arrays:
     return {name: np.asarray(array(category, name)[rows]) for name in names}
 
 
@@ -198,22 +228,47 @@ def iterate_blocks(category: zarr.Group) -> Iterator[int]:
 
 
 def _open(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | None = None) -> zarr.Group | None:
+    remote = is_url(store) and not store.startswith("file://")
+    if remote:
+        need_extra(store)
     try:
-        return zarr.open_group(store.removeprefix("file://"), mode=mode, attributes=attributes)
-    except (FileNotFoundError, GroupNotFoundError):
-        return None
-    except (OSError, ValueError, ImportError) as error:  # ImportError: fsspec lacks the package for the URL
-        raise UserError(f"{store} cannot be opened as a cache ({error}): choose another --store") from error
+        return zarr.open_group(
+            store.removeprefix("file://"),
+            mode=mode,
+            attributes=attributes,
+            storage_options=OPTIONS if remote else None,
+        )
+    except (FileNotFoundError, GroupNotFoundError) as error:
+        if mode != "w-":
+            return None
+        raise UserError(f"{store} cannot be created ({failure(error)}): choose another --store") from error
+    except Exception as error:
+        # ImportError: fsspec lacks the package for the URL; ValueError: damaged metadata, or no URL that it knows.
+        reason = str(error) if isinstance(error, ValueError | ImportError) else failure(error)
+        if reason is None:
+            raise
+        mend = "check its endpoint and credentials, or choose" if remote else "choose"
+        raise UserError(f"{store} cannot be opened as a cache ({reason}): {mend} another --store") from error
 
 
 def _open_or_create(store: str, attributes: Attributes) -> zarr.Group:
     if _open(store, "r+") is None:
-        local = Path(store.removeprefix("file://"))
-        if local.is_dir() and any(local.iterdir()):
+        if _holds_anything(store):
             raise UserError(f"{store} exists and is no cache of ours: choose another --store")
         # With its attributes from the start: killed at any moment, it is a cache or nothing.
         _open(store, "w-", attributes)
     return open_cache(store, "r+")
+
+
+def _holds_anything(store: str) -> bool:
+    if is_url(store) and not store.startswith("file://"):
+        filesystem, base = open_filesystem(store)
+        try:
+            return bool(filesystem.ls(base, detail=False))
+        except FileNotFoundError:
+            return False
+    local = Path(store.removeprefix("file://"))
+    return local.is_dir() and any(local.iterdir())
 
 
 def _versions() -> dict[str, str]:
@@ -237,15 +292,22 @@ def _refuse_others(store: str, root: zarr.Group, dataset: str, settings: Precomp
         )
 
 
-def _create_category(root: zarr.Group, name: str, paths: Sequence[str], settings: PrecomputeSettings) -> None:
+def _create_category(
+    root: zarr.Group, name: str, paths: Sequence[str], settings: PrecomputeSettings, unit: int
+) -> None:
     category = root.create_group(name, overwrite=True)
     for key, (shape, dtype, dimensions) in layout(len(paths), settings).items():
-        chunks, kind = (BLOCK, *shape[1:]), str if dtype == "str" else dtype
         category.create_array(
-            key, shape=shape, chunks=chunks, dtype=kind, compressors=ZstdCodec(level=1), dimension_names=dimensions
+            key,
+            shape=shape,
+            chunks=(BLOCK, *shape[1:]),
+            shards=None if unit == 1 else (unit * BLOCK, *shape[1:]),
+            dtype=str if dtype == "str" else dtype,
+            compressors=ZstdCodec(level=1),
+            dimension_names=dimensions,
         )
     blocks = (-(-len(paths) // BLOCK),)
-    category.create_array("done", shape=blocks, chunks=(1,), dtype="uint8", dimension_names=("block",))
+    category.create_array("done", shape=blocks, chunks=(unit,), dtype="uint8", dimension_names=("block",))
     array(category, "paths")[:] = np.array(paths, dtype=object)
     category.update_attributes({"stages": list(settings.stages), "images_digest": images_digest(paths), "ready": True})
 

@@ -19,6 +19,7 @@ from pipeline.errors import ImageError, RunError, UserError
 from pipeline.images import read_bytes
 from pipeline.inspect import summarise
 from pipeline.progress import Advance, progress
+from pipeline.remote import failure
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import (
     BLOCK,
@@ -65,9 +66,10 @@ def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
     for name in choose_categories(root, categories, store):
         try:
             one = _verify_category(name, root, settings)
-        except UserError:
+        except (UserError, RunError):
             raise
         except Exception as error:
+            _refuse_remote_failure(store, error)
             # Which exception damaged metadata or a damaged chunk raises is up to zarr and its codecs.
             one = Verdict(0, (f"{name}: cannot be read ({_reason(error)}); run precompute --overwrite",), ())
         problems += one.problems
@@ -129,6 +131,12 @@ def _verify_category(name: str, root: zarr.Group, settings: PrecomputeSettings) 
     return Verdict(blocks.images, (*problems, *blocks.problems), blocks.skipped)
 
 
+def _refuse_remote_failure(name: str, error: Exception) -> None:
+    """A remote side that is out of reach says nothing about the cache."""
+    if not isinstance(error, OSError) and (reason := failure(error)):
+        raise RunError(f"{name} is out of reach ({reason}): try again when it is back") from error
+
+
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -164,16 +172,18 @@ def _layout_problems(name: str, group: zarr.Group, settings: PrecomputeSettings)
     """A line for each array that is missing or is not as `store.layout` says."""
     arrays = dict(group.arrays())
     images = arrays["valid"].shape[0] if "valid" in arrays else 0
-    expected = {key: (shape, dtype, BLOCK) for key, (shape, dtype, _) in layout(images, settings).items()}
-    expected["done"] = ((-(-images // BLOCK),), "uint8", 1)
+    unit = arrays["done"].chunks[0] if "done" in arrays else 1
+    expected = {key: (shape, dtype, BLOCK, unit * BLOCK) for key, (shape, dtype, _) in layout(images, settings).items()}
+    expected["done"] = ((-(-images // BLOCK),), "uint8", unit, unit)
     problems = [f"{name}: array {key} is missing; run precompute --overwrite" for key in expected if key not in arrays]
-    for key, (shape, dtype, rows) in expected.items():
+    for key, wanted in expected.items():
         if key not in arrays:
             continue
-        kind = "str" if arrays[key].dtype.kind in "TOU" else str(arrays[key].dtype)
-        found = arrays[key].shape, kind, arrays[key].chunks[0]
-        if found != (shape, dtype, rows):
-            problems.append(f"{name}: array {key} has shape, type, rows a chunk {found}, not {(shape, dtype, rows)}")
+        one = arrays[key]
+        kind = "str" if one.dtype.kind in "TOU" else str(one.dtype)
+        found = one.shape, kind, one.chunks[0], (one.shards or one.chunks)[0]
+        if found != wanted:
+            problems.append(f"{name}: array {key} has shape, type, rows a chunk and a shard {found}, not {wanted}")
     return problems
 
 
@@ -203,6 +213,7 @@ def _check_blocks(
             try:
                 arrays = read_block(group, block, list(layout(0, settings)))
             except Exception as error:
+                _refuse_remote_failure(name, error)
                 # One damaged chunk must not hide what is wrong with the other blocks.
                 problems.append(f"{name}, block {block}: cannot be read ({_reason(error)}); run precompute --overwrite")
                 continue

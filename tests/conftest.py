@@ -28,7 +28,7 @@ from pipeline.store import (
     open_category,
     prepare_cache,
     read_all,
-    write_block,
+    write_unit,
 )
 
 REPO = Path(__file__).resolve().parent.parent
@@ -174,6 +174,6 @@ def write_cache(store: Path, images: Mapping[str, NDArray[np.uint8]], settings: 
                 "valid": np.ones(len(part), np.uint8),
                 "pairs": pairs.numpy().reshape(*shape, 6),
             }
-            write_block(category, block, rows_of)
+            write_unit(category, block, rows_of)
     finish_cache(str(store))
     return str(store)

@@ -19,7 +19,6 @@ from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import (
     BLOCK,
-    block_state,
     cache_settings,
     category_names,
     choose_categories,
@@ -34,7 +33,8 @@ from pipeline.store import (
     prepare_cache,
     read_all,
     read_block,
-    write_block,
+    unit_states,
+    write_unit,
 )
 
 SETTINGS = PrecomputeSettings(image_size=64, stages=("blocks.1", "blocks.4"), clusters=3, pairs=2)
@@ -86,7 +86,7 @@ def fill(store: Path | str, categories: Sequence[str] = ("nut", "bolt")) -> None
         category = open_category(root, name)
         images = len(read_all(category, "paths"))
         for block in range(len(done_blocks(category))):
-            write_block(category, block, some_rows(min(BLOCK, images - block * BLOCK), block))
+            write_unit(category, block, some_rows(min(BLOCK, images - block * BLOCK), block))
 
 
 # --- the layout ---------------------------------------------------------------------------------------------------
@@ -175,11 +175,11 @@ def test_blocks_are_written_and_read_back(tmp_path: Path) -> None:
     store = str(tmp_path / "c.zarr")
     prepare(store)
     nut = open_category(open_cache(store, "r+"), "nut")
-    assert done_blocks(nut).tolist() == [False, False] and not block_state(nut, 1)
+    assert done_blocks(nut).tolist() == [False, False] and not unit_states(nut, 1)[0]
     last, first = some_rows(6, seed=1), some_rows(64, seed=2)
-    write_block(nut, 1, last)
-    assert done_blocks(nut).tolist() == [False, True] and block_state(nut, 1) and not block_state(nut, 0)
-    write_block(nut, 0, first)
+    write_unit(nut, 1, last)
+    assert done_blocks(nut).tolist() == [False, True] and unit_states(nut, 1)[0] and not unit_states(nut, 0)[0]
+    write_unit(nut, 0, first)
     for block, rows in enumerate((first, last)):
         for name, values in read_block(nut, block, list(rows)).items():
             np.testing.assert_array_equal(values, rows[name])
@@ -194,7 +194,7 @@ def test_a_block_that_fails_half_way_is_not_done(tmp_path: Path) -> None:
     rows = some_rows(64)
     rows["relaxed"] = rows["relaxed"][:, :1, :1, None].repeat(9, axis=1)
     with pytest.raises(ValueError):
-        write_block(nut, 0, rows)
+        write_unit(nut, 0, rows)
     assert not done_blocks(nut).any()
     assert list(iterate_blocks(nut)) == []
 

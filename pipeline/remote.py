@@ -1,0 +1,62 @@
+"""Object stores and other fsspec URLs: how one is opened, which extra it needs, and what its failures look like.
+
+Endpoints and credentials are the environment's matter (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` and so on), as each
+filesystem documents them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from pipeline.errors import UserError
+
+# No filesystem may remember a listing: other processes write to the same place.
+OPTIONS = {"use_listings_cache": False}
+
+_EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
+_EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
+# Packages whose exceptions tell of a remote side that is out of reach, refuses or breaks off.
+_PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"})
+
+
+def is_url(place: str) -> bool:
+    """Whether `place` is an fsspec URL (also a chain like ``zip://::s3://bucket/x.zip``), not a local path."""
+    return "://" in place
+
+
+def need_extra(url: str) -> None:
+    """Raise `UserError` naming the extra to install where the package for the URL's protocol is missing."""
+    for protocol in re.findall(r"(\w+)://", url):
+        extra, package = _EXTRAS.get(protocol, ("", ""))
+        if package and find_spec(package) is None:
+            raise UserError(f"{url} needs the package {package}: pip install 'cutswap[{extra}]'")
+
+
+@cache
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of `url` and the path on it, without a slash at its end; one a process, for all threads.
+
+    Raises `UserError` where its package is not installed, or fsspec knows no such protocol.
+    """
+    # Imported here: a local path needs no fsspec.
+    from fsspec.core import url_to_fs
+
+    need_extra(url)
+    try:
+        filesystem, base = url_to_fs(url, **OPTIONS)
+    except ImportError as error:
+        raise UserError(f"{url}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{url}: not a URL that fsspec knows ({error})") from error
+    return filesystem, str(base).rstrip("/")
+
+
+def failure(error: BaseException) -> str | None:
+    """What went wrong, in one line, where `error` comes from files, a network or an object store; else None."""
+    package = type(error).__module__.partition(".")[0]
+    if not isinstance(error, OSError) and package not in _PACKAGES:
+        return None
+    return " ".join(str(error).split()) or type(error).__name__
