@@ -151,11 +151,10 @@ def _make_detector(
     network = None
     if settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
-        classes = 1 + len(cache.stages) if settings.proxy == "levels" else 2
         # A trunk that stays as it is serves both; `extract` then looks at every image once.
         frozen = settings.backbone_lr == 0
         trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
-        network = CutSwapNetwork(trunk, cache.backbone, classes).to(run.device)
+        network = CutSwapNetwork(trunk, cache.backbone, settings.classes(len(cache.stages))).to(run.device)
         network.whitening.fit(
             fit_gaussian(extract(cache.backbone, pretrained, None, images, lambda _: None).pretrained)
         )
