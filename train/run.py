@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.backbone import load_backbone
-from pipeline.datasets import Category, load_tests
+from pipeline.datasets import Category, Sample, load_tests
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -57,7 +57,8 @@ _Normals = tuple[NDArray[np.int64], NDArray[np.int64]]
 class Run:
     """What every category and seed of a run shares.
 
-    root: of the test images, absolute; out: the run folder; normals and tests: of every category of the run.
+    root: of the test images, absolute; out: the run folder; normals and tests: of every category of the run;
+    test_images: of each label and category, None for all.
     """
 
     dataset: str
@@ -70,12 +71,14 @@ class Run:
     resume: bool
     normals: dict[str, _Normals]
     tests: dict[str, Category]
+    test_images: int | None
 
     def kept(self) -> dict[str, Any]:
         """What `train.run_settings` keeps of the run: settings, and the digest of each category's list of images."""
         root = open_cache(self.store)
         images = {name: str(open_category(root, name).attrs["images_digest"]) for name in self.normals}
-        return {"train": self.settings.to_attributes(), "cache": self.cache.to_attributes(), "images": images}
+        settings = {"train": self.settings.to_attributes(), "cache": self.cache.to_attributes()}
+        return {**settings, "test": {"images": self.test_images}, "images": images}
 
     def cell(self, name: str, seed: int) -> Path:
         """The folder of one category and seed."""
@@ -122,16 +125,20 @@ def open_run(
     device: str = "auto",
     resume: bool = False,
     root: str | None = None,
+    test_images: int | None = None,
 ) -> Run:
-    """A run of some categories, or all, of the cache, as for `train`; mistakes are told here, and nothing written."""
+    """A run of some categories, or all, of the cache, as for `train`; mistakes are told here, and nothing written.
+
+    test_images: so many of each label and category are tested with, spread over the list; None takes all.
+    """
     cache = open_cache(store)
     names = list(dict.fromkeys(choose_categories(cache, categories, store)))
     place = absolute(root or str(cache.attrs["root"]))
     dataset = str(cache.attrs["dataset"])
     on = choose_device(device)
-    tests = {category.name: category for category in load_tests(dataset, place, names)}
+    tests = {category.name: _tested(category, test_images) for category in load_tests(dataset, place, names)}
     normals = {name: _normals(open_category(cache, name), name, store, settings.held_out) for name in names}
-    return Run(dataset, store, place, out, cache_settings(cache), settings, on, resume, normals, tests)
+    return Run(dataset, store, place, out, cache_settings(cache), settings, on, resume, normals, tests, test_images)
 
 
 def write_results(run: Run, seeds: Sequence[int]) -> dict[str, Any]:
@@ -188,6 +195,17 @@ def run_cell(run: Run, name: str, seed: int) -> None:
         evaluation = evaluate(detector, run.root, category.test)
         cell |= _write_evaluation(evaluation, detector, category, run.root, folder)
     write_json_atomic(folder / _FINISHED, cell)
+
+
+def _tested(category: Category, most: int | None) -> Category:
+    """The category with at most so many test images of each label, spread over the list."""
+    if most is None:
+        return category
+    kept: list[Sample] = []
+    for label in (0, 1):
+        samples = [sample for sample in category.test if sample.label == label]
+        kept += samples[:: max(1, -(-len(samples) // most))]
+    return replace(category, test=tuple(sorted(kept, key=lambda sample: sample.path)))
 
 
 def _normals(group: zarr.Group, name: str, store: str, held_out: float) -> _Normals:
