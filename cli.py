@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
@@ -20,6 +22,7 @@ from train.settings import NEGATIVES, PROXIES, SCORERS, TrainSettings
 
 DEFAULTS = PrecomputeSettings()
 TRAIN = TrainSettings()
+SCHEDULER = click.option("--scheduler", default="threads", metavar="threads|processes|cluster|cuda|tcp://HOST:PORT")
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 CATEGORY = click.option(
     "--category", "categories", multiple=True, metavar="NAME", help="May be given several times; default all."
@@ -116,7 +119,7 @@ def datasets(dataset: str, root: str | None) -> None:
 @click.option("--seed", default=DEFAULTS.seed)
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULTS.precision, help="Of the network.")
 @DEVICE
-@click.option("--scheduler", default="threads", metavar="threads|processes|cluster|cuda|tcp://HOST:PORT")
+@SCHEDULER
 @click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core, with cuda one a GPU.")
 @click.option(
     "--batch-size",
@@ -272,6 +275,71 @@ def train(
     summary = run(store, folder, settings, categories=categories, seeds=seeds, device=device, resume=resume, root=root)
     Console().print(results_table(summary))
     click.echo(f"{folder / 'results.json'}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
+
+
+@main.command()
+@click.option("--dataset", type=click.Choice(DATASETS), required=True)
+@click.option("--root", metavar="DIR", help="Where the data set lies; default data/<dataset>, for elpv its package.")
+@CATEGORY
+@click.option("--store", metavar="PATH|URL", help="The cache; default data/cache/<dataset>.zarr; made if not there.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default runs/benchmark/<dataset>, with -quick.")
+@click.option("--arms", default="untrained,cutswap,random-swap,cutpaste,cutpaste-3way,patchcore", metavar="A,B,..")
+@click.option("--seeds", type=click.IntRange(1), help="Number of seeds, from 0 on; default 3, with --quick 1.")
+@click.option("--image-size", type=int, help="Of a cache to be made; default that of precompute, with --quick 128.")
+@click.option("--quick", is_flag=True, help="Does it work here? Few normals, steps and test images; no measurement.")
+@DEVICE
+@SCHEDULER
+@click.option("--workers", type=click.IntRange(1), help="Cells at once; default one a core; threads takes one.")
+@click.pass_context
+def benchmark(
+    context: click.Context,
+    dataset: str,
+    root: str | None,
+    categories: Sequence[str],
+    store: str | None,
+    out: Path | None,
+    arms: str,
+    seeds: int | None,
+    image_size: int | None,
+    quick: bool,
+    device: str,
+    scheduler: str,
+    workers: int | None,
+) -> None:
+    """Train every category with every arm and seed, and compare; the same command goes on where it was stopped."""
+    from train.benchmark import Benchmark, choose_arms, run_benchmark
+    from train.comparison import comparison_tables
+
+    folder = out or Path(f"runs/benchmark/{dataset}{'-quick' if quick else ''}")
+    # A quick look has a cache of its own, with few normals.
+    asked = Benchmark(
+        dataset=dataset,
+        store=store or (str(folder / "cache.zarr") if quick else f"data/cache/{dataset}.zarr"),
+        out=folder,
+        arms=choose_arms(arms),
+        seeds=seeds or (1 if quick else 3),
+        categories=tuple(categories),
+        root=root,
+        image_size=image_size,
+        quick=quick,
+        device=device,
+        command=_typed(context),
+    )
+    rows = run_benchmark(asked, scheduler, workers)
+    for table in comparison_tables(rows, dataset + asked.note):
+        Console().print(table)
+    click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder an arm")
+
+
+def _typed(context: click.Context) -> str:
+    """The command with the options that were given."""
+    words = ["python", "cli.py", str(context.info_name)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
+    return shlex.join(words)
 
 
 @main.command()

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,10 +15,25 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 Advance = Callable[[int], None]
 
+_SHOWN = ContextVar("_SHOWN", default=True)
+
+
+@contextmanager
+def unshown() -> Iterator[None]:
+    """Show no progress inside the block: where something larger, of which this is a part, is shown."""
+    token = _SHOWN.set(False)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
 
 @contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
     """Show done/total, units a second and the time left on standard error; yields a function that adds what is done."""
+    if not _SHOWN.get():
+        yield lambda _: None
+        return
     console = Console(stderr=True)
     with _bar(console, label, total, unit) if console.is_terminal else _lines(label, total, unit) as advance:
         yield advance
@@ -35,7 +51,7 @@ def _bar(console: Console, label: str, total: int, unit: str) -> Iterator[Advanc
             nonlocal done
             done += count
             rate = done / max(time.monotonic() - start, 1e-9)
-            bars.update(task, advance=count, rate=f"{rate:.1f} {unit}/s")
+            bars.update(task, advance=count, rate=f"{_rate(rate)} {unit}/s")
 
         yield advance
 
@@ -53,7 +69,11 @@ def _lines(label: str, total: int, unit: str) -> Iterator[Advance]:
             last = now
             rate = done / max(now - start, 1e-9)
             left = (total - done) / max(rate, 1e-9)
-            line = f"{label}: {done}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left"
+            line = f"{label}: {done}/{total} {unit}, {_rate(rate)} {unit}/s, {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
     yield advance
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -137,7 +137,7 @@ def test_the_loss_falls(toy: str, untrained: Any, tmp_path: Path, proxy: str) ->
     assert np.mean(accuracies[-5:]) > 0.8
 
 
-@pytest.mark.parametrize("negatives", ["random-swap", "cutpaste"])
+@pytest.mark.parametrize("negatives", ["random-swap", "cutpaste", "cutpaste-scar"])
 def test_every_kind_of_negatives_trains(toy: str, untrained: Any, tmp_path: Path, negatives: str) -> None:
     network = untrained()
     before = copy.deepcopy(network.state_dict())
@@ -175,6 +175,23 @@ def test_levels_have_a_class_a_stage(toy: str, untrained: Any, tmp_path: Path, m
         assert torch.equal(binary, torch.cat([normal, normal + 1]))
         assert torch.equal(levels, torch.cat([normal, 1 + stage]))
     assert set(torch.cat(seen["levels"]).tolist()) == {0, 1, 2}
+
+
+def test_three_ways_have_three_classes(
+    toy: str, untrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(QUICK, negatives="cutpaste-3way", batch_size=4, backbone_lr=0, steps=2)
+    assert settings.classes(stages=2) == replace(settings, proxy="levels").classes(stages=4) == 3
+    seen: list[Tensor] = []
+
+    def read(logits: Tensor, classes: Tensor) -> Tensor:
+        seen.append(classes)
+        return nll_loss(logits.log_softmax(1), classes)
+
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", read)
+    run(toy, untrained(3), tmp_path / "run", settings)
+    for classes in seen:
+        assert classes[:4].tolist() == [0] * 4 and sorted(classes[4:].tolist()) == [1, 1, 2, 2]
 
 
 def test_batch_statistics_and_whitening_stay_those_of_pretraining(untrained: Any, unbroken: Trained) -> None:

@@ -11,7 +11,7 @@ from train.negatives import make_negatives
 
 SIZE, STAGES, PAIRS, COUNT = 64, 3, 4, 24
 SETTINGS = PrecomputeSettings(image_size=SIZE, stages=("blocks.1", "blocks.2", "blocks.4"), pairs=PAIRS)
-KINDS = ("cutswap", "random-swap", "cutpaste")
+KINDS = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way")
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +113,66 @@ def test_cutpaste_changes_the_inside_of_one_box(images: Tensor, pairs: NDArray[n
         assert 0.3 * 0.75 <= height / width <= 3.3 / 0.75
 
 
-def test_cutpaste_jitters_the_colours_of_the_patch_by_a_tenth(pairs: NDArray[np.int16]) -> None:
+def test_a_scar_is_one_thin_patch_whatever_the_size(pairs: NDArray[np.int16]) -> None:
+    generator = np.random.default_rng(0)
+    for size in (32, 128, 256):
+        noise = torch.from_numpy(generator.integers(0, 256, (200, 3, size, size), np.uint8))
+        settings = PrecomputeSettings(image_size=size)
+        scarred, group = make_negatives("cutpaste-scar", noise, pairs, settings, np.random.default_rng(1))
+        assert not group.any()
+        scale = size / 256
+        areas, spans = [], []
+        for image, negative in zip(noise, scarred, strict=True):
+            y, x = np.nonzero(changed(image, negative))
+            areas.append(len(y))
+            spans.append(max(np.ptp(y), np.ptp(x)) + 1)
+        assert min(areas) >= 1 and max(areas) <= 1.1 * (16 * scale + 1) * (25 * scale + 1)
+        # The mean of width times length, drawn apart from each other.
+        assert np.mean(areas) == pytest.approx(9 * 17.5 * scale**2, rel=0.25)
+        assert max(spans) <= np.hypot(16, 25) * scale + 2
+
+
+def test_scars_are_rotated_upright_patches_of_their_image(pairs: NDArray[np.int16]) -> None:
+    # Rows of one level each: where an upright patch keeps its rows together, a turned one does not.
+    size = 256
+    ramp = torch.arange(size, dtype=torch.uint8).view(1, 1, -1, 1).expand(COUNT, 3, size, size).clone()
+    settings = PrecomputeSettings(image_size=size)
+    scarred, _ = make_negatives("cutpaste-scar", ramp, pairs, settings, np.random.default_rng(2))
+    slopes = []
+    for image, negative in zip(ramp, scarred, strict=True):
+        y, x = np.nonzero(changed(image, negative))
+        if len(y) < 60:
+            continue
+        design = np.stack([y, x, np.ones(len(y))], 1).astype(float)
+        slopes.append(np.linalg.lstsq(design, negative[0].numpy()[y, x].astype(float), rcond=None)[0][:2])
+    angles = np.degrees([np.arctan2(abs(across), along) for along, across in slopes])
+    assert len(angles) > COUNT / 2 and angles.max() < 50 and np.ptp(angles) > 20
+
+
+def test_three_ways_are_half_pastes_and_half_scars(images: Tensor, pairs: NDArray[np.int16]) -> None:
+    negatives, group = make("cutpaste-3way", images, pairs)
+    assert np.bincount(group).tolist() == [COUNT / 2, COUNT / 2]
+    assert group.tolist() != make("cutpaste-3way", images, pairs, 1)[1].tolist()
+    areas = np.array([changed(image, negative).mean() for image, negative in zip(images, negatives, strict=True)])
+    assert areas[group == 0].min() > 0.015 and areas[group == 1].max() < 0.015
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_three_ways_of_an_odd_batch(images: Tensor, pairs: NDArray[np.int16], count: int) -> None:
+    negatives, group = make("cutpaste-3way", images[:count], pairs[:count])
+    assert group.sum() == count // 2
+    assert all(changed(image, negative).any() for image, negative in zip(images, negatives, strict=False))
+
+
+@pytest.mark.parametrize(("kind", "extremes"), [("cutpaste", (190, 210)), ("cutpaste-scar", (192, 208))])
+def test_pastes_jitter_the_colours_of_the_patch_by_a_tenth(
+    pairs: NDArray[np.int16], kind: str, extremes: tuple[int, int]
+) -> None:
     # On a grey image without texture the paste shows the jitter of brightness alone.
     grey = torch.full((COUNT, 3, SIZE, SIZE), 200, dtype=torch.uint8)
-    negatives, _ = make("cutpaste", grey, pairs)
+    negatives, _ = make(kind, grey, pairs)
     levels: list[int] = []
     for image, negative in zip(grey, negatives, strict=True):
         levels += negative[:, torch.from_numpy(changed(image, negative))].unique().tolist()
     assert len(set(levels)) > COUNT / 2
-    assert 179 <= min(levels) < 190 and 210 < max(levels) <= 220
+    assert 179 <= min(levels) < extremes[0] and extremes[1] < max(levels) <= 220

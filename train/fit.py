@@ -103,8 +103,8 @@ def _examples(
 ) -> tuple[Tensor, Tensor]:
     """(2B,3,H,W) float images, normals then their negatives, and their proxy classes (2B,)."""
     normals = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2)
-    negatives, stage = make_negatives(settings.negatives, normals, batch.pairs, cache, rng)
-    classes = 1 + stage if settings.proxy == "levels" else torch.ones_like(stage)
+    negatives, group = make_negatives(settings.negatives, normals, batch.pairs, cache, rng)
+    classes = (1 + group).clamp_(max=settings.classes(len(cache.stages)) - 1)
     images = translate(torch.cat([normals, negatives]), settings.translation, rng)
     labels = torch.cat([torch.zeros_like(classes), classes])
     return jitter_colour(images.float(), settings.colour_jitter, rng), labels.to(device)

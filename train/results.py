@@ -84,14 +84,14 @@ def summarise(
     if not per_category:
         raise ValueError("there is no category to summarise")
     categories = {name: _plain(result) for name, result in per_category.items()}
-    means = {figure: _over_categories([c[figure] for c in categories.values()]) for figure in _FIGURES}
+    means = {figure: over_categories([c[figure] for c in categories.values()]) for figure in _FIGURES}
     mean: dict[str, Any] = {figure: value for figure, (value, _, _) in means.items()}
     mean["standard_error"] = {figure: error for figure, (_, error, _) in means.items()}
     mean["n_categories"] = {figure: count for figure, (_, _, count) in means.items()}
     for arm in ("scorers", "untrained"):
         names = dict.fromkeys(name for category in categories.values() for name in category[arm])
         lists = {name: [c[arm].get(name) for c in categories.values()] for name in names}
-        mean[arm] = {name: _over_categories(values)[0] for name, values in lists.items()}
+        mean[arm] = {name: over_categories(values)[0] for name, values in lists.items()}
     return {"dataset": dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
 
 
@@ -137,7 +137,7 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     columns = ("image_auroc", "untrained_image_auroc", "image_ap", "pixel_auroc", "aupro")
     worse = 0
     for name, category in summary["categories"].items():
-        cells = {figure: _over_seeds(category[figure]) for figure in columns}
+        cells = {figure: over_seeds(category[figure]) for figure in columns}
         note = _worse(cells["image_auroc"][0], cells["untrained_image_auroc"][0])
         worse += bool(note)
         table.add_row(escape(name), *(_percent(*cells[figure]) for figure in columns), note)
@@ -168,17 +168,18 @@ def _floats(values: PerSeed | None) -> list[float | None] | None:
     return None if values is None else [None if value is None else float(value) for value in values]
 
 
-def _over_seeds(values: PerSeed | None) -> tuple[float | None, float | None]:
+def over_seeds(values: PerSeed | None) -> tuple[float | None, float | None]:
+    """Mean over the seeds and its standard error; None where the figure is missing at a seed, or there is one seed."""
     defined = [value for value in values or () if value is not None]
     if not defined or len(defined) != len(values or ()):
         return None, None
     return mean_and_standard_error(defined)
 
 
-def _over_categories(per_category: Sequence[PerSeed | None]) -> tuple[float | None, float | None, int]:
-    """Mean, its standard error over seeds, and the number of categories that have the figure at every seed."""
-    measured = [values for values in per_category if _over_seeds(values)[0] is not None]
-    means = [mean for mean, _ in map(_over_seeds, measured) if mean is not None]
+def over_categories(per_category: Sequence[PerSeed | None]) -> tuple[float | None, float | None, int]:
+    """Mean, its standard error over seeds, and how many of the categories have the figure at every seed."""
+    measured = [values for values in per_category if over_seeds(values)[0] is not None]
+    means = [mean for mean, _ in map(over_seeds, measured) if mean is not None]
     if not means:
         return None, None, 0
     same_seeds = len({len(values) for values in measured if values}) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.backbone import load_backbone
-from pipeline.datasets import Category, load_tests
+from pipeline.datasets import Category, Sample, load_tests
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -30,12 +30,14 @@ from pipeline.store import (
     read_all,
 )
 from train.detector import Detector, fit_detector, save_detector
-from train.evaluate import Evaluation, evaluate
+from train.evaluate import Evaluation, Scorer, evaluate
 from train.features import extract
 from train.fit import fit
 from train.network import CutSwapNetwork
+from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
 from train.plots import plot_maps, plot_scores
 from train.results import CategoryResult, ScoreRow, summarise, write_json_atomic, write_scores_csv
+from train.run_settings import differing_settings, keep_settings
 from train.scorers import fit_gaussian
 from train.settings import TrainSettings
 from train.stream import NormalStream
@@ -43,27 +45,50 @@ from train.stream import NormalStream
 # Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
 _LEAST_NORMALS = 4
 
+# In the folder of a category and seed; written last.
+_FINISHED = "cell.json"
+
+Settings = TrainSettings | PatchCoreSettings
 # Rows of the normals to train on, and of those held out.
 _Normals = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every category and seed of a run shares; root: of the test images, absolute; out: the run folder."""
+    """What every category and seed of a run shares.
 
+    root: of the test images, absolute; out: the run folder; normals and tests: of every category of the run;
+    test_images: of each label and category, None for all.
+    """
+
+    dataset: str
     store: str
     root: str
     out: Path
     cache: PrecomputeSettings
-    settings: TrainSettings
+    settings: Settings
     device: torch.device
     resume: bool
+    normals: dict[str, _Normals]
+    tests: dict[str, Category]
+    test_images: int | None
+
+    def kept(self) -> dict[str, Any]:
+        """What `train.run_settings` keeps of the run: settings, and the digest of each category's list of images."""
+        root = open_cache(self.store)
+        images = {name: str(open_category(root, name).attrs["images_digest"]) for name in self.normals}
+        settings = {"train": self.settings.to_attributes(), "cache": self.cache.to_attributes()}
+        return {**settings, "test": {"images": self.test_images}, "images": images}
+
+    def cell(self, name: str, seed: int) -> Path:
+        """The folder of one category and seed."""
+        return self.out / name / f"seed-{seed}"
 
 
 def train(
     store: str,
     out: Path,
-    settings: TrainSettings,
+    settings: Settings,
     *,
     categories: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
@@ -77,21 +102,54 @@ def train(
     from the cache alone. resume: results and checkpoints that lie in `out` are gone on with; without it each is made
     anew.
     """
+    run = open_run(store, out, settings, categories=categories, device=device, resume=resume, root=root)
+    differing = differing_settings(out, run.kept())
+    if differing and resume:
+        raise UserError(
+            f"{out} was made with other settings ({'; '.join(differing)}): give those, or leave out --resume"
+        )
+    keep_settings(out, run.kept())
+    seeds = list(dict.fromkeys(seeds))
+    for name in run.normals:
+        for seed in seeds:
+            run_cell(run, name, seed)
+    return write_results(run, seeds)
+
+
+def open_run(
+    store: str,
+    out: Path,
+    settings: Settings,
+    *,
+    categories: Sequence[str] = (),
+    device: str = "auto",
+    resume: bool = False,
+    root: str | None = None,
+    test_images: int | None = None,
+) -> Run:
+    """A run of some categories, or all, of the cache, as for `train`; mistakes are told here, and nothing written.
+
+    test_images: so many of each label and category are tested with, spread over the list; None takes all.
+    """
     cache = open_cache(store)
     names = list(dict.fromkeys(choose_categories(cache, categories, store)))
-    seeds = list(dict.fromkeys(seeds))
     place = absolute(root or str(cache.attrs["root"]))
-    run = Run(store, place, out, cache_settings(cache), settings, choose_device(device), resume)
-    tests = {category.name: category for category in load_tests(str(cache.attrs["dataset"]), place, names)}
-    normals = {name: _normals(run, open_category(cache, name), name) for name in names}
-    _keep_settings(run, {name: str(open_category(cache, name).attrs["images_digest"]) for name in names})
-    results = {}
-    for name in names:
-        cells = [_cell(run, open_category(cache, name), normals[name], tests[name], seed) for seed in seeds]
-        results[name] = _category_result(cells)
-    described = {**settings.to_attributes(), "seeds": seeds, "store": store, "cache": run.cache.to_attributes()}
-    summary = summarise(str(cache.attrs["dataset"]), results, described)
-    write_json_atomic(out / "results.json", summary)
+    dataset = str(cache.attrs["dataset"])
+    on = choose_device(device)
+    tests = {category.name: _tested(category, test_images) for category in load_tests(dataset, place, names)}
+    normals = {name: _normals(open_category(cache, name), name, store, settings.held_out) for name in names}
+    return Run(dataset, store, place, out, cache_settings(cache), settings, on, resume, normals, tests, test_images)
+
+
+def write_results(run: Run, seeds: Sequence[int]) -> dict[str, Any]:
+    """Write `results.json` of a run whose cells are all finished, and return what it holds."""
+    cells = {
+        name: [json.loads((run.cell(name, seed) / _FINISHED).read_text()) for seed in seeds] for name in run.normals
+    }
+    results = {name: _category_result(found) for name, found in cells.items()}
+    described = {**run.settings.to_attributes(), "seeds": seeds, "store": run.store, "cache": run.cache.to_attributes()}
+    summary = summarise(run.dataset, results, described)
+    write_json_atomic(run.out / "results.json", summary)
     return summary
 
 
@@ -109,53 +167,83 @@ def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     return held
 
 
-def _cell(run: Run, group: zarr.Group, normals: _Normals, category: Category, seed: int) -> dict[str, Any]:
-    """One category and seed; a finished one is read back on resume."""
-    folder = run.out / category.name / f"seed-{seed}"
-    finished = folder / "cell.json"
-    if run.resume and finished.exists():
-        content: dict[str, Any] = json.loads(finished.read_text())
-        return content
+def finished(run: Run, name: str, seed: int) -> bool:
+    """Whether the cell of a category and seed is whole; with which settings, `train.run_settings` knows."""
+    return (run.cell(name, seed) / _FINISHED).exists()
+
+
+def run_cell(run: Run, name: str, seed: int) -> None:
+    """Make one category's detector with one seed, score its test images and write it all down.
+
+    On resume a finished cell is left as it is.
+    """
+    if run.resume and finished(run, name, seed):
+        return
+    folder = run.cell(name, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in (finished, folder / "detector.pt"):
-        left.unlink(missing_ok=True)
-    detector, n_train = _make_detector(run, group, normals, category.name, seed, folder)
-    save_detector(detector, folder / "detector.pt")
+    for left in (_FINISHED, "detector.pt"):
+        (folder / left).unlink(missing_ok=True)
+    group, category = open_category(open_cache(run.store), name), run.tests[name]
+    detector: Scorer
+    if isinstance(run.settings, PatchCoreSettings):
+        detector, n_train = _make_patchcore(run, run.settings, group, run.normals[name], seed)
+    else:
+        detector, n_train = _make_detector(run, run.settings, group, run.normals[name], name, seed, folder)
+        save_detector(detector, folder / "detector.pt")
     cell: dict[str, Any] = {"threshold": detector.threshold, "n_train": n_train, "n_test": len(category.test)}
     if category.test:
         evaluation = evaluate(detector, run.root, category.test)
         cell |= _write_evaluation(evaluation, detector, category, run.root, folder)
-    write_json_atomic(finished, cell)
-    return cell
+    write_json_atomic(folder / _FINISHED, cell)
 
 
-def _normals(run: Run, group: zarr.Group, name: str) -> _Normals:
+def _tested(category: Category, most: int | None) -> Category:
+    """The category with at most so many test images of each label, spread over the list."""
+    if most is None:
+        return category
+    kept: list[Sample] = []
+    for label in (0, 1):
+        samples = [sample for sample in category.test if sample.label == label]
+        kept += samples[:: max(1, -(-len(samples) // most))]
+    return replace(category, test=tuple(sorted(kept, key=lambda sample: sample.path)))
+
+
+def _normals(group: zarr.Group, name: str, store: str, held_out: float) -> _Normals:
     """Rows of the normals to train on and of those held out; UserError where there are too few, or some to come."""
     if not done_blocks(group).all():
-        raise UserError(f"{name} is not complete in {run.store}: run precompute again to finish it")
+        raise UserError(f"{name} is not complete in {store}: run precompute again to finish it")
     rows = np.flatnonzero(read_all(group, "valid"))
     if len(rows) < _LEAST_NORMALS:
-        raise UserError(f"{name} has {len(rows)} normal images in {run.store}, too few: give {_LEAST_NORMALS} or more")
-    held = hold_out([str(path) for path in read_all(group, "paths")[rows]], run.settings.held_out)
+        raise UserError(f"{name} has {len(rows)} normal images in {store}, too few: give {_LEAST_NORMALS} or more")
+    held = hold_out([str(path) for path in read_all(group, "paths")[rows]], held_out)
     return rows[~held], rows[held]
 
 
+def _make_patchcore(
+    run: Run, settings: PatchCoreSettings, group: zarr.Group, normals: _Normals, seed: int
+) -> tuple[PatchCore, int]:
+    trained_on, held_out = normals
+    backbone = load_backbone(run.cache.backbone, run.cache.weights, run.cache.seed).to(run.device)
+    stream = NormalStream(group, trained_on)
+    images, kept = stream.images(trained_on), stream.images(held_out)
+    return fit_patchcore(run.cache, settings, backbone, images, kept, seed), len(images)
+
+
 def _make_detector(
-    run: Run, group: zarr.Group, normals: _Normals, name: str, seed: int, folder: Path
+    run: Run, settings: TrainSettings, group: zarr.Group, normals: _Normals, name: str, seed: int, folder: Path
 ) -> tuple[Detector, int]:
     trained_on, held_out = normals
-    cache, settings = run.cache, run.settings
+    cache = run.cache
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
     stream = NormalStream(group, trained_on)
     images, kept = stream.images(trained_on), stream.images(held_out)
     network = None
     if settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
-        classes = 1 + len(cache.stages) if settings.proxy == "levels" else 2
         # A trunk that stays as it is serves both; `extract` then looks at every image once.
         frozen = settings.backbone_lr == 0
         trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
-        network = CutSwapNetwork(trunk, cache.backbone, classes).to(run.device)
+        network = CutSwapNetwork(trunk, cache.backbone, settings.classes(len(cache.stages))).to(run.device)
         network.whitening.fit(
             fit_gaussian(extract(cache.backbone, pretrained, None, images, lambda _: None).pretrained)
         )
@@ -165,7 +253,7 @@ def _make_detector(
 
 
 def _write_evaluation(
-    evaluation: Evaluation, detector: Detector, category: Category, root: str, folder: Path
+    evaluation: Evaluation, detector: Scorer, category: Category, root: str, folder: Path
 ) -> dict[str, Any]:
     scores = evaluation.scores.image
     decisive = detector.decisive(evaluation.scores)
@@ -203,30 +291,3 @@ def _category_result(cells: Sequence[dict[str, Any]]) -> CategoryResult:
         untrained_image_auroc=untrained,
         untrained={} if untrained is None else {"gde": untrained},
     )
-
-
-def _keep_settings(run: Run, images: dict[str, str]) -> None:
-    """Keep beside the run what it was made with: settings, and the digest of each category's list of images.
-
-    Resuming with others raises UserError; without resume, what others made goes.
-    """
-    path = run.out / "settings.json"
-    wanted = {"train": asdict(run.settings), "cache": run.cache.to_attributes(), "images": images}
-    found = json.loads(path.read_text()) if path.exists() else wanted
-    others = found["images"]
-    found["images"] = {**images, **others}  # a category that is new to the run differs from nothing
-    pairs = [
-        (f"{part}.{name}", value, found[part].get(name)) for part in wanted for name, value in wanted[part].items()
-    ]
-    differing = [f"{name}: {old}, not {new}" for name, new, old in pairs if json.dumps(new) != json.dumps(old)]
-    if differing and run.resume:
-        raise UserError(
-            f"{run.out} was made with other settings ({'; '.join(differing)}): give those, or leave out --resume"
-        )
-    if differing:
-        # Also of categories and seeds not asked for now: a later resume must not take them for made with these.
-        for pattern in ("cell.json", "checkpoint.pt"):
-            for left in run.out.glob(f"*/seed-*/{pattern}"):
-                left.unlink()
-    run.out.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, wanted if differing else {**wanted, "images": {**others, **images}})

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-NEGATIVES = ("cutswap", "random-swap", "cutpaste", "none")
+NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "none")
 PROXIES = ("binary", "levels")
 SCORERS = ("sum", "gde", "knn", "head")
 
@@ -17,7 +17,8 @@ class TrainSettings:
     """Everything that decides a detector, beside the cache and the seed; defaults are ours: docs/method.md.
 
     negatives: how negatives are made; "none" trains nothing and is the untrained arm.
-    proxy: the head's classes: "binary" (normal, negative) or "levels" (normal, a class a stage of the pairs).
+    proxy: the head's classes: "binary" (normal, negative) or "levels" (normal, a class a stage of the pairs);
+    "cutpaste-3way" has its own three (normal, paste, scar) whatever it says.
     steps: of SGD; batch_size: normals a step, and as many negatives made of them.
     head_lr, backbone_lr: peak learning rates, both on one cosine cycle; 0 leaves the backbone as it was pretrained.
     colour_jitter: largest relative change of brightness, contrast and saturation; translation: largest shift, share
@@ -55,6 +56,12 @@ class TrainSettings:
             _require(0 <= getattr(self, name) < 1, name.replace("_", "-"), getattr(self, name), "from 0 to below 1")
         for name in ("held_out", "false_alarms"):
             _require(0 < getattr(self, name) < 1, name.replace("_", "-"), getattr(self, name), "between 0 and 1")
+
+    def classes(self, stages: int) -> int:
+        """Classes of the head, normal among them, where the cache has so many stages."""
+        if self.negatives == "cutpaste-3way":
+            return 3
+        return 1 + stages if self.proxy == "levels" else 2
 
     def to_attributes(self) -> dict[str, Any]:
         """The settings as JSON values."""

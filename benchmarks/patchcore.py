@@ -1,0 +1,25 @@
+"""PatchCore with a cache's backbone, images and size: `python benchmarks/patchcore.py STORE [SEEDS] [CATEGORY ...]`.
+
+The method is in `train/patchcore.py`; its run folder goes to runs/patchcore.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
+from train.patchcore import PatchCoreSettings
+from train.results import results_table
+from train.run import train
+
+
+def main(store: str, seeds: int, categories: list[str]) -> None:
+    out = Path("runs/patchcore")
+    Console().print(results_table(train(store, out, PatchCoreSettings(), categories=categories, seeds=range(seeds))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int((sys.argv[2:] or ["1"])[0]), sys.argv[3:])

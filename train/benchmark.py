@@ -1,0 +1,218 @@
+"""Every category, arm and seed of a data set, trained with one recipe and budget, and what they come to side by side.
+
+A cell is one category, arm and seed. Each arm's run folder, `<out>/<arm>`, is one that `train` could have written, and
+a cell that is finished there is read back: the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pipeline.block import torch_threads_kept
+from pipeline.datasets import load
+from pipeline.errors import RunError, UserError
+from pipeline.precompute import precompute
+from pipeline.progress import progress, unshown
+from pipeline.schedule import check_scheduler, run_blocks
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import cache_exists, cache_settings, category_names, open_cache
+from train.comparison import CellRow, comparison_markdown, rows_of, write_rows
+from train.comparison_plots import plot_comparison
+from train.machine import describe_machine
+from train.patchcore import PatchCoreSettings
+from train.run import Run, Settings, finished, open_run, run_cell, write_results
+from train.run_settings import differing_settings, keep_settings
+from train.settings import NEGATIVES, TrainSettings
+
+# "untrained" is `train --negatives none`; "patchcore" is `train.patchcore`.
+ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
+
+# A quick look: does all of it work here? Its figures say nothing.
+_QUICK_STEPS = 5
+_QUICK_NORMALS = 64
+_QUICK_TESTS = 12
+_QUICK_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared: arms and seeds on some or all categories of a data set; see `run_benchmark`.
+
+    store: the cache; made first where it is not there or not finished. root: of the data set, None for its default.
+    image_size: of a cache to be made, None for the default of stage 1, or that of the cache. quick: few normals, steps
+    and test images. command: what was typed, for `results.md`.
+    """
+
+    dataset: str
+    store: str
+    out: Path
+    arms: tuple[str, ...]
+    seeds: int
+    categories: tuple[str, ...] = ()
+    root: str | None = None
+    image_size: int | None = None
+    quick: bool = False
+    device: str = "auto"
+    command: str = ""
+
+    @property
+    def recipe(self) -> TrainSettings:
+        """What all trained arms share."""
+        return TrainSettings(steps=_QUICK_STEPS) if self.quick else TrainSettings()
+
+    def settings(self, arm: str) -> Settings:
+        """The recipe with the arm's negatives, or PatchCore's settings with the same split of the normals."""
+        recipe = self.recipe
+        if arm == "patchcore":
+            return PatchCoreSettings(held_out=recipe.held_out, false_alarms=recipe.false_alarms)
+        return replace(recipe, negatives="none" if arm == "untrained" else arm)
+
+    @property
+    def note(self) -> str:
+        """What to say beside every figure: nothing, or that it is none."""
+        what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images a label"
+        return f" (QUICK LOOK, no measurement: {what})" if self.quick else ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell as it travels to a worker; threads: torch's there."""
+
+    benchmark: Benchmark
+    category: str
+    arm: str
+    seed: int
+    threads: int
+
+
+def choose_arms(text: str) -> tuple[str, ...]:
+    """The arms of "a,b,..", each once; none or an unknown one raises UserError."""
+    arms = tuple(dict.fromkeys(arm.strip() for arm in text.split(",") if arm.strip()))
+    for arm in arms:
+        if arm not in ARMS:
+            raise UserError(f"--arms: there is no arm {arm!r}: choose from {','.join(ARMS)}")
+    if not arms:
+        raise UserError(f"--arms names no arm: choose from {','.join(ARMS)}")
+    return arms
+
+
+def run_benchmark(benchmark: Benchmark, scheduler: str, workers: int | None) -> list[CellRow]:
+    """Compute what is not there yet, write the tables and plots to `out`, and return a row a cell.
+
+    scheduler: as for `pipeline.schedule.run_blocks`, with a cell a block and so one category a worker at a time;
+    "threads" takes the cells one after the other in this process, each with all cores.
+    """
+    check_scheduler(scheduler)
+    ready_cache(benchmark, scheduler, workers)
+    runs = {arm: _open(benchmark, arm) for arm in benchmark.arms}
+    for run in runs.values():
+        if differing := differing_settings(run.out, run.kept()):
+            raise UserError(f"{run.out} was made with other settings ({'; '.join(differing)}): give another --out")
+    for run in runs.values():
+        keep_settings(run.out, run.kept())
+    _run_cells(benchmark, runs, scheduler, workers)
+    seeds = range(benchmark.seeds)
+    rows = [row for arm, run in runs.items() for row in rows_of(arm, write_results(run, list(seeds)))]
+    _write_report(benchmark, runs, rows)
+    return rows
+
+
+def ready_cache(benchmark: Benchmark, scheduler: str, workers: int | None) -> None:
+    """Make the cache, or finish it with its own settings; one that is whole is taken as it is.
+
+    UserError where it is of another data set or image size.
+    """
+    store, size = benchmark.store, benchmark.image_size
+    default = _QUICK_SIZE if benchmark.quick else PrecomputeSettings().image_size
+    settings = PrecomputeSettings(image_size=size or default)
+    if cache_exists(store):
+        cache = open_cache(store)
+        settings, found = cache_settings(cache), cache.attrs["dataset"]
+        if found != benchmark.dataset:
+            raise UserError(f"{store} is a cache of {found}, not of {benchmark.dataset}: give another --store")
+        if size not in (None, settings.image_size):
+            raise UserError(
+                f"{store} holds images of {settings.image_size} pixels, not {size}:"
+                " leave out --image-size or give another --store"
+            )
+        if cache.attrs.get("complete") and set(benchmark.categories) <= set(category_names(cache)):
+            return
+    dataset = load(benchmark.dataset, benchmark.root, benchmark.categories)
+    if benchmark.quick:
+        fewer = tuple(replace(category, train=category.train[:_QUICK_NORMALS]) for category in dataset.categories)
+        dataset = replace(dataset, categories=fewer)
+    precompute(dataset, store, settings, device=benchmark.device, scheduler=scheduler, workers=workers)
+
+
+def compute_cell(cell: Cell) -> str:
+    """Compute one cell in whatever process Dask chose; returns the line of a mistake, "" where there was none."""
+    torch.set_num_threads(cell.threads)
+    try:
+        with unshown():
+            run_cell(_open(cell.benchmark, cell.arm, (cell.category,)), cell.category, cell.seed)
+    except UserError as error:
+        return f"{cell.category}, {cell.arm}, seed {cell.seed}: {error}"
+    return ""
+
+
+def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = None) -> Run:
+    return open_run(
+        benchmark.store,
+        benchmark.out / arm,
+        benchmark.settings(arm),
+        categories=benchmark.categories if categories is None else categories,
+        device=benchmark.device,
+        resume=True,
+        root=benchmark.root,
+        test_images=_QUICK_TESTS if benchmark.quick else None,
+    )
+
+
+def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, workers: int | None) -> None:
+    cores = os.cpu_count() or 1
+    at_once = 1 if scheduler == "threads" else workers or cores
+    wanted = [
+        (category, arm, seed)
+        for category in next(iter(runs.values())).normals
+        for arm in runs
+        for seed in range(benchmark.seeds)
+    ]
+    open_cells = [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]
+    threads = max(1, cores // max(1, min(at_once, len(open_cells))))
+    tasks = [(Cell(benchmark, *key, threads),) for key in open_cells]
+    with progress("benchmark", len(wanted), "cells") as advance, torch_threads_kept():
+        advance(len(wanted) - len(open_cells))
+
+        def on_result(problem: str) -> None:
+            if problem:
+                raise UserError(problem)
+            advance(1)
+
+        if tasks:
+            run_blocks(compute_cell, tasks, scheduler, at_once, on_result)
+    if left := [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]:
+        raise RunError(f"{len(left)} cells were not computed, the first {', '.join(map(str, left[0]))}")
+
+
+def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[CellRow]) -> None:
+    out, cache = benchmark.out, next(iter(runs.values())).cache
+    write_rows(out / "results.csv", rows)
+    plot_comparison(out, rows, benchmark.note)
+    recipe = benchmark.recipe.to_attributes()
+    described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items() if name != "negatives")
+    counts = {row.category: f"{row.category} {row.n_train} normals, {row.n_test} test images" for row in rows}
+    images = f"Image size {cache.image_size}, backbone {cache.backbone}"
+    parts = [
+        f"## {benchmark.dataset}{benchmark.note}",
+        f"    {benchmark.command}",
+        describe_machine(benchmark.device),
+        f"{images}; seeds 0 to {benchmark.seeds - 1}; {'; '.join(counts.values())}.",
+        f"Every arm but untrained and patchcore: {described}.",
+        comparison_markdown(rows, level=3),
+    ]
+    (out / "results.md").write_text("\n\n".join(parts))

@@ -1,0 +1,121 @@
+"""Plots of arms against each other: a bar an arm and category, ROC curves, histograms of the scores."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from train.comparison import CellRow
+from train.results import over_seeds
+
+_COLUMNS = 4
+_NORMAL, _ANOMALOUS = "#4477aa", "#cc3311"
+_RATES = np.linspace(0, 1, 201)
+
+# Labels (N,) and scores (N,) of a cell's test images.
+_Scores = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+def plot_comparison(folder: Path, rows: Sequence[CellRow], note: str) -> list[Path]:
+    """Write bars.png, roc.png and histograms.png to a benchmark's folder, from it and its arms' `scores.csv`.
+
+    note: put into every title. Categories without two labels to tell apart have no ROC curve.
+    """
+    colours = {arm: f"C{i}" for i, arm in enumerate(_distinct(rows, "arm"))}
+    drawn = {
+        "bars.png": _bars(rows, colours, note),
+        "roc.png": _roc_curves(folder, rows, colours, note),
+        "histograms.png": _histograms(folder, rows, note),
+    }
+    for name, figure in drawn.items():
+        figure.savefig(folder / name, dpi=100)
+    return [folder / name for name in drawn]
+
+
+def _bars(rows: Sequence[CellRow], colours: dict[str, str], note: str) -> Figure:
+    categories = _distinct(rows, "category")
+    figure = Figure(figsize=(max(6, 2 + len(categories) * (0.4 + 0.25 * len(colours))), 4.5), layout="constrained")
+    axes = figure.subplots()
+    lowest = 100.0
+    for i, (arm, colour) in enumerate(colours.items()):
+        for x, category in enumerate(categories):
+            cells = [row.image_auroc for row in rows if row.arm == arm and row.category == category]
+            mean, error = over_seeds(cells)
+            if mean is not None:
+                place = x + (i - (len(colours) - 1) / 2) * 0.8 / len(colours)
+                label = arm if x == 0 else None
+                axes.bar(place, 100 * mean, 0.8 / len(colours), yerr=100 * (error or 0), color=colour, label=label)
+                lowest = min(lowest, 100 * mean)
+    axes.set_xticks(range(len(categories)), categories, rotation=30 if len(categories) > 4 else 0)
+    # Bars of 70 to 99 percent from 0 on would all look alike; the axis says where it starts.
+    axes.set(ylim=(max(0, lowest - 5), 101), ylabel="image AUROC, percent", title=f"mean and standard error{note}")
+    axes.legend(loc="lower center", ncols=len(colours), fontsize=8)
+    return figure
+
+
+def _roc_curves(folder: Path, rows: Sequence[CellRow], colours: dict[str, str], note: str) -> Figure:
+    categories = _distinct(rows, "category")
+    figure, panels = _grid(len(categories), min(_COLUMNS, len(categories)))
+    for axes, category in zip(panels, categories, strict=False):
+        for arm, colour in colours.items():
+            cells = [row for row in rows if row.arm == arm and row.category == category]
+            curves = [_roc(_read_scores(folder, cell)) for cell in cells if cell.image_auroc is not None]
+            if curves:
+                axes.plot(_RATES, np.mean(curves, 0), color=colour, label=arm)
+        axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+        axes.set(title=category, xlabel="false positive rate", ylabel="true positive rate")
+        axes.legend(fontsize=7)
+    figure.suptitle(f"ROC, mean over seeds{note}")
+    return figure
+
+
+def _histograms(folder: Path, rows: Sequence[CellRow], note: str) -> Figure:
+    first = min(row.seed for row in rows)
+    shown = [row for row in rows if row.seed == first and row.n_test]
+    arms = _distinct(rows, "arm")
+    figure, panels = _grid(len(shown), len(arms))
+    for axes, row in zip(panels, sorted(shown, key=lambda row: row.category), strict=False):
+        labels, scores = _read_scores(folder, row)
+        # Robust bounds: a single far outlier must not squeeze all others into one bar.
+        bins = np.linspace(scores.min(), np.quantile(scores, 0.99) + 1e-9, 30).tolist()
+        for label, name, colour in ((0, "normal", _NORMAL), (1, "anomalous", _ANOMALOUS)):
+            axes.hist(np.minimum(scores[labels == label], bins[-1]), bins=bins, alpha=0.6, color=colour, label=name)
+        axes.set_title(f"{row.category}: {row.arm}", fontsize=9)
+        axes.tick_params(labelsize=7)
+    if shown:
+        panels[0].legend(fontsize=7)
+    figure.suptitle(f"anomaly scores of the test images, seed {first}{note}")
+    return figure
+
+
+def _grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
+    columns = max(1, columns)
+    lines = max(1, math.ceil(panels / columns))
+    figure = Figure(figsize=(3.2 * columns, 0.6 + 2.8 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for unused in axes[panels:]:
+        unused.set_axis_off()
+    return figure, axes
+
+
+def _roc(scores: _Scores) -> NDArray[np.float64]:
+    false_positives, true_positives, _ = roc_curve(*scores)
+    return np.asarray(np.interp(_RATES, false_positives, true_positives), np.float64)
+
+
+def _read_scores(folder: Path, cell: CellRow) -> _Scores:
+    with (folder / cell.arm / cell.category / f"seed-{cell.seed}" / "scores.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
+
+
+def _distinct(rows: Sequence[CellRow], name: str) -> list[str]:
+    return list(dict.fromkeys(getattr(row, name) for row in rows))
