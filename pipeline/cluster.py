@@ -151,15 +151,18 @@ def _with_worker(client: Client, otherwise: str) -> Client:
 
 
 def _own_cluster(scheduler: str, workers: int | None) -> LocalCluster:
-    if scheduler == "cuda":
-        try:
+    try:
+        if scheduler == "cuda":
             from dask_cuda import LocalCUDACluster
-        except ImportError as error:
-            raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
-        gpus: LocalCluster = LocalCUDACluster(n_workers=workers, dashboard_address=None, silence_logs=_LOGGED)
-        return gpus
-    count = workers or os.cpu_count() or 1
-    return LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=_LOGGED)
+
+            gpus: LocalCluster = LocalCUDACluster(n_workers=workers, dashboard_address=None, silence_logs=_LOGGED)
+            return gpus
+        count = workers or os.cpu_count() or 1
+        return LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=_LOGGED)
+    except ImportError as error:
+        raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
+    except (RuntimeError, ValueError) as error:  # a worker that does not come up; more workers than GPUs
+        raise RunError(f"--scheduler {scheduler} did not start ({' '.join(str(error).split())})") from error
 
 
 @contextmanager
