@@ -195,7 +195,6 @@ def test_a_scheduler_killed_in_mid_run_ends_it_and_another_goes_on(
 
     done = blocks_done(here / "c.zarr")
     assert 0 < done < many.blocks
-    # No block twice, but for the one whose result was on its way.
     result = invoke(*arguments[1:], "--scheduler", "threads")
     assert result.exit_code == 0, result.output
     assert 0 < int(result.stdout.split(" images, ")[1].split()[0]) <= 64 * (many.blocks - done)
