@@ -177,11 +177,19 @@ def _performance_report(client: Client, file: Path | None) -> Iterator[None]:
 
     if not client.run_on_scheduler(has_bokeh):  # which draws the page
         raise UserError("--report needs bokeh where the scheduler runs: pip install 'cutswap[report]'")
-    temporary = file.with_name(f".{file.name}.tmp.html")
-    with client.as_current():
-        # "inline": the page can be read without a network.
-        page = performance_report(filename=str(temporary), mode="inline")
-        page.__enter__()
-        yield
-        page.__exit__(None, None, None)
-    temporary.replace(file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # before hours of work, not after them
+    except OSError as error:
+        raise UserError(f"--report {file} cannot be written ({error.strerror}): give another file") from error
+    try:
+        with client.as_current():
+            # "inline": the page can be read without a network.
+            page = performance_report(filename=str(temporary), mode="inline")
+            page.__enter__()
+            yield
+            page.__exit__(None, None, None)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

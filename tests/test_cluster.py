@@ -460,3 +460,13 @@ def test_a_report_needs_bokeh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         with pytest.raises(UserError, match=r"--report needs bokeh .*: pip install 'cutswap\[report\]'"):
             run_blocks(mul, [(1, 2)], cluster.scheduler_address, None, print, tmp_path / "run.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = tmp_path / "file" / "run.html"
+    results: list[int] = []
+    told = pytest.raises(UserError, match=r"--report .*run\.html cannot be written \(")
+    with threads_cluster(workers=1, threads=1) as cluster, told:
+        run_blocks(mul, [(1, 2)], cluster.scheduler_address, None, results.append, report)
+    assert results == []
