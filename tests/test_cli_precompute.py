@@ -18,7 +18,9 @@ def invoke(*arguments: object) -> Result:
 
 
 def precompute(store: Path | str, root: Path | str, *options: object) -> Result:
-    return invoke("precompute", "--dataset", "folder", "--root", root, "--store", store, *options)
+    places = {"--dataset": "folder", "--root": root, "--store": store}
+    given = [part for option, value in places.items() if option not in options for part in (option, value)]
+    return invoke("precompute", *given, *options)
 
 
 def succeeded(result: Result) -> str:
