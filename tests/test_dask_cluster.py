@@ -24,10 +24,10 @@ from conftest import REPO, SmallCache, assert_same_arrays, command_line, place, 
 from distributed import Client, LocalCluster
 
 import pipeline.block
-import pipeline.cluster
+import pipeline.dask_cluster
 from cli import main
 from pipeline.block import Job, compute_block
-from pipeline.cluster import WINDOW
+from pipeline.dask_cluster import WINDOW
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
 from pipeline.precompute import precompute
@@ -317,7 +317,7 @@ def test_the_scheduler_holds_a_window_of_blocks() -> None:
 
 
 def test_a_cluster_without_workers_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.cluster, "_PATIENCE", 0.5)
+    monkeypatch.setattr(pipeline.dask_cluster, "_PATIENCE", 0.5)
     with threads_cluster(workers=0, threads=1) as cluster:
         address = cluster.scheduler_address
         with pytest.raises(UserError) as caught:
@@ -326,7 +326,7 @@ def test_a_cluster_without_workers_is_told_in_one_line(monkeypatch: pytest.Monke
 
 
 def test_workers_that_all_leave_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.cluster, "_PATIENCE", 1.0)
+    monkeypatch.setattr(pipeline.dask_cluster, "_PATIENCE", 1.0)
     with threads_cluster(workers=1, threads=1) as cluster, Client(cluster, set_as_default=False) as client:
 
         def retire(_: object) -> None:
