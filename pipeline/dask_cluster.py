@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import cloudpickle
 from distributed import Client, Future, KilledWorker, LocalCluster, performance_report
+from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import RunError, UserError
@@ -68,7 +69,7 @@ def run_on_cluster(
     except KilledWorker as error:
         lost = error.allowed_failures + 1
         raise _broken_off(scheduler, f"one block cost {lost} workers their life, perhaps for want of memory") from error
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:
         raise _broken_off(scheduler, "the scheduler is gone") from error
     except OSError as error:
         raise _broken_off(scheduler, " ".join(str(error).split())) from error
@@ -119,8 +120,13 @@ def _next_result(client: Client, ended: SimpleQueue[Future[Any]]) -> tuple[Futur
 
 
 def _threads(client: Client) -> int:
-    """Threads of all workers; TimeoutError where the scheduler does not answer."""
-    return sum(client.nthreads(callback_timeout=_PATIENCE).values())
+    """Threads of all workers; CommClosedError where the scheduler does not answer."""
+    try:
+        if client.status == "running":  # else it would try for long to connect again
+            return sum(client.nthreads(callback_timeout=_PATIENCE).values())
+    except OSError as error:
+        raise CommClosedError(str(error)) from error
+    raise CommClosedError(client.status)
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def test_a_scheduler_killed_in_mid_run_ends_it_and_another_goes_on(
     with started((*arguments, "--scheduler", shell_cluster.address), here) as run:
         await_true(lambda: blocks_done(here / "c.zarr") > 0)
         shell_cluster.scheduler.kill()
-        out, err = run.communicate(timeout=30)
+        out, err = run.communicate(timeout=60)
     assert (run.returncode, out) == (1, "")
     *progress, line = err.splitlines()
     assert all(other.startswith("precompute: ") for other in progress)
