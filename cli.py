@@ -120,7 +120,9 @@ def datasets(dataset: str, root: str | None) -> None:
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULTS.precision, help="Of the network.")
 @DEVICE
 @SCHEDULER
-@click.option("--workers", type=click.IntRange(1), help="Blocks at once; default one a core, with cuda one a GPU.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Default one a core, with cuda one a GPU; an address has its own."
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -131,7 +133,7 @@ def datasets(dataset: str, root: str | None) -> None:
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Dask's performance report of the run as HTML; of a cluster alone.",
+    help="Dask's performance report of the run as HTML; of a cluster alone, whose scheduler needs bokeh.",
 )
 @BAD_IMAGES
 @click.option("--overwrite", is_flag=True, help="Start the categories again.")

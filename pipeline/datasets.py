@@ -213,7 +213,7 @@ def _on_disk(samples: Sequence[Sample], files: frozenset[str]) -> tuple[Sample, 
 
 
 def _refuse_unknown(found: Sequence[_Found], categories: Sequence[str]) -> None:
-    names = [category.name for one in found for category in one.categories]
+    names = list(dict.fromkeys(category.name for one in found for category in one.categories))
     roots = ", ".join(one.root for one in found)
     for wanted in categories:
         if wanted not in names:

@@ -59,7 +59,7 @@ def run_blocks(
         _run_local(function, tasks, scheduler, workers or os.cpu_count() or 1, on_result)
     else:
         # Imported here: a run in threads does without the time that importing distributed takes.
-        from pipeline.cluster import run_on_cluster
+        from pipeline.dask_cluster import run_on_cluster
 
         run_on_cluster(function, tasks, scheduler, workers, on_result, report)
 

@@ -51,7 +51,7 @@ def work_table(run: RunReport) -> Table:
     rate = images[everybody] / run.elapsed
     title = f"{images[everybody]} images in {run.elapsed:.1f} s, {rate:.1f} images/s; seconds of work by step"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("worker", overflow="fold")
+    table.add_column("worker", overflow="fold", min_width=min(24, max(map(len, seconds))))
     steps = list(seconds[everybody])
     for heading in ("images", *steps, "images/s"):
         table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))

@@ -18,7 +18,9 @@ def invoke(*arguments: object) -> Result:
 
 
 def precompute(store: Path | str, root: Path | str, *options: object) -> Result:
-    return invoke("precompute", "--dataset", "folder", "--root", root, "--store", store, *options)
+    places = {"--dataset": "folder", "--root": root, "--store": store}
+    given = [part for option, value in places.items() if option not in options for part in (option, value)]
+    return invoke("precompute", *given, *options)
 
 
 def succeeded(result: Result) -> str:
@@ -49,8 +51,9 @@ def test_precompute_from_end_to_end(run_cli: RunCli, small_cache: SmallCache, tm
     assert first.returncode == 0, first.stderr
     assert first.stdout == f"{store}: 5 images, 5 computed now, 0 skipped\n"
     # On a pipe progress is plain lines: done of total, rate and time left.
-    (line,) = first.stderr.splitlines()
+    line, *table = first.stderr.splitlines()
     assert line.startswith("precompute: 5/5 images, ") and line.endswith(" images/s, 0 s left")
+    assert table[0].strip().startswith("5 images in ")
     arrays, expected = read_arrays(store), read_arrays(small_cache.store)
     assert all((values == expected[name]).all() for name, values in arrays.items())
 

@@ -304,19 +304,6 @@ def test_blocks_done_before_a_bad_one_stay_done(elpv: Files, tmp_path: Path) -> 
 # --- schedulers ---------------------------------------------------------------------------------------------------
 
 
-def test_one_worker_computes_the_same(small_cache: SmallCache, tmp_path: Path) -> None:
-    run(tmp_path / "c.zarr", small_cache.root, small_cache.settings, scheduler="threads", workers=1)
-    assert_same_arrays(tmp_path / "c.zarr", small_cache.store)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("scheduler", "workers"), [("processes", 1), ("processes", 2), ("cluster", 2)])
-def test_processes_compute_the_same(small_cache: SmallCache, tmp_path: Path, scheduler: str, workers: int) -> None:
-    run(tmp_path / "c.zarr", small_cache.root, small_cache.settings, scheduler=scheduler, workers=workers)
-    assert_same_arrays(tmp_path / "c.zarr", small_cache.store)
-    assert open_cache(str(tmp_path / "c.zarr")).attrs["complete"] is True
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
     """Where a Dask scheduler with one worker of one thread answers."""

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import cloudpickle
 from distributed import Client, Future, KilledWorker, LocalCluster, performance_report
+from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import RunError, UserError
@@ -68,7 +69,7 @@ def run_on_cluster(
     except KilledWorker as error:
         lost = error.allowed_failures + 1
         raise _broken_off(scheduler, f"one block cost {lost} workers their life, perhaps for want of memory") from error
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:
         raise _broken_off(scheduler, "the scheduler is gone") from error
     except OSError as error:
         raise _broken_off(scheduler, " ".join(str(error).split())) from error
@@ -119,8 +120,13 @@ def _next_result(client: Client, ended: SimpleQueue[Future[Any]]) -> tuple[Futur
 
 
 def _threads(client: Client) -> int:
-    """Threads of all workers; TimeoutError where the scheduler does not answer."""
-    return sum(client.nthreads(callback_timeout=_PATIENCE).values())
+    """Threads of all workers; CommClosedError where the scheduler does not answer."""
+    try:
+        if client.status == "running":  # else it would try for long to connect again
+            return sum(client.nthreads(callback_timeout=_PATIENCE).values())
+    except OSError as error:
+        raise CommClosedError(str(error)) from error
+    raise CommClosedError(client.status)
 
 
 @contextmanager
@@ -151,15 +157,18 @@ def _with_worker(client: Client, otherwise: str) -> Client:
 
 
 def _own_cluster(scheduler: str, workers: int | None) -> LocalCluster:
-    if scheduler == "cuda":
-        try:
+    try:
+        if scheduler == "cuda":
             from dask_cuda import LocalCUDACluster
-        except ImportError as error:
-            raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
-        gpus: LocalCluster = LocalCUDACluster(n_workers=workers, dashboard_address=None, silence_logs=_LOGGED)
-        return gpus
-    count = workers or os.cpu_count() or 1
-    return LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=_LOGGED)
+
+            gpus: LocalCluster = LocalCUDACluster(n_workers=workers, dashboard_address=None, silence_logs=_LOGGED)
+            return gpus
+        count = workers or os.cpu_count() or 1
+        return LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=_LOGGED)
+    except ImportError as error:
+        raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
+    except Exception as error:  # dask-cuda also lets out whatever the GPU's driver raises
+        raise RunError(f"--scheduler {scheduler} did not start ({' '.join(str(error).split())})") from error
 
 
 @contextmanager
@@ -174,11 +183,19 @@ def _performance_report(client: Client, file: Path | None) -> Iterator[None]:
 
     if not client.run_on_scheduler(has_bokeh):  # which draws the page
         raise UserError("--report needs bokeh where the scheduler runs: pip install 'cutswap[report]'")
-    temporary = file.with_name(f".{file.name}.tmp.html")
-    with client.as_current():
-        # "inline": the page can be read without a network.
-        page = performance_report(filename=str(temporary), mode="inline")
-        page.__enter__()
-        yield
-        page.__exit__(None, None, None)
-    temporary.replace(file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # before hours of work, not after them
+    except OSError as error:
+        raise UserError(f"--report {file} cannot be written ({error.strerror}): give another file") from error
+    try:
+        with client.as_current():
+            # "inline": the page can be read without a network.
+            page = performance_report(filename=str(temporary), mode="inline")
+            page.__enter__()
+            yield
+            page.__exit__(None, None, None)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
