@@ -107,8 +107,8 @@ def measure(folder: str, count: int, unit: int) -> tuple[int | float, ...]:
 
 
 def main(count: int) -> None:
-    title = f"{count} images of 32 px: objects, seconds, blocks read a second, MiB a task at 256 px"
-    table = Table("blocks a unit", title=title)
+    title = f"{count} images: objects, seconds, blocks read a second, MiB a task"
+    table = Table("blocks", title=title)
     for heading in ("objects", "of 10^6", "create", "write", "list", "done", "read", "MiB"):
         table.add_column(heading, justify="right")
     for unit in UNITS:

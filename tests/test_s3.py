@@ -22,10 +22,14 @@ from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
 from pipeline.precompute import precompute
 from pipeline.store import done_blocks, open_cache, open_category, read_all
+from train.predict import predict
+from train.run import train
+from train.settings import TrainSettings
 
 SMALL = ("--image-size", 64, "--pairs", 4, "--device", "cpu")
 # Seconds within which a command tells of a remote side that does not answer.
 PATIENCE = 60
+NOBODY = "http://127.0.0.1:9"
 
 
 @dataclass(frozen=True)
@@ -137,19 +141,17 @@ def test_inspect_reads_it(killed: str, run_cli: RunCli, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_train_streams_from_it_and_predict_needs_the_run_alone(
-    killed: str, small_cache: SmallCache, run_cli: RunCli, tmp_path: Path
+    killed: str, small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--category", "poly", "--steps", 2, "--batch-size", 2, "--device", "cpu", "--out", tmp_path / "run")
-    succeeded(run_cli("train", "--store", killed, *options))
-    results = json.loads((tmp_path / "run/results.json").read_text())
+    settings = TrainSettings(steps=2, batch_size=2, coreset=30)
+    results = train(killed, tmp_path / "run", settings, categories=["poly"], device="cpu")
     assert results["settings"]["store"] == killed and results["categories"]["poly"]["n_test"] == 7
-    image = small_cache.root / "poly/test/crack/000.png"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        succeeded(run_cli("predict", tmp_path / "run", image, "--out", tmp_path / "predicted", "--device", "cpu"))
-    scores = {row[0]: row[2] for row in csv.reader((tmp_path / "run/poly/seed-0/scores.csv").open())}
-    (predicted,) = (tmp_path / "predicted/predictions.csv").read_text().split()[1:]
-    assert float(predicted.split(",")[1]) == pytest.approx(float(scores["poly/test/crack/000.png"]), abs=1e-3)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", NOBODY)
+    images = [str(small_cache.root / "poly/test/crack")]
+    predictions, _ = predict(tmp_path / "run", images, tmp_path / "predicted", device="cpu")
+    with (tmp_path / "run/poly/seed-0/scores.csv").open(newline="") as file:
+        scores = {Path(row["path"]).name: float(row["score"]) for row in csv.DictReader(file) if "crack" in row["path"]}
+    assert {Path(one.path).name: one.score for one in predictions} == pytest.approx(scores, abs=1e-3)
 
 
 @pytest.mark.slow
@@ -227,11 +229,11 @@ def test_wrong_credentials(killed: str, bucket: Bucket, refusing: Callable[[], N
 
 @pytest.mark.slow
 def test_an_endpoint_that_does_not_answer(killed: str, bucket: Bucket) -> None:
-    nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    line = told(2, "inspect", killed, **nobody)
-    assert killed in line and nobody["AWS_ENDPOINT_URL"] in line
-    line = told(2, "datasets", "--dataset", "mvtec", "--root", bucket.root, AWS_MAX_ATTEMPTS="1", **nobody)
-    assert bucket.root in line and nobody["AWS_ENDPOINT_URL"] in line
+    line = told(2, "inspect", killed, AWS_ENDPOINT_URL=NOBODY)
+    assert killed in line and NOBODY in line
+    command = ("datasets", "--dataset", "mvtec", "--root", bucket.root)
+    line = told(2, *command, AWS_ENDPOINT_URL=NOBODY, AWS_MAX_ATTEMPTS="1")
+    assert bucket.root in line and NOBODY in line
 
 
 @pytest.mark.slow
