@@ -7,9 +7,9 @@ the rows, and with them the pairs, of all other images stay what they are.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,31 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.progress import progress
 from pipeline.roots import read_file
 from pipeline.store import BLOCK, DONE, GROWN, array, images_digest, read_all
+
+# Paths that a line names; the others are counted.
+_NAMED = 10
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Paths of the images that joined a category, whose files are others than before, and that left it."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    vanished: tuple[str, ...]
+
+    def lines(self, name: str) -> list[str]:
+        """A line for the new images of category `name`, one for the changed and one for the vanished, if any."""
+        kinds = (
+            (f"{name}: {len(self.added)} new images", self.added),
+            (f"{name}: {len(self.changed)} images have changed and are computed again", self.changed),
+            (f"{name}: {len(self.vanished)} images have vanished and are dropped", self.vanished),
+        )
+        return [f"{line}: {_listed(paths)}" for line, paths in kinds if paths]
 
 
 def refuse_vanished(name: str, category: zarr.Group, root: str, paths: Sequence[str]) -> None:
@@ -26,13 +49,13 @@ def refuse_vanished(name: str, category: zarr.Group, root: str, paths: Sequence[
     gone = sorted({str(path) for path in read_all(category, "paths")} - {"", *paths})
     if gone:
         raise UserError(
-            f"{name}: {len(gone)} cached images have vanished from {root}, such as {gone[0]};"
+            f"{name}: {len(gone)} cached images have vanished from {root}: {_listed(gone)};"
             " restore them, or give --update to drop them"
         )
 
 
-def update_category(category: zarr.Group, root: str, paths: Sequence[str], update: bool) -> bool:
-    """Make the rows of `category` those of `paths` below `root`, which new images join; returns whether any changed.
+def update_category(category: zarr.Group, root: str, paths: Sequence[str], update: bool) -> Changes:
+    """Make the rows of `category` those of `paths` below `root`, which new images join; returns what changed.
 
     update: also drop images that have vanished, and mark those whose files have changed, or could not be read, to be
     computed again, which reads every file. Without it such images stay as they are.
@@ -40,10 +63,12 @@ def update_category(category: zarr.Group, root: str, paths: Sequence[str], updat
     stored = [str(path) for path in read_all(category, "paths")]
     known, wanted = set(stored), set(paths)
     gone = changed = np.array([], np.int64)
+    digests: list[str] = []
     if update:
+        digests = [str(digest) for digest in read_all(category, "sha256")]
         gone = np.array([row for row, path in enumerate(stored) if path and path not in wanted], np.int64)
         _empty(category, gone, ("paths", "valid", "sha256"))
-        changed = _changed(category, root, [path if path in wanted else "" for path in stored])
+        changed = _changed(category, root, [path if path in wanted else "" for path in stored], digests)
         _empty(category, changed, ("valid", "sha256"))
         _set_open(category, np.unique(changed // BLOCK))
     added = [path for path in paths if path not in known]
@@ -52,7 +77,8 @@ def update_category(category: zarr.Group, root: str, paths: Sequence[str], updat
     if added or len(gone):
         digest = images_digest([str(path) for path in read_all(category, "paths")])
         category.update_attributes({"images_digest": digest})
-    return bool(added or len(changed) or len(gone))
+    again = (stored[row] for row in changed if digests[row])
+    return Changes(tuple(added), tuple(again), tuple(stored[row] for row in gone))
 
 
 def open_rows(states: NDArray[np.uint8], paths: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
@@ -75,19 +101,27 @@ def _append(category: zarr.Group, count: int, added: Sequence[str]) -> None:
     array(category, "paths")[count:] = np.array(added, dtype=object)
 
 
-def _changed(category: zarr.Group, root: str, paths: Sequence[str]) -> NDArray[np.int64]:
+def _changed(category: zarr.Group, root: str, paths: Sequence[str], digests: Sequence[str]) -> NDArray[np.int64]:
     """Rows whose file has another digest than the one they were computed from, or could not be read then."""
-    digests = [str(digest) for digest in read_all(category, "sha256")]
 
     def differs(row: int) -> bool:
         try:
-            return hashlib.sha256(read_file(root, paths[row])).hexdigest() != digests[row]
+            return not digests[row] or hashlib.sha256(read_file(root, paths[row])).hexdigest() != digests[row]
         except OSError:
             return True
 
     rows = [row for row, path in enumerate(paths) if path]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array([row for row, new in zip(rows, pool.map(differs, rows), strict=True) if new], np.int64)
+    found = []
+    with ThreadPoolExecutor(_READERS) as pool, progress(f"check {category.basename}", len(rows), "images") as advance:
+        for row, new in zip(rows, pool.map(differs, rows), strict=True):
+            found += [row] if new else []
+            advance(1)
+    return np.array(found, np.int64)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return f"{', '.join(paths[:_NAMED])}{more}"
 
 
 def _empty(category: zarr.Group, rows: NDArray[np.int64], names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -196,10 +197,14 @@ def _bring_up_to_date(store: str, dataset: Dataset, update: bool) -> None:
     ]
     for name, group, paths in () if update else listed:
         refuse_vanished(name, group, dataset.root, paths)  # all of them, before anything is changed
-    changed = [update_category(group, dataset.root, paths, update) for _, group, paths in listed]
-    if any(changed):
+    if update:
         mark_incomplete(root)
-        list_images_digests(root)
+    for name, group, paths in listed:
+        for line in update_category(group, dataset.root, paths, update).lines(name):
+            # At once: a run that is killed later has no other chance to name them.
+            print(line, file=sys.stderr, flush=True)
+            mark_incomplete(root)
+    list_images_digests(root)
 
 
 def _open_units(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
@@ -208,8 +213,10 @@ def _open_units(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
     units = []
     for category in dataset.categories:
         group = open_category(root, category.name)
-        states, paths, digests = (read_all(group, name) for name in ("done", "paths", "sha256"))
-        blocks = unit_blocks(group)
+        states, blocks = read_all(group, "done"), unit_blocks(group)
+        if (states == DONE).all():
+            continue
+        paths, digests = read_all(group, "paths"), read_all(group, "sha256")
         opened = open_rows(states, paths, digests) // (blocks * BLOCK)
         counts = np.bincount(opened, minlength=-(-len(states) // blocks))
         found = np.unique(np.flatnonzero(states != DONE) // blocks)

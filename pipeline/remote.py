@@ -13,9 +13,6 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-# No filesystem may remember a listing: other processes write to the same place.
-OPTIONS = {"use_listings_cache": False}
-
 _EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
 _EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
 # Packages whose exceptions tell of a remote side that is out of reach, refuses or breaks off.
@@ -25,6 +22,16 @@ _PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "
 def is_url(place: str) -> bool:
     """Whether `place` is an fsspec URL (also a chain like ``zip://::s3://bucket/x.zip``), not a local path."""
     return "://" in place
+
+
+def options(url: str) -> dict[str, Any]:
+    """What to open the filesystem of `url` with."""
+    # A listing must not be remembered: other processes write to the same place.
+    chosen: dict[str, Any] = {"use_listings_cache": False}
+    if url.startswith(("s3://", "s3a://")):
+        # Else s3fs asks for the size of an object before it reads it: twice the requests.
+        chosen["max_concurrency"] = 1
+    return chosen
 
 
 def need_extra(url: str) -> None:
@@ -46,7 +53,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
     need_extra(url)
     try:
-        filesystem, base = url_to_fs(url, **OPTIONS)
+        filesystem, base = url_to_fs(url, **options(url))
     except ImportError as error:
         raise UserError(f"{url}: {error}") from error
     except ValueError as error:

@@ -23,7 +23,7 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import GroupNotFoundError
 
 from pipeline.errors import UserError
-from pipeline.remote import OPTIONS, failure, is_url, need_extra, open_filesystem
+from pipeline.remote import failure, is_url, need_extra, open_filesystem, options
 from pipeline.settings import PrecomputeSettings
 
 FORMAT = 1
@@ -138,7 +138,7 @@ def prepare_cache(
             root[name].update_attributes({"ready": False})
     if alone:
         root.attrs.put(attributes)
-    root.update_attributes({"root": image_root, "versions": _versions()})
+    _update(root, {"root": image_root, "versions": _versions()})
     missing = [name for name in categories if name not in category_names(root)]
     if missing:
         mark_incomplete(root)
@@ -150,21 +150,27 @@ def prepare_cache(
 
 def mark_incomplete(root: zarr.Group) -> None:
     """Say that blocks are to come, until `finish_cache` says otherwise."""
-    root.update_attributes({"complete": False})
+    _update(root, {"complete": False})
 
 
 def list_images_digests(root: zarr.Group) -> None:
     """Bring the root's list of its categories' `images_digest` up to date."""
     digests = {name: root[name].attrs["images_digest"] for name in category_names(root)}
-    root.update_attributes({"images_digest": digests})
+    _update(root, {"images_digest": digests})
 
 
 def finish_cache(store: str) -> bool:
     """Set `complete` where every block of every category is done; returns it."""
     root = open_cache(store, "r+")
     complete = all(bool(done_blocks(open_category(root, name)).all()) for name in category_names(root))
-    root.update_attributes({"complete": complete})
+    _update(root, {"complete": complete})
     return complete
+
+
+def _update(root: zarr.Group, attributes: Attributes) -> None:
+    # A finished cache is not written to: it may lie where this run can only read.
+    if any(root.attrs.get(name) != value for name, value in attributes.items()):
+        root.update_attributes(attributes)
 
 
 def images_digest(paths: Sequence[str]) -> str:
@@ -235,8 +241,11 @@ def _open(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | N
         return zarr.open_group(
             store.removeprefix("file://"),
             mode=mode,
+            # Else zarr looks for files of the other formats first.
+            zarr_format=3,
+            use_consolidated=False,
             attributes=attributes,
-            storage_options=OPTIONS if remote else None,
+            storage_options=options(store) if remote else None,
         )
     except (FileNotFoundError, GroupNotFoundError) as error:
         if mode != "w-":

@@ -154,26 +154,27 @@ def run_cli(tmp_path: Path) -> RunCli:
     return run
 
 
-def write_cache(store: Path, images: Mapping[str, NDArray[np.uint8]], settings: PrecomputeSettings) -> str:
-    """A finished cache of images (N,S,S,3) by category with random pairs, written without stage 1; returns its path."""
+def write_cache(
+    store: Path, images: Mapping[str, NDArray[np.uint8]], settings: PrecomputeSettings, unit: int = 1
+) -> str:
+    """A finished cache of images (N,S,S,3) by category with random pairs, written without stage 1; returns its path.
+
+    unit: blocks a write unit.
+    """
     paths = {name: [f"{name}/train/good/{i:04}.png" for i in range(len(rows))] for name, rows in images.items()}
     weights = weights_digest(settings.backbone, settings.weights)
-    arguments: dict[str, Any] = {"dataset": "folder", "image_root": str(store.parent), "overwrite": False}
+    arguments: dict[str, Any] = {"dataset": "folder", "image_root": str(store.parent), "overwrite": False, "unit": unit}
     prepare_cache(str(store), categories=paths, settings=settings, weights=weights, **arguments)
     for name, rows in images.items():
         category = open_category(open_cache(str(store), "r+"), name)
-        for block, first in enumerate(range(0, len(rows), BLOCK)):
-            part = rows[first : first + BLOCK]
-            shape = len(part), len(settings.stages), settings.pairs
-            keys = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(first << 32)
-            bounds: dict[str, Any] = {"area": settings.patch_area, "aspect": settings.patch_aspect}
-            anywhere = torch.zeros(len(keys), 8, 8, dtype=torch.uint8)
-            pairs, _ = draw_pairs(anywhere, keys, pairs=1, image_size=settings.image_size, **bounds)
-            rows_of: dict[str, Any] = {
-                "images": part,
-                "valid": np.ones(len(part), np.uint8),
-                "pairs": pairs.numpy().reshape(*shape, 6),
-            }
-            write_unit(category, block, rows_of)
+        shape = len(rows), len(settings.stages), settings.pairs
+        bounds: dict[str, Any] = {"area": settings.patch_area, "aspect": settings.patch_aspect}
+        anywhere = torch.zeros(int(np.prod(shape)), 8, 8, dtype=torch.uint8)
+        keys = np.arange(len(anywhere), dtype=np.uint64)
+        pairs, _ = draw_pairs(anywhere, keys, pairs=1, image_size=settings.image_size, **bounds)
+        arrays = {"images": rows, "valid": np.ones(len(rows), np.uint8), "pairs": pairs.numpy().reshape(*shape, 6)}
+        for number, first in enumerate(range(0, len(rows), unit * BLOCK)):
+            part = slice(first, first + unit * BLOCK)
+            write_unit(category, number, {name: values[part] for name, values in arrays.items()})
     finish_cache(str(store))
     return str(store)

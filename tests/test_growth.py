@@ -10,7 +10,7 @@ from pipeline.datasets import load
 from pipeline.errors import UserError
 from pipeline.precompute import PrecomputeReport, precompute
 from pipeline.store import layout, open_cache, open_category, read_all
-from pipeline.verify import verify_cache
+from pipeline.verify import Verdict, verify_cache
 
 COUNT = NORMALS["mono"]
 
@@ -37,13 +37,16 @@ def normals(cache: SmallCache) -> list[Path]:
     return sorted((cache.root / "mono" / "train" / "good").iterdir())
 
 
-def test_new_images_are_appended_and_nothing_else_is_computed_or_moves(grown: SmallCache) -> None:
+def test_new_images_are_appended_and_nothing_else_is_computed_or_moves(
+    grown: SmallCache, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = arrays(grown)
     first = normals(grown)[0]
     # Sorted before all others, so that a cache that followed the sorted order would move every row.
     copy(first, first.with_name("0000-new.png"))
 
     assert run(grown).computed == 1
+    assert "mono: 1 new images: mono/train/good/0000-new.png\n" in capfd.readouterr().err
 
     after = arrays(grown)
     assert len(after["paths"]) == COUNT + 1
@@ -91,14 +94,19 @@ def test_a_vanished_image_is_named_and_dropped_only_when_asked(grown: SmallCache
     np.testing.assert_array_equal(arrays(grown)["pairs"][-1], before["pairs"][row])
 
 
-def test_a_changed_image_is_computed_again_only_when_asked(grown: SmallCache) -> None:
+def test_a_changed_image_is_computed_again_only_when_asked(
+    grown: SmallCache, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = arrays(grown)
     victim = normals(grown)[5]
     row = int(np.flatnonzero(before["paths"] == f"mono/train/good/{victim.name}")[0])
     Image.open(victim).rotate(180).save(victim)
     assert run(grown).computed == 0
+    changed = f"mono/train/good/{victim.name}"
+    assert verify_cache(grown.store).problems == (f"{changed}: the source image changed since it was computed",)
 
     assert run(grown, update=True).computed == 1
+    assert f"mono: 1 images have changed and are computed again: {changed}\n" in capfd.readouterr().err
 
     after = arrays(grown)
     others = np.arange(COUNT) != row
@@ -107,3 +115,30 @@ def test_a_changed_image_is_computed_again_only_when_asked(grown: SmallCache) ->
     assert after["sha256"][row] != before["sha256"][row]
     assert (after["images"][row] != before["images"][row]).any()
     assert verify_cache(grown.store, ()).problems == ()
+
+
+def test_many_changes_are_named_in_part_and_counted(grown: SmallCache, capfd: pytest.CaptureFixture[str]) -> None:
+    files = normals(grown)
+    for file in files[:12]:
+        file.unlink()
+    with pytest.raises(UserError) as caught:
+        run(grown)
+    named = ", ".join(f"mono/train/good/{file.name}" for file in files[:10])
+    assert f"mono: 12 cached images have vanished from {grown.root}: {named} and 2 more; restore" in str(caught.value)
+    assert run(grown, update=True).computed == 0
+    told = capfd.readouterr().err
+    assert f"mono: 12 images have vanished and are dropped: {named} and 2 more\n" in told and "changed" not in told
+
+
+def test_an_image_that_was_skipped_is_tried_again_and_is_no_changed_one(
+    grown: SmallCache, capfd: pytest.CaptureFixture[str]
+) -> None:
+    victim = grown.root / "poly/train/good/zzz.png"
+    victim.write_text("no image")
+    dataset = load(grown.dataset, str(grown.root))
+    assert len(precompute(dataset, grown.store, grown.settings, bad_images="skip").bad) == 1
+    copy(normals(grown)[0], victim)
+    capfd.readouterr()
+    assert run(grown, update=True).computed == 1
+    assert "changed" not in capfd.readouterr().err
+    assert verify_cache(grown.store) == Verdict(COUNT + 6, (), ())

@@ -1,4 +1,5 @@
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, Arrays, open_cache, open_category, read_all, read_block
+from pipeline.store import BLOCK, Arrays, array, open_cache, open_category, read_all, read_block, unit_blocks
 from train.stream import Batch, NormalStream, row_order
 
 TINY = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=2, weights="none")
@@ -20,11 +21,17 @@ ROWS = np.arange(IMAGES)
 
 
 @pytest.fixture(scope="module")
-def category(tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
-    """A category of 21 blocks, more than a window; the first pixel of image i says i."""
+def tiles() -> NDArray[np.uint8]:
+    """More blocks than a window, 21; the first pixel of image i says i."""
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
     images[:, 0, 0] = np.stack([ROWS // 256, ROWS % 256, ROWS * 0], 1)
-    store = write_cache(tmp_path_factory.mktemp("stream") / "cache.zarr", {"tile": images}, TINY)
+    return images
+
+
+@pytest.fixture(scope="module")
+def category(tiles: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
+    """A category of `tiles`."""
+    store = write_cache(tmp_path_factory.mktemp("stream") / "cache.zarr", {"tile": tiles}, TINY)
     return open_category(open_cache(store), "tile")
 
 
@@ -165,3 +172,11 @@ def test_images_are_read_when_they_are_asked_for(category: zarr.Group, reads: li
     assert reads == []
     images[5 * BLOCK]
     assert reads == [5]
+
+
+def test_shards_give_the_same_batches(category: zarr.Group, tiles: NDArray[np.uint8], tmp_path: Path) -> None:
+    sharded = open_category(open_cache(write_cache(tmp_path / "c.zarr", {"tile": tiles}, TINY, unit=4)), "tile")
+    assert unit_blocks(sharded) == 4 and array(sharded, "images").shards == (4 * BLOCK, 32, 32, 3)
+    mine, yours = (first_batches(NormalStream(one, ROWS, memory=0), 30, size=50) for one in (sharded, category))
+    assert_equal(mine, yours)
+    assert numbers(mine[0].images).tolist() == mine[0].rows.tolist()

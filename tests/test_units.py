@@ -1,0 +1,193 @@
+"""Write units of more than one block: who writes which object, going on, growing."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import assert_same_arrays, command_line, place, read_arrays
+
+from pipeline import store as store_module
+from pipeline.backbone_spec import weights_digest
+from pipeline.block import Job, compute_block
+from pipeline.datasets import load
+from pipeline.precompute import precompute
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import (
+    BLOCK,
+    LARGE,
+    array,
+    choose_unit,
+    done_blocks,
+    layout,
+    open_cache,
+    open_category,
+    prepare_cache,
+    unit_blocks,
+    unit_states,
+    write_unit,
+)
+from pipeline.verify import verify_cache
+
+SETTINGS = PrecomputeSettings(image_size=64, pairs=2, stages=("blocks.4", "blocks.6"))
+# Two units of two blocks and a part of a third.
+COUNT = 4 * BLOCK + 9
+
+
+@pytest.fixture(scope="module")
+def root(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category of COUNT images, read only."""
+    folder = tmp_path_factory.mktemp("units") / "cells"
+    place(folder, "mono/train/good", elpv["mono"][0][:COUNT])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished cache of `root`, a block a unit."""
+    store = tmp_path_factory.mktemp("units") / "whole.zarr"
+    precompute(load("folder", str(root)), str(store), SETTINGS, device="cpu")
+    return store
+
+
+def sharded(store: Path, root: Path, unit: int = 2) -> str:
+    """An empty cache of `root` with so many blocks a unit; returns its id."""
+    dataset = load("folder", str(root))
+    return prepare_cache(
+        str(store),
+        dataset="folder",
+        image_root=str(root),
+        categories={one.name: [sample.path for sample in one.train] for one in dataset.categories},
+        settings=SETTINGS,
+        weights=weights_digest(SETTINGS.backbone, SETTINGS.weights),
+        overwrite=False,
+        unit=unit,
+    )
+
+
+def objects(store: Path) -> dict[str, int]:
+    """When each object that holds values was written, by its path in the category."""
+    files = (file for file in (store / "mono").rglob("*") if file.is_file() and file.name != "zarr.json")
+    return {file.relative_to(store / "mono").as_posix(): file.stat().st_mtime_ns for file in files}
+
+
+def written(store: Path, before: dict[str, int]) -> set[str]:
+    return {name for name, when in objects(store).items() if before.get(name) != when}
+
+
+def test_large_categories_are_written_in_units_of_several_blocks() -> None:
+    assert [choose_unit(images) for images in (1, 64, LARGE - 1)] == [1, 1, 1]
+    assert choose_unit(LARGE) == choose_unit(10**7) > 1
+
+
+@pytest.mark.parametrize("unit", [1, 2, 3, 8])
+def test_two_tasks_never_share_an_object(root: Path, tmp_path: Path, unit: int) -> None:
+    store = tmp_path / "c.zarr"
+    sharded(store, root, unit)
+    category = open_category(open_cache(str(store), "r+"), "mono")
+    assert unit_blocks(category) == unit
+    names = {*layout(COUNT, SETTINGS), "done"} - {"paths"}
+    by_task = []
+    for number, first in enumerate(range(0, COUNT, unit * BLOCK)):
+        count = min(unit * BLOCK, COUNT - first)
+        rows: dict[str, Any] = {
+            name: np.full(shape, "x", object) if dtype == "str" else np.ones(shape, dtype)
+            for name, (shape, dtype, _) in layout(count, SETTINGS).items()
+            if name != "paths"
+        }
+        before = objects(store)
+        write_unit(category, number, rows)
+        by_task.append(written(store, before))
+        assert {name.partition("/")[0] for name in by_task[-1]} == names
+        assert (unit_states(category, number) == 1).all()
+    # Each writes one object of every array, and none that another writes.
+    assert {len(task) for task in by_task} == {len(names)}
+    assert len(set.union(*by_task)) == sum(map(len, by_task))
+    assert done_blocks(category).all() and len(done_blocks(category)) == 5
+
+
+@pytest.mark.slow
+def test_tasks_of_two_blocks_compute_the_same_and_go_on(root: Path, whole: Path, tmp_path: Path) -> None:
+    store = tmp_path / "c.zarr"
+    job = Job(str(store), sharded(store, root), str(root), SETTINGS, "cpu")
+    before = objects(store)
+    report = compute_block(job, "mono", 1)
+    first = written(store, before)
+    assert (report.images, report.bad) == (2 * BLOCK, ())
+    assert done_blocks(open_category(open_cache(str(store)), "mono")).tolist() == [False, False, True, True, False]
+    before = objects(store)
+    assert precompute(load("folder", str(root)), str(store), SETTINGS, device="cpu").computed == COUNT - 2 * BLOCK
+    assert first.isdisjoint(written(store, before))
+    assert_same_arrays(store, whole)
+    assert verify_cache(str(store)).problems == ()
+
+
+@pytest.mark.slow
+def test_a_task_killed_with_half_of_its_unit_written_is_done_again(root: Path, whole: Path, tmp_path: Path) -> None:
+    store = tmp_path / "c.zarr"
+    sharded(store, root)
+    command = ("precompute", "--dataset", "folder", "--root", root, "--image-size", 64, "--pairs", 2, "--device", "cpu")
+    command += ("--stages", ",".join(SETTINGS.stages), "--workers", 1, "--store", store)
+    process = subprocess.Popen(command_line(*command), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    # Arrays are written by name, and this one before the last.
+    while not any(name.startswith("saliency/") for name in objects(store)) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = done_blocks(open_category(open_cache(str(store)), "mono"))
+    assert not done.all()
+    result = subprocess.run(command_line(*command), capture_output=True, text=True, check=True)
+    left = sum(min(BLOCK, COUNT - block * BLOCK) for block in np.flatnonzero(~done))
+    assert f"{COUNT} images, {left} computed now" in result.stdout
+    assert_same_arrays(store, whole)
+
+
+@pytest.mark.slow
+def test_a_sharded_category_grows_within_its_units(root: Path, whole: Path, tmp_path: Path) -> None:
+    images, store = Path(shutil.copytree(root, tmp_path / "cells")), tmp_path / "c.zarr"
+    sharded(store, images)
+
+    def run() -> int:
+        return precompute(load("folder", str(images)), str(store), SETTINGS, device="cpu").computed
+
+    assert run() == COUNT
+    before = objects(store)
+    good = images / "mono/train/good"
+    for i in range(3):
+        shutil.copy(good / f"{i:03}.png", good / f"new-{i}.png")
+    assert run() == 3
+    changed = {name for name in written(store, before) if not name.startswith(("paths/", "done/"))}
+    assert {name.split("/")[2] for name in changed} == {"2"}
+    category = open_category(open_cache(str(store)), "mono")
+    assert unit_blocks(category) == 2 and array(category, "pairs").shards == (2 * BLOCK, 2, 2, 6)
+    arrays, old = read_arrays(store), read_arrays(whole)
+    for name in layout(0, SETTINGS):
+        np.testing.assert_array_equal(arrays[f"mono/{name}"][:COUNT], old[f"mono/{name}"], err_msg=name)
+    np.testing.assert_array_equal(arrays["mono/saliency"][COUNT:], old["mono/saliency"][:3])
+    assert verify_cache(str(store)).problems == ()
+
+
+def test_a_category_keeps_the_layout_that_it_was_created_with(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Path(shutil.copytree(root / "mono/train/good", tmp_path / "cells/mono/train/good")).parents[2]
+    extra = sorted((images / "mono/train/good").iterdir())[5:]
+    place(images, "wide/train/good", extra[:12])
+    for file in extra:
+        file.rename(tmp_path / file.name)
+    monkeypatch.setattr(store_module, "LARGE", 8)
+    store = str(tmp_path / "c.zarr")
+    tiny = PrecomputeSettings(image_size=32, pairs=1, stages=("blocks.6",))
+    precompute(load("folder", str(images)), store, tiny, device="cpu")
+    units = {name: unit_blocks(open_category(open_cache(store), name)) for name in ("mono", "wide")}
+    assert units == {"mono": 1, "wide": choose_unit(8)} and units["wide"] > 1
+    for file in extra[:7]:
+        shutil.copy(tmp_path / file.name, file)
+    assert precompute(load("folder", str(images)), store, tiny, device="cpu").computed == 7
+    assert unit_blocks(open_category(open_cache(store), "mono")) == 1
+    assert verify_cache(store).problems == ()
