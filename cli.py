@@ -259,7 +259,7 @@ def benchmark(
         command=_typed(context),
     )
     rows = run_benchmark(asked, scheduler, workers)
-    for table in comparison_tables(rows, dataset + asked.note):
+    for table in comparison_tables(rows, ": ".join(filter(None, (dataset, asked.note)))):
         Console().print(table)
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder an arm")
 

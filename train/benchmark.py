@@ -33,6 +33,7 @@ from train.settings import NEGATIVES, TrainSettings
 ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
 
 # A quick look: does all of it work here? Its figures say nothing.
+QUICK = "QUICK LOOK, no measurement"
 _QUICK_STEPS = 5
 _QUICK_NORMALS = 64
 _QUICK_TESTS = 12
@@ -76,7 +77,7 @@ class Benchmark:
     def note(self) -> str:
         """What to say beside every figure: nothing, or that it is none."""
         what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images a label"
-        return f" (QUICK LOOK, no measurement: {what})" if self.quick else ""
+        return f"{QUICK}: {what}" if self.quick else ""
 
 
 @dataclass(frozen=True)
@@ -206,12 +207,14 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[Cel
     recipe = benchmark.recipe.to_attributes()
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items() if name != "negatives")
     counts = {row.category: f"{row.category} {row.n_train} normals, {row.n_test} test images" for row in rows}
+    seeds = ", ".join(str(seed) for seed in range(benchmark.seeds))
     images = f"Image size {cache.image_size}, backbone {cache.backbone}"
     parts = [
-        f"## {benchmark.dataset}{benchmark.note}",
+        f"## {benchmark.dataset}",
+        *([f"**{benchmark.note}.**"] if benchmark.note else []),
         f"    {benchmark.command}",
         describe_machine(benchmark.device),
-        f"{images}; seeds 0 to {benchmark.seeds - 1}; {'; '.join(counts.values())}.",
+        f"{images}; seeds {seeds}; {'; '.join(counts.values())}.",
         f"Every arm but untrained and patchcore: {described}.",
         comparison_markdown(rows, level=3),
     ]
