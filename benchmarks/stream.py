@@ -128,7 +128,7 @@ def main(images: int, repeats: int) -> None:
 
 
 def loop_ratios(stream: NormalStream, cache: PrecomputeSettings, repeats: int) -> list[float]:
-    settings = TrainSettings(steps=10)
+    settings = TrainSettings(steps=50)  # one checkpoint, as many as the default has a step
     trunk = load_backbone(cache.backbone, cache.weights)
     network = CutSwapNetwork(trunk, cache.backbone, settings.classes(len(cache.stages)))
     count = 2 * settings.batch_size
