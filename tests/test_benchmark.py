@@ -192,26 +192,21 @@ def test_a_cache_of_something_else_is_refused(small_cache: SmallCache, tmp_path:
 
 @pytest.mark.slow
 def test_the_command_from_a_folder_of_images_to_a_table(image_root: Path, run_cli: RunCli, tmp_path: Path) -> None:
-    given = ["--dataset", "folder", "--root", image_root, "--quick", "--arms", "untrained,cutpaste-3way,patchcore"]
-    workers = ["--scheduler", "processes", "--workers", 2, "--device", "cpu"]
+    given = ["--dataset", "folder", "--root", image_root, "--quick", "--arms", "cutpaste-3way,patchcore"]
+    workers = ["--image-size", 64, "--scheduler", "processes", "--workers", 2, "--device", "cpu"]
     done = run_cli("benchmark", *given, *workers)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "working-directory/runs/benchmark/folder-quick"
     with (out / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(line["category"], line["arm"]) for line in table] == [
-        (category, arm) for arm in ("untrained", "cutpaste-3way", "patchcore") for category in ("mono", "poly")
+        (category, arm) for arm in ("cutpaste-3way", "patchcore") for category in ("mono", "poly")
     ]
     assert "QUICK LOOK" in done.stdout and "patchcore" in done.stdout
     assert f"{100 * float(table[0]['image_auroc']):.2f}" in done.stdout
-    assert "benchmark: 6/6 cells" in done.stderr and "train mono" not in done.stderr
+    assert "benchmark: 4/4 cells" in done.stderr and "train mono" not in done.stderr
     command = f"python cli.py benchmark --dataset folder --root {image_root} --quick --arms"
     assert command in (out / "results.md").read_text()
-    # In this process, cell after cell, it comes to the same.
-    again = run_cli("benchmark", *given, "--device", "cpu", "--scheduler", "threads", "--out", "again")
-    assert again.returncode == 0, again.stderr
-    rows = read_rows(out.parents[2] / "again/results.csv")
-    assert [row.image_auroc for row in rows] == pytest.approx([float(line["image_auroc"]) for line in table], abs=0.02)
 
 
 @pytest.mark.slow
