@@ -1,13 +1,15 @@
 import csv
+import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import RunCli, SmallCache
+from conftest import REPO, RunCli, SmallCache
 
 from cli import main
 from pipeline.errors import UserError
@@ -123,6 +125,36 @@ def test_the_report_says_what_on_what_and_that_a_quick_look_is_none(finished: Fi
         assert (finished.asked.out / name).stat().st_size > 5000
 
 
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`docs/build.py`, working on an empty copy of the repository."""
+    spec = importlib.util.spec_from_file_location("build", REPO / "docs/build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(REPO / "docs/commands.md", tmp_path / "docs")
+    monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    return module
+
+
+def test_the_docs_are_assembled_from_benchmarks_but_not_from_quick_looks(
+    finished: Finished, build: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs/benchmark/folder"
+    shutil.copytree(finished.asked.out, folder)
+    with pytest.raises(SystemExit, match="run `cli.py benchmark` first"):
+        build.main()
+    report = (folder / "results.md").read_text().replace("QUICK LOOK", "whole")
+    (folder / "results.md").write_text(report)
+    build.main()
+    text = (tmp_path / "docs/results.md").read_text()
+    assert text.startswith("# Results") and report in text
+    auroc = next(line for line in report.splitlines() if line.startswith("| poly"))
+    assert text.index("## All data sets") < text.index(auroc) < text.index("## folder") < text.rindex(auroc)
+    assert f"## Maps of {finished.asked.store}" in text and "| poly | blocks.1 |" in text
+
+
 # --- going on -----------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +237,9 @@ def test_the_command_from_a_folder_of_images_to_a_table(image_root: Path, run_cl
     assert "QUICK LOOK" in done.stdout and "patchcore" in done.stdout
     assert f"{100 * float(table[0]['image_auroc']):.2f}" in done.stdout
     assert "benchmark: 4/4 cells" in done.stderr and "train mono" not in done.stderr
-    command = f"python cli.py benchmark --dataset folder --root {image_root} --quick --arms"
+    command = (
+        f"python cli.py benchmark --dataset folder --root {image_root} --arms cutpaste-3way,patchcore --image-size 64"
+    )
     assert command in (out / "results.md").read_text()
 
 
