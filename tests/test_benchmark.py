@@ -143,7 +143,7 @@ def test_the_docs_are_assembled_from_benchmarks_but_not_from_quick_looks(
 ) -> None:
     folder = tmp_path / "runs/benchmark/folder"
     shutil.copytree(finished.asked.out, folder)
-    with pytest.raises(SystemExit, match="run `cli.py benchmark` first"):
+    with pytest.raises(SystemExit, match=r"run `cli\.py benchmark` first"):
         build.main()
     report = (folder / "results.md").read_text().replace("QUICK LOOK", "whole")
     (folder / "results.md").write_text(report)
