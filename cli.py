@@ -22,7 +22,7 @@ from train.settings import NEGATIVES, PROXIES, SCORERS, TrainSettings
 
 DEFAULTS = PrecomputeSettings()
 TRAIN = TrainSettings()
-SCHEDULER = click.option("--scheduler", default="threads", metavar="threads|processes|cluster|cuda|tcp://HOST:PORT")
+SCHEDULERS = "threads|processes|cluster|cuda|tcp://HOST:PORT"
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 CATEGORY = click.option(
     "--category", "categories", multiple=True, metavar="NAME", help="May be given several times; default all."
@@ -119,7 +119,7 @@ def datasets(dataset: str, root: str | None) -> None:
 @click.option("--seed", default=DEFAULTS.seed)
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULTS.precision, help="Of the network.")
 @DEVICE
-@SCHEDULER
+@click.option("--scheduler", default="threads", metavar=SCHEDULERS)
 @click.option(
     "--workers", type=click.IntRange(1), help="Default one a core, with cuda one a GPU; an address has its own."
 )
@@ -284,14 +284,14 @@ def train(
 @click.option("--root", metavar="DIR", help="Where the data set lies; default data/<dataset>, for elpv its package.")
 @CATEGORY
 @click.option("--store", metavar="PATH|URL", help="The cache; default data/cache/<dataset>.zarr; made if not there.")
-@click.option("--out", type=click.Path(path_type=Path), help="Default runs/benchmark/<dataset>, with -quick.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default runs/benchmark/<dataset>, or <dataset>-quick.")
 @click.option("--arms", default="untrained,cutswap,random-swap,cutpaste,cutpaste-3way,patchcore", metavar="A,B,..")
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeds, from 0 on; default 3, with --quick 1.")
 @click.option("--image-size", type=int, help="Of a cache to be made; default that of precompute, with --quick 128.")
 @click.option("--quick", is_flag=True, help="Does it work here? Few normals, steps and test images; no measurement.")
 @DEVICE
-@SCHEDULER
-@click.option("--workers", type=click.IntRange(1), help="Cells at once; default one a core; threads takes one.")
+@click.option("--scheduler", default="processes", metavar=SCHEDULERS, help="threads: one cell after the other.")
+@click.option("--workers", type=click.IntRange(1), help="Cells at once; default one a core, on a GPU one.")
 @click.pass_context
 def benchmark(
     context: click.Context,
@@ -328,7 +328,7 @@ def benchmark(
         command=_typed(context),
     )
     rows = run_benchmark(asked, scheduler, workers)
-    for table in comparison_tables(rows, dataset + asked.note):
+    for table in comparison_tables(rows, ": ".join(filter(None, (dataset, asked.note)))):
         Console().print(table)
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder an arm")
 

@@ -1,18 +1,18 @@
-"""Write docs/results.md from the runs below runs/ and their caches: figures, settings, machine; `make docs`."""
+"""Write docs/results.md from what `benchmark` left below runs/benchmark, other runs, and their caches: `make docs`."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
+from train.benchmark import QUICK
+from train.comparison import comparison_markdown, markdown, read_rows
+from train.machine import describe_machine
+
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", "zarr", "dask")
 FIGURES = {
     "image_auroc": "image AUROC",
     "untrained_image_auroc": "untrained arm",
@@ -24,23 +24,32 @@ SHOWN = ("image_size", "backbone", "negatives", "proxy", "steps", "batch_size", 
 
 
 def main() -> None:
-    """Write docs/results.md, or say that there is no run to write it from."""
-    runs = sorted((REPOSITORY / "runs").glob("*/results.json"))
-    if not runs:
-        sys.exit("no runs/*/results.json: run `cli.py train` first (the commands stand in docs/commands.md)")
-    results = {path.parent.name: json.loads(path.read_text()) for path in runs}
-    sections = [section(name, result) for name, result in results.items()]
-    stores = dict.fromkeys(result["settings"]["store"] for result in results.values())
+    """Write docs/results.md, or say that there is nothing to write it from."""
+    runs, out = REPOSITORY / "runs", REPOSITORY / "docs" / "results.md"
+    benchmarks = benchmark_folders(runs / "benchmark")
+    if not benchmarks:
+        sys.exit("no runs/benchmark/*/results.csv: run `cli.py benchmark` first (docs/commands.md has the commands)")
+    arms = [json.loads(path.read_text()) for folder in benchmarks for path in sorted(folder.glob("*/results.json"))]
+    others = {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/results.json"))}
+    sections = [(REPOSITORY / "docs" / "commands.md").read_text(), all_of(benchmarks)]
+    sections += [(folder / "results.md").read_text() for folder in benchmarks]
+    if others:
+        sections += [f"## Other runs\n\n{describe_machine()}\n", *(section(name, run) for name, run in others.items())]
+    stores = dict.fromkeys(run["settings"]["store"] for run in [*arms, *others.values()])
     sections += [f"## Maps of {store}\n\n{maps_of(store)}\n" for store in stores]
-    head = (REPOSITORY / "docs" / "commands.md").read_text()
-    (REPOSITORY / "docs" / "results.md").write_text("\n".join([head, machine(), *sections]))
+    out.write_text("\n".join(sections))
 
 
-def machine() -> str:
-    """One paragraph: when, on what, with which versions."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    day = datetime.now(UTC).date()
-    return f"Measured on {day}: {os.cpu_count()} CPU cores ({platform.machine()}), no GPU. {versions}.\n"
+def benchmark_folders(folder: Path) -> list[Path]:
+    """The folders that `benchmark` wrote, by name; quick looks are no measurement and left out."""
+    found = [path.parent for path in sorted(folder.glob("*/results.csv"))]
+    return [path for path in found if QUICK not in (path / "results.md").read_text()]
+
+
+def all_of(benchmarks: list[Path]) -> str:
+    """The categories of all data sets in one table a figure, with the mean over them."""
+    rows = [row for folder in benchmarks for row in read_rows(folder / "results.csv")]
+    return f"## All data sets\n\n{comparison_markdown(rows, level=3)}"
 
 
 def section(name: str, results: dict[str, Any]) -> str:
@@ -58,7 +67,7 @@ def section(name: str, results: dict[str, Any]) -> str:
         ]
         for category, values in results["categories"].items()
     ]
-    return f"## {name}\n\n{described}.\n\n{table([header, *rows])}\n"
+    return f"### {name}\n\n{described}.\n\n{markdown([header, *rows])}\n"
 
 
 def maps_of(store: str) -> str:
@@ -77,13 +86,7 @@ def maps_of(store: str) -> str:
         for category in summarise(store).categories
         for stage in category.stages
     ]
-    return table([header, *rows])
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows, the header first, as a Markdown table."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown([header, *rows])
 
 
 def percent(values: list[float | None] | None) -> str:

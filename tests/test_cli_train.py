@@ -1,6 +1,9 @@
 import contextlib
 import csv
 import json
+import signal
+import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import RunCli, SmallCache
+from conftest import RunCli, SmallCache, command_line
 
 from cli import main
 
@@ -181,3 +184,36 @@ def test_a_process_ends_with_the_same_status_and_line(run_cli: RunCli) -> None:
     assert line.startswith("Error: no cache at nowhere.zarr")
     misspelt = run_cli("train", "--negativs", "none")
     assert misspelt.returncode == 2 and "--negativs" in misspelt.stderr and "Traceback" not in misspelt.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_command_resumes_to_the_very_weights_of_an_unbroken_one(
+    small_cache: SmallCache, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `conftest` has it in this process
+
+    def command(out: Path) -> list[object]:
+        settings = ["--steps", 80, "--batch-size", 2, "--backbone-lr", 0.0001, "--head-lr", 0.01]
+        return ["train", "--store", small_cache.store, "--category", "poly", "--out", out, "--device", "cpu", *settings]
+
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    cell = killed / "poly/seed-0"
+    child = subprocess.Popen(command_line(*command(killed)), stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 100
+        while not (cell / "checkpoint.pt").exists() and child.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        child.kill()
+    assert child.wait() == -signal.SIGKILL
+    assert torch.load(cell / "checkpoint.pt", weights_only=True)["step"] == 50 and not (cell / "cell.json").exists()
+    for out, options in ((killed, ["--resume"]), (unbroken, [])):
+        assert run_cli(*command(out), *options).returncode == 0
+    mine, yours = (torch.load(out / "poly/seed-0/detector.pt", weights_only=True) for out in (killed, unbroken))
+    assert len(mine["network"]) > 100
+    for part in ("network", "pretrained"):
+        assert [name for name, value in mine[part].items() if not torch.equal(value, yours[part][name])] == []
+    assert (mine["threshold"], mine["standardisers"]) == (yours["threshold"], yours["standardisers"])
+    logs = [(out / "poly/seed-0/log.csv").read_text() for out in (killed, unbroken)]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == 81
+    assert json.loads((killed / "results.json").read_text()) == json.loads((unbroken / "results.json").read_text())

@@ -1,3 +1,4 @@
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipeline.store import BLOCK, Arrays, array, open_cache, open_category, read
 from train.stream import Batch, NormalStream, row_order
 
 TINY = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=2, weights="none")
-BLOCKS = 21
+BLOCKS = 39
 # The last block is not full.
 IMAGES = BLOCKS * BLOCK - 7
 ROWS = np.arange(IMAGES)
@@ -22,7 +23,7 @@ ROWS = np.arange(IMAGES)
 
 @pytest.fixture(scope="module")
 def tiles() -> NDArray[np.uint8]:
-    """More blocks than a window, 21; the first pixel of image i says i."""
+    """39 blocks, more than two windows; the first pixel of image i says i."""
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
     images[:, 0, 0] = np.stack([ROWS // 256, ROWS % 256, ROWS * 0], 1)
     return images
@@ -142,6 +143,33 @@ def test_batches_do_not_depend_on_the_memory(category: zarr.Group, reads: list[i
     reads.clear()
     assert_equal(bounded, first_batches(large, count, size=50))
     assert sorted(reads) == list(range(BLOCKS))
+
+
+def test_with_little_memory_an_epoch_still_shows_every_image_once(category: zarr.Group) -> None:
+    bounded = NormalStream(category, ROWS, memory=0)
+    size = IMAGES // 9
+    # The batches of two epochs, which end in the middle of one.
+    order = islice(row_order(ROWS, 3), 2 * IMAGES)
+    shown = np.concatenate([numbers(batch.images) for batch in first_batches(bounded, 18, size=size, seed=3)])
+    assert sorted(shown[:IMAGES]) == ROWS.tolist()
+    assert shown.tolist() == list(order)[: 18 * size]
+
+
+def test_little_memory_is_all_that_is_used(category: zarr.Group) -> None:
+    block = BLOCK * (32 * 32 * 3 + 2 * 2 * 6 * 2)
+
+    def most(memory: int) -> int:
+        """Bytes at the peak of two epochs."""
+        tracemalloc.start()
+        for _ in islice(NormalStream(category, ROWS, memory=memory).batches(50, 0), 2 * IMAGES // 50):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    # Beside the blocks: a batch, and what Zarr holds while it decodes a chunk.
+    assert most(memory=0) < (17 + 8) * block
+    assert most(memory=40 * block) > (BLOCKS - 1) * block
 
 
 def test_memory_bounds_the_blocks_kept(category: zarr.Group) -> None:

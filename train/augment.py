@@ -19,24 +19,34 @@ def jitter_colour(images: Tensor, strength: float, rng: np.random.Generator) -> 
     if strength == 0:
         return images
     factors = torch.from_numpy(rng.uniform(1 - strength, 1 + strength, (3, len(images), 1, 1, 1))).to(images)
+    # In place after the first: fresh memory for every step would cost more than the arithmetic.
     images = (images * factors[0]).clamp_(0, 255)
-    luma = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
-    mean = (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    images = (mean + (images - mean) * factors[1]).clamp_(0, 255)
-    grey = (images * luma).sum(1, keepdim=True)
-    return (grey + (images - grey) * factors[2]).clamp_(0, 255)
+    mean = _grey(images.mean((2, 3), keepdim=True))
+    images.mul_(factors[1]).add_(mean * (1 - factors[1])).clamp_(0, 255)
+    grey = _grey(images)
+    images.mul_(factors[2]).add_(grey * (1 - factors[2])).clamp_(0, 255)
+    return images
 
 
 def translate(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     """Each image (B,C,H,W) moved by whole pixels, at most `share` of its side each way; edge pixels fill the gap."""
-    height, width = images.shape[2:]
-    y = _moved(height, share, len(images), rng).to(images.device)
-    x = _moved(width, share, len(images), rng).to(images.device)
-    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    return images.permute(0, 2, 3, 1)[batch, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    for axis in (2, 3):
+        images = _slide(images, axis, share, rng)
+    return images
 
 
-def _moved(side: int, share: float, count: int, rng: np.random.Generator) -> Tensor:
+def _slide(images: Tensor, axis: int, share: float, rng: np.random.Generator) -> Tensor:
+    side = images.shape[axis]
     most = round(share * side)
-    shift = rng.integers(-most, most + 1, size=(count, 1))
-    return torch.from_numpy(np.clip(np.arange(side) + shift, 0, side - 1))
+    edge = [most if i == axis else -1 for i in range(4)]
+    first, last = (images.narrow(axis, place, 1).expand(edge) for place in (0, side - 1))
+    padded = torch.cat([first, images, last], axis)
+    starts = rng.integers(0, 2 * most + 1, len(images)).tolist()
+    return torch.stack([image.narrow(axis - 1, start, side) for image, start in zip(padded, starts, strict=True)])
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(B,3,h,w) to (B,1,h,w)."""
+    red, green, blue = images.split(1, dim=1)
+    grey: Tensor = _LUMA[0] * red
+    return grey.add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])

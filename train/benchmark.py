@@ -33,6 +33,7 @@ from train.settings import NEGATIVES, TrainSettings
 ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
 
 # A quick look: does all of it work here? Its figures say nothing.
+QUICK = "QUICK LOOK, no measurement"
 _QUICK_STEPS = 5
 _QUICK_NORMALS = 64
 _QUICK_TESTS = 12
@@ -76,7 +77,7 @@ class Benchmark:
     def note(self) -> str:
         """What to say beside every figure: nothing, or that it is none."""
         what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images a label"
-        return f" (QUICK LOOK, no measurement: {what})" if self.quick else ""
+        return f"{QUICK}: {what}" if self.quick else ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def run_benchmark(benchmark: Benchmark, scheduler: str, workers: int | None) -> 
     """Compute what is not there yet, write the tables and plots to `out`, and return a row a cell.
 
     scheduler: as for `pipeline.schedule.run_blocks`, with a cell a block and so one category a worker at a time;
-    "threads" takes the cells one after the other in this process, each with all cores.
+    "threads" takes the cells one after the other in this process, each with all cores; "processes" as many at once as
+    there are cores, each with one torch thread, which is faster on a CPU.
     """
     check_scheduler(scheduler)
     ready_cache(benchmark, scheduler, workers)
@@ -175,7 +177,8 @@ def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = Non
 
 def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, workers: int | None) -> None:
     cores = os.cpu_count() or 1
-    at_once = 1 if scheduler == "threads" else workers or cores
+    on_gpu = next(iter(runs.values())).device.type == "cuda"
+    at_once = 1 if scheduler == "threads" else workers or (1 if on_gpu else cores)
     wanted = [
         (category, arm, seed)
         for category in next(iter(runs.values())).normals
@@ -206,12 +209,14 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[Cel
     recipe = benchmark.recipe.to_attributes()
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items() if name != "negatives")
     counts = {row.category: f"{row.category} {row.n_train} normals, {row.n_test} test images" for row in rows}
+    seeds = ", ".join(str(seed) for seed in range(benchmark.seeds))
     images = f"Image size {cache.image_size}, backbone {cache.backbone}"
     parts = [
-        f"## {benchmark.dataset}{benchmark.note}",
+        f"## {benchmark.dataset}",
+        *([f"**{benchmark.note}.**"] if benchmark.note else []),
         f"    {benchmark.command}",
         describe_machine(benchmark.device),
-        f"{images}; seeds 0 to {benchmark.seeds - 1}; {'; '.join(counts.values())}.",
+        f"{images}; seeds {seeds}; {'; '.join(counts.values())}.",
         f"Every arm but untrained and patchcore: {described}.",
         comparison_markdown(rows, level=3),
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
@@ -42,7 +43,7 @@ def plot_comparison(folder: Path, rows: Sequence[CellRow], note: str) -> list[Pa
 
 def _bars(rows: Sequence[CellRow], colours: dict[str, str], note: str) -> Figure:
     categories = _distinct(rows, "category")
-    figure = Figure(figsize=(max(6, 2 + len(categories) * (0.4 + 0.25 * len(colours))), 4.5), layout="constrained")
+    figure = Figure(figsize=(max(8, 3 + len(categories) * (0.4 + 0.25 * len(colours))), 4.5), layout="constrained")
     axes = figure.subplots()
     lowest = 100.0
     for i, (arm, colour) in enumerate(colours.items()):
@@ -51,13 +52,14 @@ def _bars(rows: Sequence[CellRow], colours: dict[str, str], note: str) -> Figure
             mean, error = over_seeds(cells)
             if mean is not None:
                 place = x + (i - (len(colours) - 1) / 2) * 0.8 / len(colours)
-                label = arm if x == 0 else None
-                axes.bar(place, 100 * mean, 0.8 / len(colours), yerr=100 * (error or 0), color=colour, label=label)
+                axes.bar(place, 100 * mean, 0.8 / len(colours), yerr=100 * (error or 0), color=colour)
                 lowest = min(lowest, 100 * mean)
     axes.set_xticks(range(len(categories)), categories, rotation=30 if len(categories) > 4 else 0)
     # Bars of 70 to 99 percent from 0 on would all look alike; the axis says where it starts.
-    axes.set(ylim=(max(0, lowest - 5), 101), ylabel="image AUROC, percent", title=f"mean and standard error{note}")
-    axes.legend(loc="lower center", ncols=len(colours), fontsize=8)
+    axes.set(ylim=(max(0, lowest - 5), 101), ylabel="image AUROC, percent", title="mean and standard error over seeds")
+    handles = [Patch(color=colour, label=arm) for arm, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside right center", fontsize=8)
+    figure.suptitle(note, fontsize=9)
     return figure
 
 
@@ -72,8 +74,9 @@ def _roc_curves(folder: Path, rows: Sequence[CellRow], colours: dict[str, str], 
                 axes.plot(_RATES, np.mean(curves, 0), color=colour, label=arm)
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
         axes.set(title=category, xlabel="false positive rate", ylabel="true positive rate")
-        axes.legend(fontsize=7)
-    figure.suptitle(f"ROC, mean over seeds{note}")
+        if len(axes.get_lines()) > 1:
+            axes.legend(fontsize=7)
+    figure.suptitle(f"ROC, mean over seeds\n{note}".strip(), fontsize=9)
     return figure
 
 
@@ -92,7 +95,7 @@ def _histograms(folder: Path, rows: Sequence[CellRow], note: str) -> Figure:
         axes.tick_params(labelsize=7)
     if shown:
         panels[0].legend(fontsize=7)
-    figure.suptitle(f"anomaly scores of the test images, seed {first}{note}")
+    figure.suptitle(f"anomaly scores of the test images, seed {first}\n{note}".strip(), fontsize=9)
     return figure
 
 

@@ -70,7 +70,7 @@ def _random_pairs(
 def _paste(images: Tensor, rng: np.random.Generator) -> Tensor:
     pairs = _random_pairs(len(images), images.shape[2], _CUTPASTE_AREA, _CUTPASTE_ASPECT, rng)
     pasted = images.clone()
-    jittered = jitter_colour(images.float(), _CUTPASTE_JITTER, rng).to(images.dtype)
+    jittered = jitter_colour(images.contiguous().float(), _CUTPASTE_JITTER, rng).to(images.dtype)
     for i, (y1, x1, y2, x2, height, width) in enumerate(pairs.tolist()):
         pasted[i, :, y2 : y2 + height, x2 : x2 + width] = jittered[i, :, y1 : y1 + height, x1 : x1 + width]
     return pasted
@@ -104,7 +104,7 @@ def _scar(images: Tensor, rng: np.random.Generator) -> Tensor:
         return index, slice(None), rows, columns
 
     scarred = images.clone()
-    jittered = jitter_colour(images.float(), _CUTPASTE_JITTER, rng).to(images.dtype)
+    jittered = jitter_colour(images.contiguous().float(), _CUTPASTE_JITTER, rng).to(images.dtype)
     source = pixels(from_y[image] + along[found], from_x[image] + across[found])
     scarred[pixels(np.floor(to_y)[image] + y[row, column], np.floor(to_x)[image] + x[row, column])] = jittered[source]
     return scarred

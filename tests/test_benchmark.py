@@ -1,0 +1,255 @@
+import csv
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import REPO, RunCli, SmallCache
+
+from cli import main
+from pipeline.errors import UserError
+from pipeline.store import cache_settings, category_names, open_cache, open_category, read_all
+from train.benchmark import ARMS, Benchmark, choose_arms, ready_cache, run_benchmark
+from train.comparison import CellRow, read_rows
+from train.patchcore import PatchCoreSettings
+from train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A quick benchmark of poly, two seeds, and the rows that it returned."""
+
+    asked: Benchmark
+    rows: list[CellRow]
+
+
+def asked_of(cache: SmallCache, out: Path, arms: str = "untrained,cutswap,patchcore") -> Benchmark:
+    return Benchmark(
+        dataset="folder",
+        store=cache.store,
+        out=out,
+        arms=choose_arms(arms),
+        seeds=2,
+        categories=("poly",),
+        quick=True,
+        device="cpu",
+        command="python cli.py benchmark --quick",
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One torch thread a cell, as `conftest` has it for all other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.benchmark.os.cpu_count", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    asked = asked_of(small_cache, tmp_path_factory.mktemp("benchmark") / "out")
+    return Finished(asked, run_benchmark(asked, "threads", None))
+
+
+def changes(folder: Path, pattern: str) -> dict[str, int]:
+    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.glob(pattern)}
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ") and all(word in line for word in words), line
+
+
+# --- arms ---------------------------------------------------------------------------------------------------------
+
+
+def test_arms_differ_in_their_negatives_alone() -> None:
+    asked = Benchmark("folder", "store", Path("out"), ARMS, seeds=3)
+    for arm in ARMS:
+        settings = asked.settings(arm)
+        if arm == "patchcore":
+            assert settings == PatchCoreSettings(held_out=asked.recipe.held_out, false_alarms=asked.recipe.false_alarms)
+        else:
+            assert settings == replace(TrainSettings(), negatives="none" if arm == "untrained" else arm)
+
+
+def test_arms_are_read_once_each() -> None:
+    assert choose_arms("patchcore, cutswap,patchcore,") == ("patchcore", "cutswap")
+    for text, word in (("cutswap,pathcore", "'pathcore'"), (" ,", "no arm")):
+        with pytest.raises(UserError, match=word) as caught:
+            choose_arms(text)
+        assert "untrained,cutswap" in str(caught.value)
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_a_row_a_cell(finished: Finished) -> None:
+    rows = read_rows(finished.asked.out / "results.csv")
+    assert rows == finished.rows
+    assert [(row.category, row.arm, row.seed) for row in rows] == [
+        ("poly", arm, seed) for arm in finished.asked.arms for seed in (0, 1)
+    ]
+    for row in rows:
+        cell = json.loads((finished.asked.out / row.arm / f"poly/seed-{row.seed}/cell.json").read_text())
+        assert row.image_auroc == cell["image_auroc"] and (row.n_train, row.n_test) == (3, 7)
+
+
+def test_an_arm_has_a_run_folder_as_train_writes_it(finished: Finished) -> None:
+    for arm in finished.asked.arms:
+        results = json.loads((finished.asked.out / arm / "results.json").read_text())
+        assert results["settings"]["seeds"] == [0, 1] and results["dataset"] == "folder"
+        assert {"cell.json", "scores.csv", "scores.png", "maps.png"} <= {
+            path.name for path in (finished.asked.out / arm / "poly/seed-1").iterdir()
+        }
+    assert (finished.asked.out / "cutswap/poly/seed-0/detector.pt").is_file()
+
+
+def test_the_report_says_what_on_what_and_that_a_quick_look_is_none(finished: Finished) -> None:
+    text = (finished.asked.out / "results.md").read_text()
+    assert text.startswith("## folder\n\n**QUICK LOOK, no measurement")
+    assert "    python cli.py benchmark --quick" in text and "CPU cores" in text and "torch 2" in text
+    assert "Image size 64, backbone efficientnet_lite0; seeds 0, 1; poly 3 normals, 7 test images." in text
+    assert "| category | untrained | cutswap | patchcore |" in text and "AUPRO" not in text
+    for name in ("bars.png", "roc.png", "histograms.png"):
+        assert (finished.asked.out / name).stat().st_size > 5000
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`docs/build.py`, working on an empty copy of the repository."""
+    spec = importlib.util.spec_from_file_location("build", REPO / "docs/build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(REPO / "docs/commands.md", tmp_path / "docs")
+    monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    return module
+
+
+def test_the_docs_are_assembled_from_benchmarks_but_not_from_quick_looks(
+    finished: Finished, build: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs/benchmark/folder"
+    shutil.copytree(finished.asked.out, folder)
+    with pytest.raises(SystemExit, match=r"run `cli\.py benchmark` first"):
+        build.main()
+    report = (folder / "results.md").read_text().replace("QUICK LOOK", "whole")
+    (folder / "results.md").write_text(report)
+    build.main()
+    text = (tmp_path / "docs/results.md").read_text()
+    assert text.startswith("# Results") and report in text
+    auroc = next(line for line in report.splitlines() if line.startswith("| poly"))
+    assert text.index("## All data sets") < text.index(auroc) < text.index("## folder") < text.rindex(auroc)
+    assert f"## Maps of {finished.asked.store}" in text and "| poly | blocks.1 |" in text
+
+
+# --- going on -----------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_cell_is_read_back(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished.asked.out, out)
+    (out / "cutswap/poly/seed-1/cell.json").unlink()
+    before = changes(out, "*/poly/seed-*/*")
+    rows = run_benchmark(replace(finished.asked, out=out), "threads", None)
+    assert rows == finished.rows
+    changed = {name for name, when in changes(out, "*/poly/seed-*/*").items() if when != before.get(name)}
+    assert changed and all(name.startswith("cutswap/poly/seed-1/") for name in changed)
+
+
+def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished.asked.out, out)
+    before = changes(out, "*/poly/seed-*/cell.json")
+    more = replace(finished.asked, out=out, arms=("untrained", "cutpaste-scar"), seeds=1)
+    assert [(row.arm, row.seed) for row in run_benchmark(more, "threads", 1)] == [
+        ("untrained", 0),
+        ("cutpaste-scar", 0),
+    ]
+    after = changes(out, "*/poly/seed-*/cell.json")
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
+
+
+def test_cells_made_with_other_settings_are_refused(finished: Finished) -> None:
+    before = changes(finished.asked.out, "**/*")
+    with pytest.raises(UserError, match=r"train\.steps: 5, not .*test\.images: 12, not None") as caught:
+        run_benchmark(replace(finished.asked, quick=False, arms=("cutswap",)), "threads", None)
+    assert "--out" in str(caught.value) and "\n" not in str(caught.value)
+    assert changes(finished.asked.out, "**/*") == before
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_is_made_once_and_finished_with_its_own_settings(image_root: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "cache.zarr")
+    asked = Benchmark("folder", store, tmp_path, ("untrained",), 1, ("poly",), str(image_root), 32, device="cpu")
+    ready_cache(asked, "threads", 1)
+    cache = open_cache(store)
+    assert cache.attrs["complete"] and category_names(cache) == ["poly"] and cache_settings(cache).image_size == 32
+    when = changes(tmp_path, "cache.zarr/**/*")
+    ready_cache(replace(asked, categories=(), image_size=None, root="nowhere"), "threads", 1)
+    assert changes(tmp_path, "cache.zarr/**/*") == when
+    # Another category joins with the settings of the cache, a few of its images only for a quick look.
+    ready_cache(replace(asked, categories=("mono",), image_size=None, quick=True), "threads", 1)
+    assert cache_settings(open_cache(store)).image_size == 32
+    assert len(read_all(open_category(open_cache(store), "mono"), "paths")) == 64
+
+
+def test_a_cache_of_something_else_is_refused(small_cache: SmallCache, tmp_path: Path) -> None:
+    given = ["--store", small_cache.store, "--out", tmp_path / "out"]
+    assert_one_line(invoke("--dataset", "mvtec", *given), "cache of folder, not of mvtec", "--store")
+    assert_one_line(invoke("--dataset", "folder", "--image-size", 128, *given), "64 pixels, not 128", "--image-size")
+    assert_one_line(invoke("--dataset", "folder", "--arms", "cutswop", *given), "cutswop", "cutswap")
+    assert_one_line(invoke("--dataset", "folder", "--scheduler", "fibres", *given), "fibres", "processes")
+    more = ["--root", small_cache.root, "--category", "polly"]
+    assert_one_line(invoke("--dataset", "folder", *more, *given), "polly", "mono, poly")
+    assert not (tmp_path / "out").exists()
+
+
+# --- as a user runs it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_from_a_folder_of_images_to_a_table(image_root: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    given = ["--dataset", "folder", "--root", image_root, "--quick", "--arms", "cutpaste-3way,patchcore"]
+    workers = ["--image-size", 64, "--scheduler", "processes", "--workers", 2, "--device", "cpu"]
+    done = run_cli("benchmark", *given, *workers)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "working-directory/runs/benchmark/folder-quick"
+    with (out / "results.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(line["category"], line["arm"]) for line in table] == [
+        (category, arm) for arm in ("cutpaste-3way", "patchcore") for category in ("mono", "poly")
+    ]
+    assert "QUICK LOOK" in done.stdout and "patchcore" in done.stdout
+    assert f"{100 * float(table[0]['image_auroc']):.2f}" in done.stdout
+    assert "benchmark: 4/4 cells" in done.stderr and "train mono" not in done.stderr
+    command = (
+        f"python cli.py benchmark --dataset folder --root {image_root} --arms cutpaste-3way,patchcore --image-size 64"
+    )
+    assert command in (out / "results.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_worker_is_one_line(small_cache: SmallCache, run_cli: RunCli, tmp_path: Path) -> None:
+    root = tmp_path / "cells"
+    shutil.copytree(small_cache.root, root)
+    (root / "poly/test/good/002.png").write_text("no image")
+    given = ["--dataset", "folder", "--store", small_cache.store, "--root", root, "--arms", "untrained"]
+    failed = run_cli("benchmark", *given, "--quick", "--scheduler", "processes", "--device", "cpu")
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    (line,) = [line for line in failed.stderr.splitlines() if line.startswith("Error: ")]
+    assert "poly, untrained, seed 0" in line and "002.png" in line
