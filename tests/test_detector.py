@@ -13,10 +13,10 @@ from pipeline.backbone import load_backbone
 from pipeline.errors import UserError
 from pipeline.images import decode_rgb
 from pipeline.settings import PrecomputeSettings
-from train.detector import HEAD_WEIGHT, Detector, Scores, fit_detector, load_detector, save_detector
-from train.features import extract
+from train.contrast import Contrast
+from train.detector import SUMMED, Detector, Scores, fit_detector, load_detector, save_detector, top_mean
 from train.network import CutSwapNetwork
-from train.scorers import fit_gaussian
+from train.normals import Normals, look_at
 from train.settings import TrainSettings
 
 SIZE = 64
@@ -45,23 +45,41 @@ def cells(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Cells:
 
 
 @pytest.fixture(scope="module")
-def untrained(cells: Cells) -> Detector:
-    settings = replace(SETTINGS, negatives="none")
-    return fit_detector(CACHE, settings, load_backbone(CACHE.backbone), None, cells.normals, cells.held_out, 0)
+def normals(cells: Cells) -> Normals:
+    return look_at(CACHE.backbone, load_backbone(CACHE.backbone), cells.normals, np.arange(len(cells.normals)), 0)
+
+
+def fit_untrained(normals: Normals, cells: Cells, settings: TrainSettings = SETTINGS) -> Detector:
+    settings, backbone = replace(settings, negatives="none"), load_backbone(CACHE.backbone)
+    return fit_detector(CACHE, settings, backbone, None, None, normals, cells.held_out, 0)
 
 
 @pytest.fixture(scope="module")
-def trained(cells: Cells) -> Detector:
-    """With a network whose backbone is another one than the pretrained, as after training."""
+def untrained(normals: Normals, cells: Cells) -> Detector:
+    return fit_untrained(normals, cells)
+
+
+@pytest.fixture(scope="module")
+def trained(normals: Normals, cells: Cells) -> Detector:
+    """With a network whose backbone is another one than the pretrained, as after training, and negatives seen.
+
+    The negatives have their upper left quarter turned over.
+    """
     pretrained, copy = load_backbone(CACHE.backbone), load_backbone(CACHE.backbone)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in copy.stages[-1].parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     network = CutSwapNetwork(copy, CACHE.backbone, 1 + len(CACHE.stages)).eval()
-    features = extract(CACHE.backbone, pretrained, None, cells.normals, lambda _: None)
-    network.whitening.fit(fit_gaussian(features.pretrained))
-    return fit_detector(CACHE, SETTINGS, pretrained, network, cells.normals, cells.held_out, 0)
+    network.whitening.fit(normals.gaussian)
+    contrast = Contrast(pretrained, CACHE.backbone, normals, 0)
+    images = torch.from_numpy(np.stack(cells.normals)).permute(0, 3, 1, 2).float()
+    negatives = images.clone()
+    negatives[:, :, :32, :32] = images[:, :, :32, :32].flip(2)
+    changed = torch.zeros(len(images), SIZE, SIZE, dtype=torch.bool)
+    changed[:, :32, :32] = True
+    contrast.observe(torch.cat([images, negatives]), changed, torch.from_numpy(normals.rows))
+    return fit_detector(CACHE, SETTINGS, pretrained, network, contrast, normals, cells.held_out, 0)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +92,8 @@ def scores(trained: Detector, cells: Cells) -> Scores:
 
 def test_every_scorer_gives_a_finite_score_an_image(scores: Scores, untrained: Detector, cells: Cells) -> None:
     without_head = untrained.score(cells.tested)
-    assert set(scores.image) == {"untrained", "gde", "knn", "head", "sum"}
-    assert set(without_head.image) == {"untrained", "gde", "knn", "sum"}
+    assert set(scores.image) == {"untrained", "embedding", "patches", "gde", "knn", "head", "sum"}
+    assert set(without_head.image) == {"untrained", "embedding", "patches", "gde", "knn", "sum"}
     for found in (scores, without_head):
         assert all(values.shape == (8,) and values.dtype == np.float64 for values in found.image.values())
         assert all(np.isfinite(values).all() for values in found.image.values())
@@ -90,20 +108,35 @@ def test_head_is_the_log_odds_of_a_negative(trained: Detector, scores: Scores, c
     np.testing.assert_allclose(scores.image["head"], np.log((1 - normal) / normal), rtol=1e-4, atol=1e-4)
 
 
-def test_the_sum_adds_the_heads_log_odds_to_the_distance_each_standardised_by_held_out_normals(
+def test_the_sum_adds_three_distances_each_standardised_by_held_out_normals(
     trained: Detector, scores: Scores, cells: Cells
 ) -> None:
     held_out = trained.score(cells.held_out).image
     expected = np.zeros(8)
-    for name, weight in (("untrained", 1), ("head", HEAD_WEIGHT)):
-        expected += weight * (scores.image[name] - held_out[name].mean()) / held_out[name].std(ddof=1)
+    for name in SUMMED:
+        expected += (scores.image[name] - held_out[name].mean()) / held_out[name].std(ddof=1)
     np.testing.assert_allclose(scores.image["sum"], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_without_training_the_sum_orders_as_the_untrained_distance(untrained: Detector, cells: Cells) -> None:
+def test_without_training_every_direction_weighs_the_same(untrained: Detector, cells: Cells) -> None:
     image = untrained.score(cells.tested).image
-    assert np.argsort(image["sum"]).tolist() == np.argsort(image["untrained"]).tolist()
     np.testing.assert_array_equal(image["gde"], image["untrained"])
+    np.testing.assert_array_equal(image["embedding"], image["untrained"])
+    assert untrained.projection is None
+
+
+def test_negatives_change_what_counts(untrained: Detector, trained: Detector, cells: Cells, scores: Scores) -> None:
+    before = untrained.score(cells.tested).image
+    assert trained.projection is not None and trained.projection.shape[1] <= 64
+    # No direction counts more than before, and some count less.
+    assert (scores.image["embedding"] < before["untrained"]).all()
+    assert not np.allclose(scores.image["patches"], before["patches"], rtol=0.01)
+
+
+def test_a_patch_score_is_the_mean_of_the_highest_cells(untrained: Detector) -> None:
+    distances = torch.arange(128.0).view(2, 8, 8)
+    # 8 % of 64 cells are five.
+    assert top_mean(distances).tolist() == [61, 125] and top_mean(distances[:, :1, :2]).tolist() == [1, 65]
 
 
 def test_the_untrained_score_does_not_depend_on_training(
@@ -135,7 +168,7 @@ def test_a_map_rises_where_a_patch_is_unlike_the_normals(untrained: Detector) ->
     coreset = untrained.patches.coreset
     patches = coreset[torch.arange(2 * 8 * 8) % len(coreset)].view(2, 8, 8, -1).permute(0, 3, 1, 2).clone()
     patches[1, :, 5, 2] += 10
-    same, unlike = untrained.anomaly_maps(patches)
+    same, unlike = untrained.anomaly_maps(untrained.distances(patches))
     np.testing.assert_allclose(same, 0, atol=1e-3)
     # Cell (5, 2) of 8 x 8 covers the pixels (40..47, 16..23).
     y, x = np.unravel_index(unlike.argmax(), unlike.shape)
@@ -147,9 +180,11 @@ def test_a_map_rises_where_a_patch_is_unlike_the_normals(untrained: Detector) ->
 
 
 @pytest.mark.parametrize(("scorer", "false_alarms"), [("sum", 0.01), ("sum", 0.3), ("knn", 0.55)])
-def test_the_threshold_flags_at_most_the_share_asked_for(cells: Cells, scorer: str, false_alarms: float) -> None:
-    settings = replace(SETTINGS, negatives="none", scorer=scorer, false_alarms=false_alarms, coreset=1)
-    detector = fit_detector(CACHE, settings, load_backbone(CACHE.backbone), None, cells.normals, cells.held_out, 0)
+def test_the_threshold_flags_at_most_the_share_asked_for(
+    normals: Normals, cells: Cells, scorer: str, false_alarms: float
+) -> None:
+    settings = replace(SETTINGS, scorer=scorer, false_alarms=false_alarms, coreset=1)
+    detector = fit_untrained(normals, cells, settings)
     decisive = detector.decisive(detector.score(cells.held_out))
     # Of ten normals the whole part of the share, as no two of their scores are the same.
     assert (decisive > detector.threshold).sum() == int(false_alarms * 10)

@@ -35,7 +35,7 @@ def test_a_pooled_embedding_holds_every_stages_channel_means() -> None:
 
 def test_a_patch_embedding_averages_the_neighbours_that_exist() -> None:
     activation = noise(2, 3, 5, 6)
-    patches = patch_embedding([activation])
+    patches = patch_embedding([activation], (5, 6))
     sums = unfold(activation, 3, padding=1).view(2, 3, 9, 5, 6).sum(2)
     neighbours = unfold(torch.ones(1, 1, 5, 6), 3, padding=1).view(9, 5, 6).sum(0)
     torch.testing.assert_close(patches, sums / neighbours)
@@ -44,11 +44,21 @@ def test_a_patch_embedding_averages_the_neighbours_that_exist() -> None:
 def test_deeper_stages_are_brought_to_the_first_ones_grid() -> None:
     fine, coarse = noise(2, 3, 8, 8), torch.full((2, 4, 2, 2), 7.0)
     coarse[1] = -1
-    patches = patch_embedding([fine, coarse])
+    patches = patch_embedding([fine, coarse], (8, 8))
     assert patches.shape == (2, 7, 8, 8)
-    torch.testing.assert_close(patches[:, :3], patch_embedding([fine]))
+    torch.testing.assert_close(patches[:, :3], patch_embedding([fine], (8, 8)))
     torch.testing.assert_close(patches[0, 3:], torch.full((4, 8, 8), 7.0))
     torch.testing.assert_close(patches[1, 3:], torch.full((4, 8, 8), -1.0))
+
+
+def test_finer_stages_are_averaged_down_to_the_grid() -> None:
+    fine = torch.zeros(1, 1, 8, 8)
+    fine[..., 4:] = 3
+    patches = patch_embedding([fine, torch.ones(1, 2, 2, 2)], (4, 4))
+    assert patches.shape == (1, 3, 4, 4)
+    # The border lies between columns 3 and 4; a 3x3 average spreads it over one column to either side.
+    torch.testing.assert_close(patches[0, 0], torch.tensor([0, 0.5, 2.5, 3]).expand(4, 4))
+    torch.testing.assert_close(patches[0, 1:], torch.ones(2, 4, 4))
 
 
 # --- whitening ----------------------------------------------------------------------------------------------------

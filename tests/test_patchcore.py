@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.settings import PrecomputeSettings
-from train.network import embed
+from train.network import patch_embedding
 from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
 from train.run import train
 
@@ -38,7 +38,8 @@ def test_the_score_is_the_largest_distance_to_the_nearest_normal_patch(
     backbone: Backbone, whole: PatchCore, photos: NDArray[np.uint8]
 ) -> None:
     with torch.inference_mode():
-        _, patches = embed(backbone, CACHE.backbone, torch.from_numpy(photos).permute(0, 3, 1, 2))
+        pixels = backbone.normalise(torch.from_numpy(photos).permute(0, 3, 1, 2))
+        patches = patch_embedding(backbone.activations(pixels, ("blocks.2", "blocks.4")), (8, 8))
     flat = patches.permute(0, 2, 3, 1).flatten(1, 2).double()
     distances = torch.cdist(flat[4:].flatten(0, 1), flat[:4].flatten(0, 1)).amin(1).view(2, PATCHES)
     scores = whole.score(list(photos))

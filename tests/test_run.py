@@ -105,7 +105,7 @@ def test_results_hold_the_keys_of_the_contract(finished: Finished) -> None:
     for figure in FIGURES:
         assert len(poly[figure]) == 2 and all(0 <= value <= 1 for value in poly[figure])
         assert results["mean"][figure] == pytest.approx(np.mean(poly[figure]))
-    assert set(poly["scorers"]) == {"gde", "knn", "head", "sum"}
+    assert set(poly["scorers"]) == {"embedding", "patches", "gde", "knn", "head", "sum"}
     assert poly["scorers"]["sum"] == poly["image_auroc"]
     assert len(poly["untrained_image_auroc"]) == 2
     assert results["settings"]["seeds"] == [0, 1] and results["settings"]["cache"]["image_size"] == 64
@@ -152,8 +152,8 @@ def test_without_masks_the_pixel_figures_are_null(small_cache: SmallCache, tmp_p
     assert results["pixel_auroc"] is results["aupro"] is None
     assert len(results["image_auroc"]) == 1 and 0 <= results["image_auroc"][0] <= 1
     # The untrained arm: nothing is trained, and its distance is the untrained one.
-    assert set(results["scorers"]) == {"gde", "knn", "sum"}
-    assert results["scorers"]["gde"] == results["untrained_image_auroc"] == results["image_auroc"]
+    assert set(results["scorers"]) == {"embedding", "patches", "gde", "knn", "sum"}
+    assert results["scorers"]["gde"] == results["untrained_image_auroc"] == results["scorers"]["embedding"]
     assert not (tmp_path / "poly/seed-0/log.csv").exists() and not (tmp_path / "poly/seed-0/checkpoint.pt").exists()
 
 

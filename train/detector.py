@@ -17,10 +17,12 @@ from torchvision.transforms.functional import gaussian_blur
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
+from train.contrast import Contrast
 from train.features import Features, Images, extract
 from train.fit import save_atomic
 from train.metrics import threshold_at
 from train.network import CutSwapNetwork
+from train.normals import Normals
 from train.scorers import (
     Gaussian,
     KNearest,
@@ -34,13 +36,17 @@ from train.scorers import (
 )
 from train.settings import TrainSettings
 
-FORMAT = 2
-# The coreset is chosen from at most this many patches: its time grows with this number times its size.
-_CORESET_CANDIDATES = 50_000
+FORMAT = 3
 # PatchCore smooths its maps with a Gaussian of sigma 4 at 224 pixels.
 _BLUR = 4 / 224
-# What the head's standardised log-odds weigh against the standardised distance: a hint, not a second opinion.
-HEAD_WEIGHT = 0.25
+_MAPS_AT_ONCE = 64
+# An image's patch score is the mean of this share of its cells, the highest.
+_TOP_SHARE = 0.08
+# The scores that the sum adds up, each standardised by the held-out normals: one vote each.
+SUMMED = ("untrained", "embedding", "patches")
+
+
+_SCORERS = ("untrained", "embedding", "gde", "knn", "patches")
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,10 @@ class Scores:
 class Detector:
     """Networks, fitted scorers and threshold.
 
-    pretrained: the backbone before training; network: after it, None for the untrained arm. standardisers: of the
-    scores that the sum adds up. map_range: median and largest value of the held-out normals' anomaly maps.
-    threshold: on the scale of the settings' scorer.
+    pretrained: the backbone before training; network: after it, None for the untrained arm. embedding, projection: the
+    discriminants of embeddings and, (E,d) or None, of patches; patches: the nearest of the projected ones.
+    standardisers: of the scores that the sum adds up. map_range: median and largest value of the held-out normals'
+    anomaly maps. threshold: on the scale of the settings' scorer.
     """
 
     cache: PrecomputeSettings
@@ -65,8 +72,10 @@ class Detector:
     pretrained: Backbone
     network: CutSwapNetwork | None
     untrained: Gaussian
+    embedding: Gaussian
     gde: Gaussian
     knn: KNearest
+    projection: Tensor | None
     patches: PatchNearest
     standardisers: dict[str, Standardiser]
     map_range: tuple[float, float]
@@ -74,35 +83,49 @@ class Detector:
 
     def score(self, images: Images) -> Scores:
         """Score images (size,size,3) uint8 as `pipeline.images.decode_rgb` gives them, in bounded batches."""
-        features = extract(self.cache.backbone, self.pretrained, self.network, images, self.anomaly_maps)
-        return Scores(self.image_scores(features), np.concatenate(features.of_patches))
+        features = extract(self.cache.backbone, self.pretrained, self.network, images, self.distances)
+        distances = torch.cat(features.of_patches)
+        return Scores(self.image_scores(features, distances), self.anomaly_maps(distances))
 
     def decisive(self, scores: Scores) -> NDArray[np.float64]:
         """The scores (N,) of the scorer that the threshold is for."""
         return scores.image[self.settings.scorer]
 
-    def image_scores(self, features: Features[Any]) -> dict[str, NDArray[np.float64]]:
-        """Scores (N,) by scorer of what `train.features.extract` gave.
+    def image_scores(self, features: Features[Any], distances: Tensor) -> dict[str, NDArray[np.float64]]:
+        """Scores (N,) by scorer of what `train.features.extract` gave and of the patches' distances (N,h,w).
 
         "untrained" and "gde" are Mahalanobis distances before and after training, "knn" is after it, "head" the
-        log-odds of a negative, and "sum" the standardised untrained distance plus a quarter of the head's.
+        log-odds of a negative; "embedding" and "patches" are the distances that negatives taught, and "sum" is that of
+        these two and the untrained one, each standardised.
         """
         scores = {
             "untrained": gaussian_scores(self.untrained, features.pretrained),
+            "embedding": gaussian_scores(self.embedding, features.pretrained),
+            "patches": top_mean(distances).double().cpu().numpy(),
             "gde": gaussian_scores(self.gde, features.trained),
             "knn": k_nearest_scores(self.knn, features.trained),
         }
         if self.network is not None:
             scores["head"] = features.negative
-        weights = {"untrained": 1.0, "head": HEAD_WEIGHT}
-        parts = [weights[name] * s.standardise(scores[name]) for name, s in self.standardisers.items()]
+        parts = [standardiser.standardise(scores[name]) for name, standardiser in self.standardisers.items()]
         return scores | {"sum": np.sum(parts, axis=0)}
 
-    def anomaly_maps(self, patches: Tensor) -> NDArray[np.float32]:
-        """Patch embeddings (B,E,h,w) to anomaly maps (B,size,size): distances, upsampled and smoothed."""
-        batch, width, rows, columns = patches.shape
-        distances = self.patches.scores(patches.permute(0, 2, 3, 1).reshape(-1, width)).view(batch, rows, columns)
-        return np.asarray(smooth_maps(distances, self.cache.image_size).cpu().numpy(), np.float32)
+    def distances(self, patches: Tensor) -> Tensor:
+        """(B,h,w) distances of patch embeddings (B,E,h,w) to the nearest normal one, in the learned directions."""
+        flat = patches.permute(0, 2, 3, 1).flatten(0, 2)
+        projected = flat if self.projection is None else flat @ self.projection
+        return self.patches.scores(projected).view(len(patches), *patches.shape[2:])
+
+    def anomaly_maps(self, distances: Tensor) -> NDArray[np.float32]:
+        """Patch distances (N,h,w) to anomaly maps (N,size,size), a few at a time."""
+        smooth = [smooth_maps(part, self.cache.image_size).cpu().numpy() for part in distances.split(_MAPS_AT_ONCE)]
+        return np.concatenate(smooth).astype(np.float32)
+
+
+def top_mean(distances: Tensor) -> Tensor:
+    """(B,) mean of the highest 8 % of the distances (B,h,w), at least one: a defect is seldom one cell alone."""
+    flat = distances.flatten(1)
+    return flat.topk(max(1, round(_TOP_SHARE * flat.shape[1])), dim=1).values.mean(1)
 
 
 def smooth_maps(distances: Tensor, size: int) -> Tensor:
@@ -124,7 +147,8 @@ def save_detector(detector: Detector, path: Path) -> None:
         "network": None if d.network is None else d.network.state_dict(),
         "one_trunk": d.network is not None and d.network.backbone is d.pretrained,
         "classes": 0 if d.network is None else d.network.classes,
-        "scorers": {name: getattr(d, name).state() for name in ("untrained", "gde", "knn", "patches")},
+        "scorers": {name: getattr(d, name).state() for name in _SCORERS},
+        "projection": d.projection,
         "standardisers": {name: s.state() for name, s in d.standardisers.items()},
         "map_range": list(d.map_range),
         "threshold": d.threshold,
@@ -156,8 +180,10 @@ def load_detector(path: Path, device: torch.device) -> Detector:
         pretrained.to(device),
         network,
         untrained=Gaussian.from_state(scorers["untrained"]),
+        embedding=Gaussian.from_state(scorers["embedding"]),
         gde=Gaussian.from_state(scorers["gde"]),
         knn=KNearest.from_state(scorers["knn"]),
+        projection=state["projection"],
         patches=PatchNearest.from_state(scorers["patches"]),
         standardisers={name: Standardiser.from_state(s) for name, s in state["standardisers"].items()},
         map_range=tuple(state["map_range"]),
@@ -170,47 +196,46 @@ def fit_detector(
     settings: TrainSettings,
     pretrained: Backbone,
     network: CutSwapNetwork | None,
-    normals: Sequence[NDArray[np.uint8]],
+    contrast: Contrast | None,
+    normals: Normals,
     held_out: Sequence[NDArray[np.uint8]],
     seed: int,
 ) -> Detector:
-    """Fit every scorer to `normals`, and standardisers and threshold to `held_out`, normals seen by none of them."""
-    features = extract(cache.backbone, pretrained, network, normals, _PatchSample(len(normals), seed))
-    patches = torch.cat(features.of_patches).to(next(pretrained.parameters()).device)
+    """Fit every scorer to `normals` and what `contrast` holds of negatives, standardisers and threshold to `held_out`.
+
+    held_out: normals seen by none of them. contrast: None for the untrained arm, whose distances weigh all directions
+    alike.
+    """
+    device = next(pretrained.parameters()).device
+    trained = normals.pooled
+    if network is not None and network.backbone is not pretrained:
+        trained = extract(cache.backbone, pretrained, network, normals.images, lambda _: None).trained
+    projection = None if contrast is None else contrast.patch_projection()
+    patches = normals.patches.flatten(0, 1).to(device)
+    projected = patches if projection is None else patches @ projection
     detector = Detector(
         cache,
         settings,
         pretrained,
         network,
-        untrained=fit_gaussian(features.pretrained),
-        gde=fit_gaussian(features.trained),
-        knn=fit_k_nearest(features.trained, settings.neighbours),
-        patches=PatchNearest.fit(patches, min(settings.coreset, len(patches)), seed),
+        untrained=normals.gaussian,
+        embedding=normals.gaussian if contrast is None else contrast.embedding_discriminant(),
+        gde=normals.gaussian if trained is normals.pooled else fit_gaussian(trained),
+        knn=fit_k_nearest(trained, settings.neighbours),
+        projection=projection,
+        patches=PatchNearest.fit(projected, min(settings.coreset, len(projected)), seed),
         standardisers={},
         map_range=(0.0, 1.0),
         threshold=0.0,
     )
-    unseen = extract(cache.backbone, pretrained, network, held_out, detector.anomaly_maps)
-    maps = np.concatenate(unseen.of_patches)
-    scores = detector.image_scores(unseen)
+    unseen = extract(cache.backbone, pretrained, network, held_out, detector.distances)
+    distances = torch.cat(unseen.of_patches)
+    maps = detector.anomaly_maps(distances)
+    scores = detector.image_scores(unseen, distances)
     detector = replace(
         detector,
-        standardisers={name: fit_standardiser(scores[name]) for name in ("untrained", "head") if name in scores},
+        standardisers={name: fit_standardiser(scores[name]) for name in SUMMED},
         map_range=(float(np.median(maps)), float(maps.max())),
     )
-    decisive = detector.image_scores(unseen)[settings.scorer]
+    decisive = detector.image_scores(unseen, distances)[settings.scorer]
     return replace(detector, threshold=threshold_at(decisive, settings.false_alarms))
-
-
-class _PatchSample:
-    """Keeps some random patches of every image, so that memory does not grow with the number of images."""
-
-    def __init__(self, images: int, seed: int) -> None:
-        self._each = -(-_CORESET_CANDIDATES // images)
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """(B,E,h,w) to (n,E) on the CPU."""
-        flat = patches.permute(0, 2, 3, 1).flatten(1, 2).cpu()
-        kept = [image[torch.randperm(len(image), generator=self._generator)[: self._each]] for image in flat]
-        return torch.cat(kept)

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from train.detector import HEAD_WEIGHT, Detector, load_detector, smooth_maps
-from train.network import embed, log_odds
+from train.detector import Detector, load_detector, smooth_maps, top_mean
+from train.network import embed
 
 
 class DetectorProgram(nn.Module):
@@ -19,26 +19,30 @@ class DetectorProgram(nn.Module):
         super().__init__()
         self.detector_size = detector.cache.image_size
         self.backbone_name = detector.cache.backbone
-        self.pretrained, self.network = detector.pretrained, detector.network
+        self.pretrained = detector.pretrained
         self.standardisers = detector.standardisers
         self.register_buffer("mean", detector.untrained.mean.float())
         self.register_buffer("factor", detector.untrained.factor.float())
+        self.register_buffer("learned_factor", detector.embedding.factor.float())
+        self.register_buffer("projection", detector.projection)
         self.register_buffer("coreset", detector.patches.coreset)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score."""
         pooled, patches = embed(self.pretrained, self.backbone_name, images)
-        distance = torch.linalg.vector_norm((pooled - cast(Tensor, self.mean)) @ cast(Tensor, self.factor), dim=1)
-        scale = self.standardisers["untrained"]
-        score = (distance - scale.mean) / scale.deviation
-        if self.network is not None:
-            scale = self.standardisers["head"]
-            trained = pooled if self.network.backbone is self.pretrained else self.network.embedding(images)
-            odds = log_odds(self.network.classify(trained))
-            score = score + HEAD_WEIGHT * (odds - scale.mean) / scale.deviation
+        centred = pooled - cast(Tensor, self.mean)
         patches = patches.permute(0, 2, 3, 1)
-        nearest = torch.cdist(patches.flatten(0, 2), cast(Tensor, self.coreset)).amin(1)
-        return score, smooth_maps(nearest.view(patches.shape[:3]), self.detector_size)
+        flat = patches.flatten(0, 2)
+        if self.projection is not None:
+            flat = flat @ cast(Tensor, self.projection)
+        nearest = torch.cdist(flat, cast(Tensor, self.coreset)).amin(1).view(patches.shape[:3])
+        scores = {
+            "untrained": torch.linalg.vector_norm(centred @ cast(Tensor, self.factor), dim=1),
+            "embedding": torch.linalg.vector_norm(centred @ cast(Tensor, self.learned_factor), dim=1),
+            "patches": top_mean(nearest),
+        }
+        parts = [(scores[name] - scale.mean) / scale.deviation for name, scale in self.standardisers.items()]
+        return torch.stack(parts).sum(0), smooth_maps(nearest, self.detector_size)
 
 
 def export_model(detector_file: Path, out: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.progress import Advance
 from pipeline.settings import PrecomputeSettings
 from train.atomic import replacing
 from train.augment import jitter_colour, translate
+from train.contrast import Contrast, Moments
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
 from train.settings import TrainSettings
@@ -39,8 +40,9 @@ def fit(
     folder: Path,
     resume: bool,
     advance: Advance,
+    contrast: Contrast | None = None,
 ) -> None:
-    """Train `network`, on its device and in place, for `settings.steps` steps.
+    """Train `network`, on its device and in place, for `settings.steps` steps, and show their images to `contrast`.
 
     folder: gets `log.csv` (step, loss, accuracy, rate) and `checkpoint.pt`, which resume continues from. Raises
     UserError where the loss is not finite, before the weights are not.
@@ -50,7 +52,8 @@ def fit(
     checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier run: cut off now, this one must not be resumed from it
-    start = _restore(checkpoint, network, optimiser) if checkpoint.exists() else 0
+    moments = {} if contrast is None else contrast.moments
+    start = _restore(checkpoint, network, optimiser, moments) if checkpoint.exists() else 0
     advance(start)
     rows = _kept_lines(log, start)
     network.train()
@@ -61,9 +64,13 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         rng = np.random.default_rng([seed * 2 + _STEP, step])
-        images, labels = _examples(batch, cache, settings, rng, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = network(images).float()
+        images, labels, changed = _examples(batch, cache, settings, rng, device)
+        seen = None if contrast is None else contrast.observe(images, changed, torch.from_numpy(batch.rows))
+        if seen is not None and contrast is not None and contrast.backbone is network.backbone:
+            logits = network.classify(seen)  # the trunk is frozen: one forward serves both
+        else:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = network(images).float()
         loss = F.cross_entropy(logits, labels)
         loss_now = loss.item()
         if not math.isfinite(loss_now):
@@ -76,9 +83,8 @@ def fit(
         advance(1)
         if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == settings.steps:
             _write_log(log, rows)
-            save_atomic(
-                checkpoint, {"step": step + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            )
+            state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "contrast": moments}
+            save_atomic(checkpoint, {"step": step + 1, **state})
     network.eval()
 
 
@@ -100,22 +106,30 @@ def _optimiser(network: CutSwapNetwork, settings: TrainSettings) -> torch.optim.
 
 def _examples(
     batch: Batch, cache: PrecomputeSettings, settings: TrainSettings, rng: np.random.Generator, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(2B,3,H,W) float images, normals then their negatives, and their proxy classes (2B,)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(2B,3,H,W) float images, normals then their negatives, their proxy classes (2B,), and (B,H,W) where they differ.
+
+    A negative is augmented just as its normal is: nothing but the swap tells the two apart.
+    """
     normals = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2)
     negatives, group = make_negatives(settings.negatives, normals, batch.pairs, cache, rng)
     classes = (1 + group).clamp_(max=settings.classes(len(cache.stages)) - 1)
-    images = translate(torch.cat([normals, negatives]), settings.translation, rng)
+    normals, negatives = translate(torch.cat([normals, negatives], 1), settings.translation, rng).split(3, dim=1)
     labels = torch.cat([torch.zeros_like(classes), classes])
-    images = jitter_colour(images.float(), settings.colour_jitter, rng)
+    changed = (normals != negatives).any(1)
+    strength, seed = settings.colour_jitter, rng.integers(2**63)
+    halves = [jitter_colour(half.float(), strength, np.random.default_rng(seed)) for half in (normals, negatives)]
+    images = torch.cat(halves)
     # The layout in which the network's convolutions are fastest; colours are fastest in the other.
-    return images.contiguous(memory_format=torch.channels_last), labels.to(device)
+    return images.contiguous(memory_format=torch.channels_last), labels.to(device), changed
 
 
-def _restore(checkpoint: Path, network: CutSwapNetwork, optimiser: torch.optim.SGD) -> int:
+def _restore(checkpoint: Path, network: CutSwapNetwork, optimiser: torch.optim.SGD, moments: Moments) -> int:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
+    for name, values in moments.items():
+        values.copy_(state["contrast"][name])
     return int(state["step"])
 
 

@@ -18,14 +18,20 @@ def pooled_embedding(activations: list[Tensor]) -> Tensor:
     return cat([a.float().mean((2, 3)) for a in activations], 1)
 
 
-def patch_embedding(activations: list[Tensor]) -> Tensor:
-    """(B,D,h,w) float32 at the first stage's resolution (h,w): the stages locally averaged, resized and stacked.
+def patch_embedding(activations: list[Tensor], grid: tuple[int, int]) -> Tensor:
+    """(B,D,h,w) float32 on the grid (h,w): the stages locally averaged, resized and stacked.
 
-    The neighbourhood average (3x3) and the resizing are those of PatchCore (Roth et al., arXiv 2106.08265, eq. 2-4).
+    The neighbourhood average (3x3) and the resizing are those of PatchCore (Roth et al., arXiv 2106.08265, eq. 2-4); a
+    stage finer than the grid is averaged down to it.
     """
-    grid = activations[0].shape[2:]
     averaged = [F.avg_pool2d(a.float(), 3, stride=1, padding=1, count_include_pad=False) for a in activations]
-    return cat([F.interpolate(a, size=grid, mode="bilinear", align_corners=False) for a in averaged], 1)
+    return cat([_on_grid(a, grid) for a in averaged], 1)
+
+
+def _on_grid(a: Tensor, grid: tuple[int, int]) -> Tensor:
+    if a.shape[2] > grid[0] or a.shape[3] > grid[1]:
+        return F.adaptive_avg_pool2d(a, grid)
+    return F.interpolate(a, size=grid, mode="bilinear", align_corners=False)
 
 
 def embed(backbone: Backbone, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +44,8 @@ def embed(backbone: Backbone, name: str, images: Tensor) -> tuple[Tensor, Tensor
     activations = backbone.activations(backbone.normalise(images), wanted)
     by_stage = dict(zip(wanted, activations, strict=True))
     pooled = pooled_embedding([by_stage[stage] for stage in spec.embedding_stages])
-    return pooled, patch_embedding([by_stage[stage] for stage in spec.patch_stages])
+    rows, columns = by_stage[spec.patch_grid].shape[2:]
+    return pooled, patch_embedding([by_stage[stage] for stage in spec.patch_stages], (rows, columns))
 
 
 def log_odds(logits: Tensor) -> Tensor:

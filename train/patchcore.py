@@ -90,9 +90,11 @@ def fit_patchcore(
 @torch.inference_mode()
 def _patch_embeddings(backbone: Backbone, name: str, images: Images) -> Iterator[Tensor]:
     """Patch embeddings (B,E,h,w) of images (size,size,3) uint8, batch by batch, on the backbone's device."""
-    stages = find_spec(name).patch_stages
+    stages = find_spec(name).patchcore_stages
     device = next(backbone.parameters()).device
     remaining = iter(images)
     while batch := list(islice(remaining, _IMAGES_AT_ONCE)):
         pixels = torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2)
-        yield patch_embedding(backbone.activations(backbone.normalise(pixels), stages))
+        activations = backbone.activations(backbone.normalise(pixels), stages)
+        rows, columns = activations[0].shape[2:]
+        yield patch_embedding(activations, (rows, columns))

@@ -29,16 +29,16 @@ from pipeline.store import (
     open_category,
     read_all,
 )
+from train.contrast import Contrast
 from train.detector import Detector, fit_detector, save_detector
 from train.evaluate import Evaluation, Scorer, evaluate
-from train.features import extract
 from train.fit import fit
 from train.network import CutSwapNetwork
+from train.normals import look_at
 from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
 from train.plots import plot_maps, plot_scores
 from train.results import CategoryResult, ScoreRow, summarise, write_json_atomic, write_scores_csv
 from train.run_settings import differing_settings, keep_settings
-from train.scorers import fit_gaussian
 from train.settings import TrainSettings
 from train.stream import NormalStream
 
@@ -236,20 +236,20 @@ def _make_detector(
     cache = run.cache
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
     stream = NormalStream(group, trained_on)
-    images, kept = stream.images(trained_on), stream.images(held_out)
-    network = None
+    kept = stream.images(held_out)
+    seen = look_at(cache.backbone, pretrained, stream.images(trained_on), trained_on, seed)
+    network = contrast = None
     if settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         # A trunk that stays as it is serves both; `extract` then looks at every image once.
         frozen = settings.backbone_lr == 0
         trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
         network = CutSwapNetwork(trunk, cache.backbone, settings.classes(len(cache.stages))).to(run.device)
-        network.whitening.fit(
-            fit_gaussian(extract(cache.backbone, pretrained, None, images, lambda _: None).pretrained)
-        )
+        network.whitening.fit(seen.gaussian)
+        contrast = Contrast(pretrained, cache.backbone, seen, seed)
         with progress(f"train {name} seed {seed}", settings.steps, "steps") as advance:
-            fit(network, stream, cache, settings, seed, folder, run.resume, advance)
-    return fit_detector(cache, settings, pretrained, network, images, kept, seed), len(images)
+            fit(network, stream, cache, settings, seed, folder, run.resume, advance, contrast)
+    return fit_detector(cache, settings, pretrained, network, contrast, seen, kept, seed), len(seen.rows)
 
 
 def _write_evaluation(

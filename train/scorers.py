@@ -53,6 +53,10 @@ class Gaussian(_Stored):
     mean: Tensor
     factor: Tensor
 
+    def to(self, device: torch.device) -> Gaussian:
+        """The same on a device."""
+        return Gaussian(self.mean.to(device), self.factor.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class KNearest(_Stored):

@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 
 NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "none")
 PROXIES = ("binary", "levels")
-SCORERS = ("sum", "gde", "knn", "head")
+SCORERS = ("sum", "embedding", "patches", "gde", "knn", "head")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,101 @@
+"""What sets negatives apart from normals in the pretrained network, gathered while training streams them.
+
+Of embeddings: the moments of the way that a negative's lies from its own normal's. Of patches: those of the way to the
+nearest reference, of normals' patches and of the patches that a negative changed. References come from one half of the
+normals and the moments from the other, or every normal would find itself.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.backbone import Backbone
+from train.discriminant import quadratic_discriminant, whiten
+from train.network import embed
+from train.normals import Normals
+from train.scorers import Gaussian, greedy_coreset
+
+# References, and the patches that they are chosen from: the time grows with both.
+_REFERENCES = 2000
+_CANDIDATES = 30_000
+# A patch was changed where more than this share of its pixels was.
+_CHANGED = 0.5
+# Directions kept of the patches' discriminant, and what is added to the normals' variance, as a share of its mean.
+_DIRECTIONS = 64
+_RIDGE = 1e-3
+
+Moments = dict[str, Tensor]
+
+
+class Contrast:
+    """Sums of second moments, all float64 on the backbone's device; `moments` is what a checkpoint keeps."""
+
+    def __init__(self, backbone: Backbone, backbone_name: str, normals: Normals, seed: int) -> None:
+        """normals: those to train on, by `train.normals.look_at`. seed: of the halves and the references."""
+        self.backbone, self._name = backbone, backbone_name
+        device = next(backbone.parameters()).device
+        self._gaussian = normals.gaussian.to(device)
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = torch.randperm(len(normals.rows), generator=generator)
+        half = len(shuffled) // 2
+        self._others = torch.from_numpy(normals.rows)[shuffled[half:]]
+        candidates = normals.patches[shuffled[: max(1, half)]].flatten(0, 1)
+        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:_CANDIDATES]].to(device)
+        self._references = chosen[greedy_coreset(chosen, min(_REFERENCES, len(chosen)), seed)]
+        width, patch_width = len(self._gaussian.mean), candidates.shape[1]
+        sizes = {"embeddings": width, "normal_patches": patch_width, "negative_patches": patch_width}
+        self.moments: Moments = {}
+        for name, size in sizes.items():
+            self.moments[name] = torch.zeros(size, size, dtype=torch.float64, device=device)
+            self.moments[f"{name}_count"] = torch.zeros((), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def observe(self, images: Tensor, changed: Tensor, rows: Tensor) -> Tensor:
+        """Add a batch; returns its embeddings (2B,D) in the pretrained network.
+
+        images: (2B,3,H,W) on the 0..255 scale, normals and then their negatives under the same augmentation. changed:
+        (B,H,W) bool, the pixels in which the two differ. rows: (B,) of the cache.
+        """
+        pooled, patches = embed(self.backbone, self._name, images)
+        normal, negative = pooled.double().chunk(2)
+        self._add("embeddings", (negative - normal) @ self._gaussian.factor)
+        grid = patches.shape[2], patches.shape[3]
+        share = F.adaptive_avg_pool2d(changed[:, None].float(), grid)[:, 0]
+        other = torch.isin(rows, self._others).to(patches.device)
+        normal, negative = (part[other].permute(0, 2, 3, 1) for part in patches.chunk(2))
+        self._add("normal_patches", self._residuals(normal.flatten(0, 2)))
+        self._add("negative_patches", self._residuals(negative[share[other] > _CHANGED]))
+        return pooled
+
+    def embedding_discriminant(self) -> Gaussian:
+        """The normals' mean, and the factor of the discriminant of embeddings; of normals alone if no negative came.
+
+        A negative is taken for a normal that was moved: its variances are those of normals and of the way together.
+        """
+        mean, factor = self._gaussian.mean, self._gaussian.factor
+        moved = self._mean("embeddings") + torch.eye(len(mean), dtype=torch.float64, device=mean.device)
+        learned = quadratic_discriminant(factor, moved, len(mean))
+        return Gaussian(mean, learned if learned.shape[1] else factor)
+
+    def patch_projection(self) -> Tensor | None:
+        """(E,d) float32 to the patches' discriminant directions; None where no negative says anything."""
+        whitening = whiten(self._mean("normal_patches"), _RIDGE)
+        learned = quadratic_discriminant(
+            whitening, whitening.T @ self._mean("negative_patches") @ whitening, _DIRECTIONS
+        )
+        return learned.float() if learned.shape[1] else None
+
+    def _residuals(self, patches: Tensor) -> Tensor:
+        if not len(patches):
+            return patches
+        return patches - self._references[torch.cdist(patches, self._references).argmin(1)]
+
+    def _add(self, name: str, ways: Tensor) -> None:
+        ways = ways.double()
+        self.moments[name] += ways.T @ ways
+        self.moments[f"{name}_count"] += len(ways)
+
+    def _mean(self, name: str) -> Tensor:
+        return self.moments[name] / self.moments[f"{name}_count"].clamp(min=1)
