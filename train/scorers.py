@@ -153,7 +153,7 @@ def greedy_coreset(embeddings: Tensor, size: int, seed: int) -> Tensor:
         # Drawn on the CPU so that every device gets the same projection.
         points = points @ torch.randn(points.shape[1], _PROJECTION_WIDTH, generator=generator).to(points)
     squares = points.square().sum(dim=1)
-    # A point a column: the products with one point then run along memory, in a third of the time on a CPU.
+    # A point a column: the products with one point then run along memory, which is much faster on a CPU.
     points = points.T.contiguous()
     chosen = torch.empty(size, dtype=torch.int64, device=points.device)
     chosen[:1] = first.to(points.device)
