@@ -37,5 +37,9 @@ lint: $(STAMP) ## ruff and mypy --strict
 docs: $(STAMP) ## write the tables and figures that docs/ shows again
 	$(BIN)/python docs/build.py
 
+benchmark: $(STAMP) ## how fast both stages are, as ratios measured side by side
+	$(BIN)/python benchmarks/precompute.py
+	$(BIN)/python benchmarks/stream.py
+
 clean: ## remove the environment, caches and runs
 	rm -rf $(VENV) data/cache runs build *.egg-info

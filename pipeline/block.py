@@ -65,11 +65,11 @@ class Job:
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What one block came to: images done, the lines of those that could not be read, seconds by step, and by whom."""
+    """What one task came to: images done, the lines of those that could not be read, seconds by step, and by whom."""
 
     store: str
     category: str
-    block: int
+    unit: int
     images: int
     bad: tuple[str, ...]
     seconds: dict[str, float]
@@ -83,7 +83,7 @@ class _Loaded:
     problem: str = ""
 
 
-def compute_block(job: Job, category: str, block: int) -> BlockReport:
+def compute_block(job: Job, category: str, unit: int) -> BlockReport:
     """Compute what is open of one write unit and write it; one whose blocks are all done is left alone.
 
     Runs wherever Dask puts it: it opens the store and loads the network once a process. With bad_images "stop" and
@@ -91,24 +91,24 @@ def compute_block(job: Job, category: str, block: int) -> BlockReport:
     """
     clock = _Clock()
     group = _open_group(job.store, job.cache_id, category)
-    states, listed = unit_states(group, block), read_unit(group, block, ("paths", "sha256"))
+    states, listed = unit_states(group, unit), read_unit(group, unit, ("paths", "sha256"))
     count = len(listed["paths"])
     if (states == DONE).all():
-        return BlockReport(job.store, category, block, count, (), clock.seconds, worker_name())
+        return BlockReport(job.store, category, unit, count, (), clock.seconds, worker_name())
     rows = open_rows(states, listed["paths"], listed["sha256"])
     paths = [str(path) for path in listed["paths"][rows]]
     arrays, bad = _compute_by_block(job, paths, clock)
     if not bad or job.bad_images == "skip":
-        write_unit(group, block, _among_finished(group, block, arrays, rows, count))
+        write_unit(group, unit, _among_finished(group, unit, arrays, rows, count))
     clock.lap("write")
-    return BlockReport(job.store, category, block, len(rows), bad, clock.seconds, worker_name())
+    return BlockReport(job.store, category, unit, len(rows), bad, clock.seconds, worker_name())
 
 
-def _among_finished(group: zarr.Group, block: int, arrays: Arrays, rows: NDArray[np.int64], count: int) -> Arrays:
+def _among_finished(group: zarr.Group, unit: int, arrays: Arrays, rows: NDArray[np.int64], count: int) -> Arrays:
     """The arrays of the whole unit: where only some rows were computed, between those that were there."""
     if len(rows) == count:
         return arrays
-    whole = read_unit(group, block, tuple(arrays))
+    whole = read_unit(group, unit, tuple(arrays))
     for name, values in arrays.items():
         whole[name][rows] = values
     return whole

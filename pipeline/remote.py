@@ -6,6 +6,7 @@ filesystem documents them.
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +18,9 @@ _EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
 _EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
 # Packages whose exceptions tell of a remote side that is out of reach, refuses or breaks off.
 _PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"})
+
+# It logs every failure with a traceback, beside the error that tells of it.
+logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 
 
 def is_url(place: str) -> bool:
@@ -46,7 +50,7 @@ def need_extra(url: str) -> None:
 def open_filesystem(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of `url` and the path on it, without a slash at its end; one a process, for all threads.
 
-    Raises `UserError` where its package is not installed, or fsspec knows no such protocol.
+    Raises `UserError` where its package is not installed, fsspec knows no such protocol, or an account is not named.
     """
     # Imported here: a local path needs no fsspec.
     from fsspec.core import url_to_fs
@@ -57,7 +61,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise UserError(f"{url}: {error}") from error
     except ValueError as error:
-        raise UserError(f"{url}: not a URL that fsspec knows ({error})") from error
+        raise UserError(f"{url}: cannot be opened ({error})") from error
     return filesystem, str(base).rstrip("/")
 
 

@@ -143,7 +143,7 @@ def test_a_block_that_is_done_is_left_alone(copied_cache: SmallCache) -> None:
     job = Job(copied_cache.store, cache_id, str(copied_cache.root), copied_cache.settings, "cpu")
     before = chunk_times(copied_cache.store)
     report = compute_block(job, "poly", 0)
-    assert (report.category, report.block, report.images, report.bad) == ("poly", 0, 5, ())
+    assert (report.category, report.unit, report.images, report.bad) == ("poly", 0, 5, ())
     assert chunk_times(copied_cache.store) == before
 
 
