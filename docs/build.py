@@ -15,7 +15,7 @@ from train.machine import describe_machine
 REPOSITORY = Path(__file__).parents[1]
 FIGURES = {
     "image_auroc": "image AUROC",
-    "untrained_image_auroc": "untrained arm",
+    "untrained_image_auroc": "untrained Gaussian",
     "image_ap": "image AP",
     "pixel_auroc": "pixel AUROC",
     "aupro": "AUPRO",
@@ -32,6 +32,7 @@ def main() -> None:
     arms = [json.loads(path.read_text()) for folder in benchmarks for path in sorted(folder.glob("*/results.json"))]
     others = {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/results.json"))}
     sections = [(REPOSITORY / "docs" / "commands.md").read_text(), all_of(benchmarks)]
+    sections += [scorers_of(benchmarks)]
     sections += [(folder / "results.md").read_text() for folder in benchmarks]
     if others:
         sections += [f"## Other runs\n\n{describe_machine()}\n", *(section(name, run) for name, run in others.items())]
@@ -50,6 +51,26 @@ def all_of(benchmarks: list[Path]) -> str:
     """The categories of all data sets in one table a figure, with the mean over them."""
     rows = [row for folder in benchmarks for row in read_rows(folder / "results.csv")]
     return f"## All data sets\n\n{comparison_markdown(rows, level=3)}"
+
+
+def scorers_of(benchmarks: list[Path]) -> str:
+    """Image AUROC of every scorer of the arm `cutswap`, and of the sum of the arm `untrained` beside them."""
+    header: list[str] = []
+    rows = []
+    for folder in benchmarks:
+        arms = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
+        if not {"cutswap", "untrained"} <= arms.keys():
+            continue
+        for category, values in arms["cutswap"]["categories"].items():
+            plain = arms["untrained"]["categories"][category]
+            figures = {"untrained": values["untrained_image_auroc"], **values["scorers"]}
+            header = ["category", *figures, "sum of the arm untrained"]
+            rows.append([category, *map(percent, figures.values()), percent(plain["scorers"]["sum"])])
+    if not rows:
+        return ""
+    return (
+        f'## Scorers of the arm cutswap\n\nImage AUROC (`docs/method.md`, "Scorers").\n\n{markdown([header, *rows])}\n'
+    )
 
 
 def section(name: str, results: dict[str, Any]) -> str:

@@ -1,0 +1,82 @@
+"""What stages and clusters do for the detector: `python benchmarks/ablations.py STORE CATEGORY [SEEDS]`.
+
+The cache is copied, its pairs are drawn again from the cached saliency maps with the choice in question, and the
+default `train` runs on the copy: each stage's pairs alone, all of them, other numbers of clusters, and patches of the
+same sizes drawn anywhere. Test figures, percent, mean over seeds; nothing is chosen by them here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.clusters import cluster_maps
+from pipeline.pairs import draw_pairs, map_keys
+from pipeline.settings import PrecomputeSettings
+from pipeline.store import array, cache_settings, open_cache, open_category, read_all
+from train.run import train
+from train.settings import TrainSettings
+
+FIGURES = ("image_auroc", "pixel_auroc", "aupro")
+Pairs = NDArray[np.int16]
+
+
+def drawn(store: str, category: str, clusters: int) -> Pairs:
+    """(N,L,P,6) pairs of the cached maps with another number of clusters; 1 draws them anywhere."""
+    root = open_cache(store)
+    settings, group = cache_settings(root), open_category(root, category)
+    maps = torch.from_numpy(read_all(group, "saliency"))
+    flat = maps.flatten(0, 1)
+    labels = torch.zeros_like(flat) if clusters == 1 else cluster_maps(flat, clusters)[0]
+    keys = map_keys(settings.seed, [str(path) for path in read_all(group, "paths")], settings.stages)
+    pairs, _ = draw_pairs(
+        labels,
+        keys,
+        pairs=settings.pairs,
+        image_size=settings.image_size,
+        area=settings.patch_area,
+        aspect=settings.patch_aspect,
+    )
+    return pairs.unflatten(0, maps.shape[:2]).numpy()
+
+
+def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterator[tuple[str, Callable[[], Pairs]]]:
+    cached = read_all(open_category(open_cache(store), category), "pairs")
+    yield f"all stages, {settings.clusters} clusters (default)", lambda: cached
+    for number, stage in enumerate(settings.stages):
+        yield f"{stage} alone", lambda number=number: np.repeat(cached[:, [number]], cached.shape[1], 1)
+    for clusters in (2, 3, 6, 8):
+        yield f"{clusters} clusters", lambda clusters=clusters: drawn(store, category, clusters)
+    yield "anywhere", lambda: drawn(store, category, 1)
+
+
+def main(store: str, category: str, seeds: int) -> None:
+    settings = cache_settings(open_cache(store))
+    table = Table("pairs", *(name.replace("_", " ") for name in FIGURES), title=f"{category}, {seeds} seeds, percent")
+    with tempfile.TemporaryDirectory() as name:
+        for label, make in variants(store, category, settings):
+            copy, out = Path(name) / "cache.zarr", Path(name) / "run"
+            shutil.copytree(store, copy)
+            array(open_category(open_cache(str(copy), "r+"), category), "pairs")[:] = make()
+            summary = train(str(copy), out, TrainSettings(), categories=[category], seeds=range(seeds))
+            result = summary["categories"][category]
+            figures = [result[figure] for figure in FIGURES]
+            table.add_row(label, *("-" if values is None else f"{100 * mean(values):.1f}" for values in figures))
+            Console(stderr=True).print(f"{label}: {100 * mean(result['image_auroc']):.1f}")
+            for folder in (copy, out):
+                shutil.rmtree(folder)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 1)

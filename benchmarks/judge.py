@@ -1,0 +1,69 @@
+"""Do held-out negatives choose scorers as test images would? `python benchmarks/judge.py RUN...` of `cutswap` arms.
+
+A run is what `train` or an arm of `benchmark` left, trained on CutSwap negatives. The judge is the mean image AUROC of
+held-out normals against negatives made of them, of kinds that took no part in training: random swaps, CutPaste and
+scars. Printed beside the test AUROC of every scorer, with the rank correlation of the two over scorers, category by
+category: if it is high, scorers may be chosen without an anomaly.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from pipeline.store import open_cache, open_category, read_all
+from train.detector import load_detector
+from train.metrics import image_auroc
+from train.negatives import make_negatives
+from train.run import hold_out
+from train.stream import NormalStream
+
+KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
+
+
+def judge(cell: Path, store: str, category: str) -> dict[str, float]:
+    """Mean AUROC over kinds, by scorer, of one cell's detector on its held-out normals and their negatives."""
+    detector = load_detector(cell / "detector.pt", torch.device("cpu"))
+    group = open_category(open_cache(store), category)
+    rows = np.flatnonzero(read_all(group, "valid"))
+    rows = rows[hold_out([str(path) for path in read_all(group, "paths")[rows]], detector.settings.held_out)]
+    batch = NormalStream(group, rows).read(rows)
+    images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
+    normal = detector.score(list(batch.images)).image
+    found: dict[str, list[float]] = {name: [] for name in normal}
+    for kind in KINDS:
+        negatives, _ = make_negatives(kind, images, batch.pairs, detector.cache, np.random.default_rng(0))
+        negative = detector.score(list(negatives.permute(0, 2, 3, 1).numpy())).image
+        labels: NDArray[np.int64] = np.repeat([0, 1], len(rows))
+        for name, values in normal.items():
+            found[name].append(image_auroc(labels, np.concatenate([values, negative[name]])) or 0.0)
+    return {name: mean(values) for name, values in found.items()}
+
+
+def main(runs: list[Path]) -> None:
+    for run in runs:
+        results = json.loads((run / "results.json").read_text())
+        for category, result in results["categories"].items():
+            judged = judge(run / category / "seed-0", results["settings"]["store"], category)
+            tested = {name: values[0] for name, values in result["scorers"].items()}
+            tested["untrained"] = result["untrained_image_auroc"][0]
+            names = sorted(judged, key=judged.__getitem__)
+            correlation = spearmanr([judged[name] for name in names], [tested[name] for name in names]).statistic
+            title = f"{category}: image AUROC, percent, one seed; rank correlation {correlation:.2f}"
+            table = Table("scorer", "judge", "test", title=title)
+            for name in names:
+                table.add_row(name, f"{100 * judged[name]:.1f}", f"{100 * tested[name]:.1f}")
+            Console().print(table)
+
+
+if __name__ == "__main__":
+    main([Path(path) for path in sys.argv[1:]])
