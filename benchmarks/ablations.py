@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
@@ -50,24 +50,25 @@ def drawn(store: str, category: str, clusters: int) -> Pairs:
     return pairs.unflatten(0, maps.shape[:2]).numpy()
 
 
-def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterator[tuple[str, Callable[[], Pairs]]]:
+def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterator[tuple[str, Pairs]]:
+    """Name and pairs (N,L,P,6) of each choice."""
     cached = read_all(open_category(open_cache(store), category), "pairs")
-    yield f"all stages, {settings.clusters} clusters (default)", lambda: cached
+    yield f"all stages, {settings.clusters} clusters (default)", cached
     for number, stage in enumerate(settings.stages):
-        yield f"{stage} alone", lambda number=number: np.repeat(cached[:, [number]], cached.shape[1], 1)
+        yield f"{stage} alone", np.repeat(cached[:, [number]], cached.shape[1], 1)
     for clusters in (2, 3, 6, 8):
-        yield f"{clusters} clusters", lambda clusters=clusters: drawn(store, category, clusters)
-    yield "anywhere", lambda: drawn(store, category, 1)
+        yield f"{clusters} clusters", drawn(store, category, clusters)
+    yield "anywhere", drawn(store, category, 1)
 
 
 def main(store: str, category: str, seeds: int) -> None:
     settings = cache_settings(open_cache(store))
     table = Table("pairs", *(name.replace("_", " ") for name in FIGURES), title=f"{category}, {seeds} seeds, percent")
     with tempfile.TemporaryDirectory() as name:
-        for label, make in variants(store, category, settings):
+        for label, pairs in variants(store, category, settings):
             copy, out = Path(name) / "cache.zarr", Path(name) / "run"
             shutil.copytree(store, copy)
-            array(open_category(open_cache(str(copy), "r+"), category), "pairs")[:] = make()
+            array(open_category(open_cache(str(copy), "r+"), category), "pairs")[:] = pairs
             summary = train(str(copy), out, TrainSettings(), categories=[category], seeds=range(seeds))
             result = summary["categories"][category]
             figures = [result[figure] for figure in FIGURES]
