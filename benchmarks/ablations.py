@@ -47,7 +47,8 @@ def drawn(store: str, category: str, clusters: int) -> Pairs:
         area=settings.patch_area,
         aspect=settings.patch_aspect,
     )
-    return pairs.unflatten(0, maps.shape[:2]).numpy()
+    found: Pairs = pairs.unflatten(0, maps.shape[:2]).numpy()
+    return found
 
 
 def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterator[tuple[str, Pairs]]:
