@@ -33,6 +33,8 @@ WINDOW = 4
 _PATIENCE = 60.0
 _CONNECTING = 10.0
 _BETWEEN_COUNTS = 1.0
+# Blocks that share a GPU: one is in the network while the others decode or write.
+_BLOCKS_A_GPU = 4
 # What ends a run is told in a line of our own; Dask's log has tracebacks, and warns of workers that take time to stop.
 _LOGGED = logging.CRITICAL
 
@@ -161,7 +163,9 @@ def _own_cluster(scheduler: str, workers: int | None) -> LocalCluster:
         if scheduler == "cuda":
             from dask_cuda import LocalCUDACluster
 
-            gpus: LocalCluster = LocalCUDACluster(n_workers=workers, dashboard_address=None, silence_logs=_LOGGED)
+            gpus: LocalCluster = LocalCUDACluster(
+                n_workers=workers, threads_per_worker=_BLOCKS_A_GPU, dashboard_address=None, silence_logs=_LOGGED
+            )
             return gpus
         count = workers or os.cpu_count() or 1
         return LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=_LOGGED)
