@@ -1,8 +1,8 @@
 """What a larger data set costs stage 1 an image: `python benchmarks/growth.py [FEW] [MANY] [REPEATS]`.
 
-Real solar-cell images, linked under new names where there are too few, at 64 px, where the network hides least. Every
-run is the command itself in a process of its own: its wall time, its peak memory, and a second run over the finished
-cache.
+Real solar-cell images, linked under new names where there are too few, at 32 px and one deep stage, where the network
+hides least. Every run is the command itself in a process of its own: its wall time, its peak memory, and a second run
+over the finished cache.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> tuple[float, float]:
 
 
 def measure(images: Path, store: Path) -> Cost:
-    arguments = [*COMMAND, "--root", str(images), "--store", str(store), "--image-size", "64", "--pairs", "16"]
+    arguments = [*COMMAND, "--root", str(images), "--store", str(store), "--image-size", "32", "--stages", "blocks.6"]
     (first, peak), (again, _) = run(arguments), run(arguments)
     shutil.rmtree(store)
     return Cost(first, again, peak)
