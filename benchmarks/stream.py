@@ -12,7 +12,6 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -33,9 +32,11 @@ from pipeline.datasets import load
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import cache_settings, open_cache, open_category
+from train.contrast import Contrast
 from train.fit import fit
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
+from train.normals import look_at
 from train.settings import TrainSettings
 from train.stream import NormalStream
 
@@ -85,17 +86,18 @@ def loader_rate(paths: list[Path], batches: int, seed: int) -> float:
     return rest / (time.perf_counter() - start)
 
 
-def loop(network: CutSwapNetwork, stream: NormalStream, cache: PrecomputeSettings, settings: TrainSettings) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        fit(network, stream, cache, settings, 0, Path(folder), False, lambda _: None)
+# Images, changed pixels, rows and labels of a batch.
+Examples = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def fixed_steps(network: CutSwapNetwork, batch: Tensor, labels: Tensor, settings: TrainSettings) -> None:
+def fixed_steps(network: CutSwapNetwork, contrast: Contrast, batch: Examples, settings: TrainSettings) -> None:
     """The steps that `train.fit` makes, on one batch."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(trained, settings.head_lr, settings.momentum, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.SGD(
+        network.head.parameters(), settings.head_lr, settings.momentum, weight_decay=settings.weight_decay
+    )
+    images, changed, rows, labels = batch
     for _ in range(settings.steps):
-        loss = F.cross_entropy(network(batch).float(), labels)
+        loss = F.cross_entropy(network.classify(contrast.observe(images, changed, rows)), labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -123,22 +125,37 @@ def main(images: int, repeats: int) -> None:
         row("stream, samples a second", ours, 0)
         row("Pillow loader, samples a second", theirs, 0)
         row("stream over loader", [a / b for a, b in zip(ours, theirs, strict=True)], 1)
-        row("training loop over fixed batch", loop_ratios(stream, cache, repeats), 3)
+        row("training loop over fixed batch", loop_ratios(stream, images, cache, repeats), 3)
     Console().print(table)
 
 
-def loop_ratios(stream: NormalStream, cache: PrecomputeSettings, repeats: int) -> list[float]:
+def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSettings, repeats: int) -> list[float]:
+    """Seconds of the default training loop over those of the same steps on one batch that is there already."""
     settings = TrainSettings(steps=50)  # one checkpoint, as many as the default has a step
     trunk = load_backbone(cache.backbone, cache.weights)
     network = CutSwapNetwork(trunk, cache.backbone, settings.classes(len(cache.stages)))
-    count = 2 * settings.batch_size
-    batch, labels = torch.randint(0, 256, (count, 3, SIZE, SIZE)).float(), torch.arange(count) % 2
-    batch = batch.contiguous(memory_format=torch.channels_last)  # as in `train.fit`
-    first: Callable[[], None] = lambda: loop(network, stream, cache, settings)  # noqa: E731
-    second: Callable[[], None] = lambda: fixed_steps(network, batch, labels, settings)  # noqa: E731
-    first()
-    second()
-    return [seconds(first) / seconds(second) for _ in range(repeats)]
+    network.backbone.requires_grad_(False)
+    rows = np.arange(images_in_all)
+    normals = look_at(cache.backbone, trunk, stream.images(rows), rows, 0)
+    contrast = Contrast(trunk, cache.backbone, normals, 0)
+    size = settings.batch_size
+    images = torch.randint(0, 256, (2 * size, 3, SIZE, SIZE)).float()
+    images = images.contiguous(memory_format=torch.channels_last)  # as in `train.fit`
+    # As many patches changed, and as many normals without references, as in the stream.
+    changed = torch.zeros(size, SIZE, SIZE, dtype=torch.bool)
+    changed[:, : SIZE // 4, : SIZE // 4] = True
+    batch = images, changed, torch.arange(size), torch.arange(2 * size) // size
+
+    def loop() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            fit(network, stream, cache, settings, 0, Path(folder), False, lambda _: None, contrast)
+
+    def fixed() -> None:
+        fixed_steps(network, contrast, batch, settings)
+
+    loop()
+    fixed()
+    return [seconds(loop) / seconds(fixed) for _ in range(repeats)]
 
 
 if __name__ == "__main__":
