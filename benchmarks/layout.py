@@ -18,18 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.creation import prepare_cache
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    Arrays,
-    done_blocks,
-    layout,
-    open_cache,
-    open_category,
-    prepare_cache,
-    read_block,
-    write_unit,
-)
+from pipeline.store import BLOCK, Arrays, done_blocks, layout, open_cache, open_category, read_block, write_unit
 
 UNITS = (1, 4, 8, 16)
 STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")

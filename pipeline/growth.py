@@ -16,10 +16,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from pipeline.creation import images_digest
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.roots import read_file
-from pipeline.store import BLOCK, DONE, GROWN, array, images_digest, read_all
+from pipeline.store import BLOCK, DONE, GROWN, array, read_all
 
 # Paths that a line names; the others are counted.
 _NAMED = 10

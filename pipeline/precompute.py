@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.backbone_spec import choose_stages, weights_digest
+from pipeline.creation import finish_cache, list_images_digests, mark_incomplete, prepare_cache
 from pipeline.datasets import Dataset
 from pipeline.errors import RunError, UserError
 from pipeline.growth import open_rows, refuse_vanished, update_category
@@ -20,19 +21,7 @@ from pipeline.progress import progress
 from pipeline.roots import absolute
 from pipeline.schedule import check_scheduler, run_blocks
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    DONE,
-    cache_exists,
-    finish_cache,
-    list_images_digests,
-    mark_incomplete,
-    open_cache,
-    open_category,
-    prepare_cache,
-    read_all,
-    unit_blocks,
-)
+from pipeline.store import BLOCK, DONE, cache_exists, open_cache, open_category, read_all, unit_blocks
 
 if TYPE_CHECKING:
     from pipeline.block import BlockReport

@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from pipeline.creation import images_digest
 from pipeline.errors import ImageError, RunError, UserError
 from pipeline.images import read_bytes
 from pipeline.inspect import summarise
@@ -28,7 +29,6 @@ from pipeline.store import (
     category_names,
     choose_categories,
     done_blocks,
-    images_digest,
     iterate_blocks,
     layout,
     open_cache,

@@ -14,22 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbone_spec import weights_digest
+from pipeline.creation import finish_cache, prepare_cache
 from pipeline.datasets import load
 from pipeline.images import decode_rgb
 from pipeline.pairs import draw_pairs
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    category_names,
-    finish_cache,
-    layout,
-    open_cache,
-    open_category,
-    prepare_cache,
-    read_all,
-    write_unit,
-)
+from pipeline.store import BLOCK, category_names, layout, open_cache, open_category, read_all, write_unit
 
 REPO = Path(__file__).resolve().parent.parent
 

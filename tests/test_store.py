@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
 from pipeline.backbone_spec import find_spec
+from pipeline.creation import finish_cache, images_digest, prepare_cache
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import (
@@ -24,13 +25,10 @@ from pipeline.store import (
     choose_categories,
     default_store,
     done_blocks,
-    finish_cache,
-    images_digest,
     iterate_blocks,
     layout,
     open_cache,
     open_category,
-    prepare_cache,
     read_all,
     read_block,
     unit_states,

@@ -11,22 +11,20 @@ import numpy as np
 import pytest
 from conftest import assert_same_arrays, command_line, place, read_arrays
 
-from pipeline import store as store_module
+from pipeline import creation
 from pipeline.backbone_spec import weights_digest
 from pipeline.block import Job, compute_block
+from pipeline.creation import LARGE, choose_unit, prepare_cache
 from pipeline.datasets import load
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import (
     BLOCK,
-    LARGE,
     array,
-    choose_unit,
     done_blocks,
     layout,
     open_cache,
     open_category,
-    prepare_cache,
     unit_blocks,
     unit_states,
     write_unit,
@@ -180,7 +178,7 @@ def test_a_category_keeps_the_layout_that_it_was_created_with(
     place(images, "wide/train/good", extra[:12])
     for file in extra:
         file.rename(tmp_path / file.name)
-    monkeypatch.setattr(store_module, "LARGE", 8)
+    monkeypatch.setattr(creation, "LARGE", 8)
     store = str(tmp_path / "c.zarr")
     tiny = PrecomputeSettings(image_size=32, pairs=1, stages=("blocks.6",))
     precompute(load("folder", str(images)), store, tiny, device="cpu")

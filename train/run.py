@@ -21,14 +21,7 @@ from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.roots import absolute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    cache_settings,
-    choose_categories,
-    done_blocks,
-    open_cache,
-    open_category,
-    read_all,
-)
+from pipeline.store import cache_settings, choose_categories, done_blocks, open_cache, open_category, read_all
 from train.contrast import Contrast
 from train.detector import Detector, fit_detector, save_detector
 from train.evaluate import Evaluation, Scorer, evaluate
