@@ -35,6 +35,7 @@ from pipeline.images import decode_rgb
 from pipeline.precompute import precompute
 from pipeline.saliency import layercam, scale_maps
 from pipeline.settings import PRECISIONS, PrecomputeSettings
+from pipeline.store import BLOCK
 
 CORES = os.cpu_count() or 1
 SETTINGS = replace(PrecomputeSettings(), stages=choose_stages("efficientnet_lite0"))
@@ -158,9 +159,12 @@ def main(count: int, repeats: int) -> None:
         part = backbone.normalise(images[: len(few)])
         ours = lambda: [layercam(backbone, x[None], SETTINGS.stages) for x in part]  # noqa: E731
         row("LayerCAM over grad-cam's one pass", ours, lambda: gradcam_one_pass(trained, part))
-        maps = torch.cat([scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in part])
+        # The maps of a block; both sides have all cores.
+        block = backbone.normalise(images[:BLOCK])
+        maps = torch.cat(
+            [scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in block]
+        )
         flat = maps.flatten(0, 1)
-        torch.set_num_threads(1)
         name = "k-means over scikit-learn, n_init=1"
         row(name, lambda: cluster_maps(flat, SETTINGS.clusters), lambda: kmeans_by_map(flat.numpy()))
         ratio = inertia(flat) / sum(kmeans.inertia_ for kmeans in kmeans_by_map(flat.numpy()))

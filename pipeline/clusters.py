@@ -7,6 +7,7 @@ no seed, no restarts, the same cost at any map size.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -17,7 +18,8 @@ _BINS = 256
 _MAPS_AT_ONCE_CPU = 16
 _MAPS_AT_ONCE_GPU = 256
 # Ranges of the 257 columns: a range leaves out the rows beyond its end, and those that the one before it ruled out.
-_COLUMNS = tuple((low, min(low + 33, _BINS + 1)) for low in range(0, _BINS + 1, 33))
+_WIDTH = 33
+_COLUMNS = tuple((low, min(low + _WIDTH, _BINS + 1)) for low in range(0, _BINS + 1, _WIDTH))
 
 
 def cluster_maps(maps: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
@@ -78,11 +80,15 @@ def _best_ends(histograms: Tensor, values: Tensor, clusters: int) -> Tensor:
     # best[k][m, j]: of k+1 clusters that hold the values 0..j-1
     best = [total.square() / count.clamp(min=1)]
     best += [torch.empty_like(count) for _ in range(clusters - 2)]
+    spaces = count.new_empty(2, len(count) * _WIDTH * (_BINS + 1))
     start = 0
     for low, high in _COLUMNS if clusters > 2 else ():
-        gain = _gains(count, total, start, low, high)
+        # Views of memory that is there: fresh memory for every range would cost more than the arithmetic.
+        shape = len(count), high - low, high - start
+        gain, sums = (space[: math.prod(shape)].view(shape) for space in spaces)
+        _gains(count, total, start, low, high, gain, sums)
         for fewer, more in pairwise(best):
-            more[:, low:high] = (gain + fewer[:, None, start:high]).amax(2)
+            more[:, low:high] = torch.add(gain, fewer[:, None, start:high], out=sums).amax(2)
         # The best start of the last cluster falls neither with its end nor with the number of clusters before it.
         start += int((gain[:, -1] + best[0][:, start:high]).argmax(1).min())
     # From the last cluster back; its start alone is sought, which costs less than to keep every maximum's place.
@@ -96,13 +102,12 @@ def _best_ends(histograms: Tensor, values: Tensor, clusters: int) -> Tensor:
     return torch.cat(ends[::-1], 1)
 
 
-def _gains(count: Tensor, total: Tensor, start: int, low: int, high: int) -> Tensor:
-    """(M,high-low,high-start) gains of one cluster of the values i..j-1, for low <= j < high and start <= i < high.
+def _gains(count: Tensor, total: Tensor, start: int, low: int, high: int, gain: Tensor, sums: Tensor) -> None:
+    """Fill `gain` (M,high-low,high-start) with those of one cluster of the values i..j-1; -inf where i > j.
 
-    -inf where i > j.
+    low <= j < high and start <= i < high. sums: of the same shape, overwritten.
     """
-    gain = (total[:, low:high, None] - total[:, None, start:high]).square_()
-    gain.div_((count[:, low:high, None] - count[:, None, start:high]).clamp_(min=1))
+    torch.sub(total[:, low:high, None], total[:, None, start:high], out=gain).square_()
+    gain.div_(torch.sub(count[:, low:high, None], count[:, None, start:high], out=sums).clamp_(min=1))
     backwards = torch.full((high - low, high - low), float("-inf"), dtype=gain.dtype, device=gain.device).triu_(1)
     gain[:, :, low - start :].add_(backwards)
-    return gain
