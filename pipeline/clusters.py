@@ -15,10 +15,10 @@ from torch import Tensor
 
 _BINS = 256
 # On a CPU this many maps, and columns of their tables, at once stay in the processor's cache.
-_MAPS_AT_ONCE_CPU = 16
+_MAPS_AT_ONCE_CPU = 12
 _MAPS_AT_ONCE_GPU = 256
 # Ranges of the 257 columns: a range leaves out the rows beyond its end, and those that the one before it ruled out.
-_WIDTH = 33
+_WIDTH = 65
 _COLUMNS = tuple((low, min(low + _WIDTH, _BINS + 1)) for low in range(0, _BINS + 1, _WIDTH))
 
 
@@ -30,18 +30,17 @@ def cluster_maps(maps: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     0..1. A map with d < K distinct values uses the labels 0..d-1 alone, and its highest centroid fills the rest.
     """
     at_once = _MAPS_AT_ONCE_GPU if maps.is_cuda else _MAPS_AT_ONCE_CPU
-    tables, centroids = zip(
+    starts, centroids = zip(
         *(_cluster_histograms(_histograms(part), clusters) for part in torch.split(maps, at_once)), strict=True
     )
-    return _labels(maps, torch.cat(tables), clusters), torch.cat(centroids)
+    return _labels(maps, torch.cat(starts)), torch.cat(centroids)
 
 
-def _labels(maps: Tensor, table: Tensor, clusters: int) -> Tensor:
-    """(M,h,w) uint8 from the label of every value (M,256), which rises: comparing is far faster than looking up."""
+def _labels(maps: Tensor, starts: Tensor) -> Tensor:
+    """(M,h,w) uint8 from the least value of each cluster but the lowest (M,K-1), 1..256: far faster than a look-up."""
     labels = torch.zeros_like(maps)
-    for cluster in range(1, clusters):
-        highest_below = (table < cluster).sum(1).sub_(1).to(torch.uint8).view(-1, 1, 1)
-        labels += maps > highest_below
+    for start in (starts - 1).to(torch.uint8).T:
+        labels += maps > start.view(-1, 1, 1)
     return labels
 
 
@@ -53,30 +52,29 @@ def _histograms(maps: Tensor) -> Tensor:
 
 
 def _cluster_histograms(histograms: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """(M,256) counts to the label of every value (M,256) uint8 and the centroids (M,K) float32."""
+    """(M,256) counts to the least value of each cluster but the lowest (M,K-1), 256 for none, and centroids (M,K)."""
     values = torch.arange(_BINS, dtype=torch.float64, device=histograms.device)
-    ends = _best_ends(histograms, values, clusters)
-    table = torch.searchsorted(ends, values.long().expand(len(ends), -1).contiguous(), right=True)
-    count = torch.zeros(len(ends), clusters, dtype=torch.float64, device=ends.device)
-    total = count.scatter_add(1, table, histograms * values)
-    count.scatter_add_(1, table, histograms)
+    count = torch.nn.functional.pad(histograms.cumsum(1), (1, 0))
+    total = torch.nn.functional.pad((histograms * values).cumsum(1), (1, 0))
+    borders = torch.nn.functional.pad(_best_ends(count, total, clusters), (1, 0))
+    borders = torch.nn.functional.pad(borders, (0, 1), value=_BINS)
+    size = count.gather(1, borders).diff(dim=1)
+    centroid = total.gather(1, borders).diff(dim=1) / size.clamp(min=1)
     # Empty clusters, which only a map of fewer than K distinct values has, move behind the others.
-    filled = count > 0
-    rank = filled.long().cumsum(1) - 1
-    centroid = total / count.clamp(min=1)
-    moved = torch.zeros_like(centroid).scatter_reduce(1, rank.clamp(min=0), centroid.where(filled, 0.0), "amax")
-    moved = moved.cummax(1).values / (_BINS - 1)
-    return rank.gather(1, table).clamp(min=0).to(torch.uint8), moved.float()
+    filled = size > 0
+    rank = (filled.long().cumsum(1) - 1).clamp(min=0)
+    moved = torch.zeros_like(centroid).scatter_reduce(1, rank, centroid.where(filled, 0.0), "amax")
+    start = torch.full_like(rank, _BINS).scatter_reduce(1, rank, borders[:, :-1].where(filled, _BINS), "amin")
+    return start[:, 1:], (moved.cummax(1).values / (_BINS - 1)).float()
 
 
-def _best_ends(histograms: Tensor, values: Tensor, clusters: int) -> Tensor:
+def _best_ends(count: Tensor, total: Tensor, clusters: int) -> Tensor:
     """(M,K-1) int64: the first value that no longer belongs to cluster 0, 1, .. K-2.
 
+    count, total: (M,257) float64, how many cells hold a value below 0, 1, .. 256, and the sum of those values.
     Least inertia is largest sum over clusters of (sum of values)^2 / count, the gain. Counts and sums are whole
     numbers that float64 holds exactly; float32 would lose a small cluster beside large ones.
     """
-    count = torch.nn.functional.pad(histograms.cumsum(1), (1, 0))
-    total = torch.nn.functional.pad((histograms * values).cumsum(1), (1, 0))
     # best[k][m, j]: of k+1 clusters that hold the values 0..j-1
     best = [total.square() / count.clamp(min=1)]
     best += [torch.empty_like(count) for _ in range(clusters - 2)]
