@@ -17,7 +17,7 @@ _BINS = 256
 # On a CPU this many maps, and columns of their tables, at once stay in the processor's cache.
 _MAPS_AT_ONCE_CPU = 12
 _MAPS_AT_ONCE_GPU = 256
-# Ranges of the 257 columns: a range leaves out the rows beyond its end, and those that the one before it ruled out.
+# Ranges of the 257 columns: a range leaves out the rows beyond its end.
 _WIDTH = 65
 _COLUMNS = tuple((low, min(low + _WIDTH, _BINS + 1)) for low in range(0, _BINS + 1, _WIDTH))
 
@@ -79,16 +79,13 @@ def _best_ends(count: Tensor, total: Tensor, clusters: int) -> Tensor:
     best = [total.square() / count.clamp(min=1)]
     best += [torch.empty_like(count) for _ in range(clusters - 2)]
     spaces = count.new_empty(2, len(count) * _WIDTH * (_BINS + 1))
-    start = 0
     for low, high in _COLUMNS if clusters > 2 else ():
         # Views of memory that is there: fresh memory for every range would cost more than the arithmetic.
-        shape = len(count), high - low, high - start
+        shape = len(count), high - low, high
         gain, sums = (space[: math.prod(shape)].view(shape) for space in spaces)
-        _gains(count, total, start, low, high, gain, sums)
+        _gains(count, total, low, high, gain, sums)
         for fewer, more in pairwise(best):
-            more[:, low:high] = torch.add(gain, fewer[:, None, start:high], out=sums).amax(2)
-        # The best start of the last cluster falls neither with its end nor with the number of clusters before it.
-        start += int((gain[:, -1] + best[0][:, start:high]).argmax(1).min())
+            more[:, low:high] = torch.add(gain, fewer[:, None, :high], out=sums).amax(2)
     # From the last cluster back; its start alone is sought, which costs less than to keep every maximum's place.
     end = torch.full_like(count[:, :1], _BINS, dtype=torch.int64)
     starts = torch.arange(_BINS + 1, device=end.device)
@@ -100,12 +97,12 @@ def _best_ends(count: Tensor, total: Tensor, clusters: int) -> Tensor:
     return torch.cat(ends[::-1], 1)
 
 
-def _gains(count: Tensor, total: Tensor, start: int, low: int, high: int, gain: Tensor, sums: Tensor) -> None:
-    """Fill `gain` (M,high-low,high-start) with those of one cluster of the values i..j-1; -inf where i > j.
+def _gains(count: Tensor, total: Tensor, low: int, high: int, gain: Tensor, sums: Tensor) -> None:
+    """Fill `gain` (M,high-low,high) with those of one cluster of the values i..j-1, low <= j < high and i < high.
 
-    low <= j < high and start <= i < high. sums: of the same shape, overwritten.
+    -inf where i > j. sums: of the same shape, overwritten.
     """
-    torch.sub(total[:, low:high, None], total[:, None, start:high], out=gain).square_()
-    gain.div_(torch.sub(count[:, low:high, None], count[:, None, start:high], out=sums).clamp_(min=1))
+    torch.sub(total[:, low:high, None], total[:, None, :high], out=gain).square_()
+    gain.div_(torch.sub(count[:, low:high, None], count[:, None, :high], out=sums).clamp_(min=1))
     backwards = torch.full((high - low, high - low), float("-inf"), dtype=gain.dtype, device=gain.device).triu_(1)
-    gain[:, :, low - start :].add_(backwards)
+    gain[:, :, low:].add_(backwards)

@@ -53,6 +53,7 @@ def fit(
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier run: cut off now, this one must not be resumed from it
     moments = {} if contrast is None else contrast.moments
+    frozen = contrast is not None and contrast.backbone is network.backbone
     start = _restore(checkpoint, network, optimiser, moments) if checkpoint.exists() else 0
     advance(start)
     rows = _kept_lines(log, start)
@@ -66,8 +67,8 @@ def fit(
         rng = np.random.default_rng([seed * 2 + _STEP, step])
         images, labels, changed = _examples(batch, cache, settings, rng, device)
         seen = None if contrast is None else contrast.observe(images, changed, torch.from_numpy(batch.rows))
-        if seen is not None and contrast is not None and contrast.backbone is network.backbone:
-            logits = network.classify(seen)  # the trunk is frozen: one forward serves both
+        if seen is not None and frozen:
+            logits = network.classify(seen)  # one forward serves both
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = network(images).float()
