@@ -133,11 +133,11 @@ def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSetti
     """Seconds of the default training loop over those of the same steps on one batch that is there already."""
     settings = TrainSettings(steps=50)  # one checkpoint, as many as the default has a step
     trunk = load_backbone(cache.backbone, cache.weights)
-    network = CutSwapNetwork(trunk, cache.backbone, settings.classes(len(cache.stages)))
+    network = CutSwapNetwork(trunk, settings.classes(len(cache.stages)), frozen=True)
     network.backbone.requires_grad_(False)
     rows = np.arange(images_in_all)
-    normals = look_at(cache.backbone, trunk, stream.images(rows), rows, 0)
-    contrast = Contrast(trunk, cache.backbone, normals, 0)
+    normals = look_at(trunk, stream.images(rows), rows, 0)
+    contrast = Contrast(trunk, normals, 0)
     size = settings.batch_size
     images = torch.randint(0, 256, (2 * size, 3, SIZE, SIZE)).float()
     images = images.contiguous(memory_format=torch.channels_last)  # as in `train.fit`

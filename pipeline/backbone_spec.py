@@ -14,12 +14,13 @@ from pipeline.errors import UserError
 class Spec:
     """What the rest of the project needs to know of a backbone.
 
-    stages: every name `--stages` takes, shallow to deep. embedding_stages: those whose pooled activations make an
-    image's embedding. patch_stages: those whose activations make the embedding of a patch, on the grid of
-    `patch_grid`, a cell every 8 pixels. patchcore_stages: those of the arm PatchCore, on the grid of the first.
-    mean, std: of the input's channels, in 0..1.
+    name: what `--backbone` takes. stages: every name `--stages` takes, shallow to deep. embedding_stages: those whose
+    pooled activations make an image's embedding. patch_stages: those whose activations make the embedding of a patch,
+    on the grid of `patch_grid`, a cell every 8 pixels. patchcore_stages: those of the arm PatchCore, on the grid of the
+    first. mean, std: of the input's channels, in 0..1.
     """
 
+    name: str
     stages: tuple[str, ...]
     default_stages: tuple[str, ...]
     embedding_stages: tuple[str, ...]
@@ -31,9 +32,10 @@ class Spec:
     imagenet: str
 
 
-def _resnet(imagenet: str) -> Spec:
+def _resnet(name: str, imagenet: str) -> Spec:
     layers = ("layer1", "layer2", "layer3", "layer4")
     return Spec(
+        name,
         stages=layers,
         default_stages=layers,
         embedding_stages=layers,
@@ -46,8 +48,9 @@ def _resnet(imagenet: str) -> Spec:
     )
 
 
-BACKBONES: dict[str, Spec] = {
-    "efficientnet_lite0": Spec(
+_SPECS = (
+    Spec(
+        "efficientnet_lite0",
         stages=tuple(f"blocks.{i}" for i in range(7)),
         default_stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
         embedding_stages=("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
@@ -58,10 +61,11 @@ BACKBONES: dict[str, Spec] = {
         std=(0.502, 0.502, 0.502),
         imagenet="efficientnet-lite0-57934424",
     ),
-    "resnet18": _resnet("ResNet18_Weights.IMAGENET1K_V1"),
-    "resnet50": _resnet("ResNet50_Weights.IMAGENET1K_V2"),
-    "wide_resnet50_2": _resnet("Wide_ResNet50_2_Weights.IMAGENET1K_V2"),
-}
+    _resnet("resnet18", "ResNet18_Weights.IMAGENET1K_V1"),
+    _resnet("resnet50", "ResNet50_Weights.IMAGENET1K_V2"),
+    _resnet("wide_resnet50_2", "Wide_ResNet50_2_Weights.IMAGENET1K_V2"),
+)
+BACKBONES: dict[str, Spec] = {spec.name: spec for spec in _SPECS}
 
 
 def find_spec(name: str) -> Spec:

@@ -11,7 +11,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import RunError, UserError
+from pipeline.files import replacing
 
 Result = TypeVar("Result")
 # Futures a worker thread: so many that no worker waits for the driver, so few that the scheduler stays small.
@@ -187,19 +188,14 @@ def _performance_report(client: Client, file: Path | None) -> Iterator[None]:
 
     if not client.run_on_scheduler(has_bokeh):  # which draws the page
         raise UserError("--report needs bokeh where the scheduler runs: pip install 'cutswap[report]'")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # before hours of work, not after them
-    except OSError as error:
-        raise UserError(f"--report {file} cannot be written ({error.strerror}): give another file") from error
-    try:
-        with client.as_current():
-            # "inline": the page can be read without a network.
-            page = performance_report(filename=str(temporary), mode="inline")
-            page.__enter__()
-            yield
-            page.__exit__(None, None, None)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        try:
+            page = stack.enter_context(replacing(file))  # before hours of work, not after them
+        except OSError as error:
+            raise UserError(f"--report {file} cannot be written ({error.strerror}): give another file") from error
+        stack.enter_context(client.as_current())
+        # "inline": the page can be read without a network.
+        report = performance_report(filename=page.name, mode="inline")
+        report.__enter__()
+        yield
+        report.__exit__(None, None, None)  # not after an exception: that page would say the run went well

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.files import replacing_folder
 from pipeline.store import (
     BLOCK,
     cache_settings,
@@ -22,6 +23,7 @@ from pipeline.store import (
 from pipeline.swap import swap_patches
 
 _ARRAYS = ("images", "paths", "valid", "pairs", "relaxed")
+_TABLE = "negatives.csv"
 _BOX = ("y1", "x1", "y2", "x2", "height", "width")
 
 
@@ -36,13 +38,12 @@ def export_negatives(store: str, out: Path, categories: Sequence[str] = (), per_
     settings = cache_settings(root)
     if per_stage > settings.pairs:
         raise UserError(f"--per-stage {per_stage}: {store} holds {settings.pairs} pairs a stage; ask for that or fewer")
-    out.mkdir(parents=True, exist_ok=True)
     count = 0
-    with (out / "negatives.csv").open("w", newline="") as file:
+    with replacing_folder(out, last=_TABLE) as new, (new / _TABLE).open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "source", "stage", "pair", *_BOX, "relaxed"])
         for name in choose_categories(root, categories, store):
-            (out / name).mkdir(exist_ok=True)
+            (new / name).mkdir()
             category = open_category(root, name)
             for block in iterate_blocks(category):
                 arrays = read_block(category, block, _ARRAYS)
@@ -53,7 +54,7 @@ def export_negatives(store: str, out: Path, categories: Sequence[str] = (), per_
                         for pair in range(per_stage):
                             box = arrays["pairs"][i, level, pair]
                             path = f"{name}/{stem}-{stage}-{pair}.png"
-                            Image.fromarray(swap_patches(arrays["images"][i], box)).save(out / path)
+                            Image.fromarray(swap_patches(arrays["images"][i], box)).save(new / path)
                             relaxed = int(arrays["relaxed"][i, level, pair])
                             table.writerow([path, source, stage, pair, *box.tolist(), relaxed])
                             count += 1

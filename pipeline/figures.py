@@ -17,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.files import replacing
 from pipeline.inspect import ImageRecord, find_image, read_image, top_shares
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import cache_settings, open_cache
@@ -101,8 +102,8 @@ def image_figure(record: ImageRecord, settings: PrecomputeSettings, out: Path) -
     _draw_header(figure, grid, record, settings)
     for stage in range(rows):
         _draw_stage([figure.add_subplot(grid[stage + 1, column]) for column in range(3 + _NEGATIVES)], record, stage)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    with replacing(out) as file:
+        figure.savefig(file, format="png")
     return out
 
 

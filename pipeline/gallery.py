@@ -26,6 +26,7 @@ from pipeline.figures import (
     pale,
     stage_title,
 )
+from pipeline.files import replacing_folder
 from pipeline.inspect import CacheSummary, ImageRecord, read_images, summarise, top_shares, usable_rows
 from pipeline.progress import progress
 from pipeline.settings import PrecomputeSettings
@@ -34,6 +35,7 @@ from pipeline.swap import swap_patches
 from pipeline.tables import percent, setting_lines, stage_cells
 
 IMAGES_A_CATEGORY = 24
+_PAGE = "index.html"
 _TILE = 256
 _PAIRS_DRAWN = 4
 _DASH, _GAP = 6, 4
@@ -79,16 +81,16 @@ def write_gallery(store: str, out: Path, categories: Sequence[str] = ()) -> Path
     rows = {one.name: spread_rows(usable_rows(open_category(root, one.name))) for one in summary.categories}
     settings = PrecomputeSettings.from_attributes(summary.settings)
     cards: dict[str, list[Card]] = {name: [] for name in rows}
-    with progress("gallery", sum(map(len, rows.values())), "images") as advance:
+    shown = sum(map(len, rows.values()))
+    with replacing_folder(out, last=_PAGE) as new, progress("gallery", shown, "images") as advance:
         for number, (name, chosen) in enumerate(rows.items(), 1):
             folder = f"images/{number}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
-            (out / folder).mkdir(parents=True, exist_ok=True)
+            (new / folder).mkdir(parents=True)
             for record in read_images(root, name, chosen):
-                cards[name].append(_make_card(record, settings, out, folder))
+                cards[name].append(_make_card(record, settings, new, folder))
                 advance(1)
-    page = out / "index.html"
-    page.write_text(_render(summary, cards), encoding="utf-8")
-    return page
+        (new / _PAGE).write_text(_render(summary, cards), encoding="utf-8")
+    return out / _PAGE
 
 
 def spread_rows(rows: NDArray[np.int64]) -> list[int]:

@@ -46,7 +46,7 @@ def cells(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Cells:
 
 @pytest.fixture(scope="module")
 def normals(cells: Cells) -> Normals:
-    return look_at(CACHE.backbone, load_backbone(CACHE.backbone), cells.normals, np.arange(len(cells.normals)), 0)
+    return look_at(load_backbone(CACHE.backbone), cells.normals, np.arange(len(cells.normals)), 0)
 
 
 def fit_untrained(normals: Normals, cells: Cells, settings: TrainSettings = SETTINGS) -> Detector:
@@ -70,9 +70,9 @@ def trained(normals: Normals, cells: Cells) -> Detector:
     with torch.no_grad():
         for parameter in copy.stages[-1].parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
-    network = CutSwapNetwork(copy, CACHE.backbone, 1 + len(CACHE.stages)).eval()
+    network = CutSwapNetwork(copy, 1 + len(CACHE.stages), frozen=False).eval()
     network.whitening.fit(normals.gaussian)
-    contrast = Contrast(pretrained, CACHE.backbone, normals, 0)
+    contrast = Contrast(pretrained, normals, 0)
     images = torch.from_numpy(np.stack(cells.normals)).permute(0, 3, 1, 2).float()
     negatives = images.clone()
     negatives[:, :, :32, :32] = images[:, :, :32, :32].flip(2)

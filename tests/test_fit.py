@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import open_cache, open_category
 from train.features import extract
-from train.fit import fit, save_atomic
+from train.fit import fit
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
 from train.scorers import fit_gaussian
@@ -61,11 +61,11 @@ def untrained(toy: str) -> Callable[[int], CutSwapNetwork]:
     """Makes networks with so many classes, all of the same first weights."""
     pretrained = load_backbone(CACHE.backbone, CACHE.weights)
     images = stream(toy).images(np.arange(NORMALS))
-    gaussian = fit_gaussian(extract(CACHE.backbone, pretrained, None, images, lambda _: None).pretrained)
+    gaussian = fit_gaussian(extract(pretrained, None, images, lambda _: None).pretrained)
 
     def make(classes: int = 2) -> CutSwapNetwork:
         torch.manual_seed(0)
-        network = CutSwapNetwork(copy.deepcopy(pretrained), CACHE.backbone, classes)
+        network = CutSwapNetwork(copy.deepcopy(pretrained), classes, frozen=False)
         network.whitening.fit(gaussian)
         return network
 
@@ -294,7 +294,7 @@ def advance(count):
         time.sleep(1)
 
 torch.manual_seed(0)
-network = CutSwapNetwork(load_backbone(test_fit.CACHE.backbone, test_fit.CACHE.weights), test_fit.CACHE.backbone, 2)
+network = CutSwapNetwork(load_backbone(test_fit.CACHE.backbone, test_fit.CACHE.weights), 2, frozen=False)
 fit(network, test_fit.stream({store!r}), test_fit.CACHE, test_fit.LONG, test_fit.SEED, Path({folder!r}), False, advance)
 """
 LONG = replace(QUICK, steps=55, batch_size=1)
@@ -304,7 +304,7 @@ LONG = replace(QUICK, steps=55, batch_size=1)
 def test_a_killed_process_is_resumed_bit_for_bit(toy: str, tmp_path: Path) -> None:
     def network() -> CutSwapNetwork:
         torch.manual_seed(0)
-        return CutSwapNetwork(load_backbone(CACHE.backbone, CACHE.weights), CACHE.backbone, 2)
+        return CutSwapNetwork(load_backbone(CACHE.backbone, CACHE.weights), 2, frozen=False)
 
     killed = tmp_path / "killed"
     killed.mkdir()
@@ -331,17 +331,3 @@ def test_a_diverged_run_is_stopped_with_one_line(toy: str, untrained: Any, tmp_p
         run(toy, network, tmp_path)
     assert "\n" not in str(caught.value) and "--head-lr" in str(caught.value)
     assert not (tmp_path / "checkpoint.pt").exists()
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def test_a_file_is_the_old_one_or_the_whole_new_one(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_atomic(path, {"step": 1})
-    with pytest.raises(Exception, match="pickle"):
-        save_atomic(path, {"step": 2, "bad": lambda: None})
-    assert torch.load(path, weights_only=True) == {"step": 1}
-    save_atomic(path, {"step": 3})
-    assert torch.load(path, weights_only=True) == {"step": 3}
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -14,7 +14,7 @@ NAME = "efficientnet_lite0"
 
 @pytest.fixture(scope="module")
 def network() -> CutSwapNetwork:
-    return CutSwapNetwork(load_backbone(NAME, "none"), NAME, classes=3).eval()
+    return CutSwapNetwork(load_backbone(NAME, "none"), 3, frozen=False).eval()
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -103,7 +103,7 @@ def test_logits_are_those_of_the_pooled_embedding(network: CutSwapNetwork) -> No
 
 
 def test_the_head_sees_whitened_embeddings() -> None:
-    network = CutSwapNetwork(load_backbone(NAME, "none"), NAME, classes=2)
+    network = CutSwapNetwork(load_backbone(NAME, "none"), 2, frozen=False)
     embeddings = noise(5, network.head.in_features)
     before = network.classify(embeddings)
     network.whitening.fit(fit_gaussian((noise(9, network.head.in_features, seed=3) + 2).numpy()))
@@ -113,7 +113,7 @@ def test_the_head_sees_whitened_embeddings() -> None:
 
 
 def test_the_loss_reaches_the_first_layer() -> None:
-    network = CutSwapNetwork(load_backbone(NAME, "none").requires_grad_(True), NAME, classes=2)
+    network = CutSwapNetwork(load_backbone(NAME, "none").requires_grad_(True), 2, frozen=False)
     network(torch.rand(2, 3, 32, 32) * 255)[:, 0].sum().backward()
     first = next(network.backbone.stem.parameters()).grad
     assert first is not None and first.abs().max() > 0
@@ -121,5 +121,5 @@ def test_the_loss_reaches_the_first_layer() -> None:
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
 def test_the_head_fits_every_backbone(name: str) -> None:
-    network = CutSwapNetwork(load_backbone(name, "none"), name, classes=5)
+    network = CutSwapNetwork(load_backbone(name, "none"), 5, frozen=True)
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)

@@ -16,6 +16,7 @@ import torch
 from pipeline.block import torch_threads_kept
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
+from pipeline.files import write_text
 from pipeline.precompute import precompute
 from pipeline.progress import progress, unshown
 from pipeline.schedule import check_scheduler, run_blocks
@@ -220,4 +221,4 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[Cel
         f"Every arm but untrained and patchcore: {described}.",
         comparison_markdown(rows, level=3),
     ]
-    (out / "results.md").write_text("\n\n".join(parts))
+    write_text(out / "results.md", "\n\n".join(parts))

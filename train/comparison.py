@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from train.atomic import replacing
+from pipeline.files import write_text
 from train.results import PerSeed, over_categories, over_seeds
 
 FIGURES = {"image_auroc": "Image AUROC", "image_ap": "Image AP", "pixel_auroc": "Pixel AUROC", "aupro": "AUPRO"}
@@ -54,8 +54,7 @@ def write_rows(path: Path, rows: Sequence[CellRow]) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(CellRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    with replacing(path) as file:
-        file.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def read_rows(path: Path) -> list[CellRow]:

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from pipeline.files import replacing
 from train.comparison import CellRow
 from train.results import over_seeds
 
@@ -37,7 +38,8 @@ def plot_comparison(folder: Path, rows: Sequence[CellRow], note: str) -> list[Pa
         "histograms.png": _histograms(folder, rows, note),
     }
     for name, figure in drawn.items():
-        figure.savefig(folder / name, dpi=100)
+        with replacing(folder / name) as file:
+            figure.savefig(file, format="png", dpi=100)
     return [folder / name for name in drawn]
 
 

@@ -32,10 +32,10 @@ Moments = dict[str, Tensor]
 class Contrast:
     """Sums of second moments, all float64 on the backbone's device; `moments` is what a checkpoint keeps."""
 
-    def __init__(self, backbone: Backbone, backbone_name: str, normals: Normals, seed: int) -> None:
+    def __init__(self, backbone: Backbone, normals: Normals, seed: int) -> None:
         """normals: those to train on, by `train.normals.look_at`. seed: of the halves and the references."""
-        self.backbone, self._name = backbone, backbone_name
-        device = next(backbone.parameters()).device
+        self.backbone = backbone
+        device = backbone.device
         self._gaussian = normals.gaussian.to(device)
         generator = torch.Generator().manual_seed(seed)
         shuffled = torch.randperm(len(normals.rows), generator=generator)
@@ -58,7 +58,7 @@ class Contrast:
         images: (2B,3,H,W) on the 0..255 scale, normals and then their negatives under the same augmentation. changed:
         (B,H,W) bool, the pixels in which the two differ. rows: (B,) of the cache.
         """
-        pooled, patches = embed(self.backbone, self._name, images)
+        pooled, patches = embed(self.backbone, images)
         normal, negative = pooled.double().chunk(2)
         self._add("embeddings", (negative - normal) @ self._gaussian.factor)
         grid = patches.shape[2], patches.shape[3]

@@ -16,10 +16,10 @@ from torchvision.transforms.functional import gaussian_blur
 
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.errors import UserError
+from pipeline.files import write_tensors
 from pipeline.settings import PrecomputeSettings
 from train.contrast import Contrast
 from train.features import Features, Images, extract
-from train.fit import save_atomic
 from train.metrics import threshold_at
 from train.network import CutSwapNetwork
 from train.normals import Normals
@@ -83,7 +83,7 @@ class Detector:
 
     def score(self, images: Images) -> Scores:
         """Score images (size,size,3) uint8 as `pipeline.images.decode_rgb` gives them, in bounded batches."""
-        features = extract(self.cache.backbone, self.pretrained, self.network, images, self.distances)
+        features = extract(self.pretrained, self.network, images, self.distances)
         distances = torch.cat(features.of_patches)
         return Scores(self.image_scores(features, distances), self.anomaly_maps(distances))
 
@@ -145,7 +145,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "settings": d.settings.to_attributes(),
         "pretrained": d.pretrained.state_dict(),
         "network": None if d.network is None else d.network.state_dict(),
-        "one_trunk": d.network is not None and d.network.backbone is d.pretrained,
+        "one_trunk": d.network is not None and d.network.frozen,
         "classes": 0 if d.network is None else d.network.classes,
         "scorers": {name: getattr(d, name).state() for name in _SCORERS},
         "projection": d.projection,
@@ -153,7 +153,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "map_range": list(d.map_range),
         "threshold": d.threshold,
     }
-    save_atomic(path, content)
+    write_tensors(path, content)
 
 
 def load_detector(path: Path, device: torch.device) -> Detector:
@@ -170,7 +170,7 @@ def load_detector(path: Path, device: torch.device) -> Detector:
     network = None
     if state["network"] is not None:
         trunk = pretrained if state["one_trunk"] else load_backbone(cache.backbone, "none")
-        network = CutSwapNetwork(trunk, cache.backbone, state["classes"])
+        network = CutSwapNetwork(trunk, state["classes"], state["one_trunk"])
         network.load_state_dict(state["network"])
         network.eval().to(device)
     scorers = state["scorers"]
@@ -206,10 +206,10 @@ def fit_detector(
     held_out: normals seen by none of them. contrast: None for the untrained arm, whose distances weigh all directions
     alike.
     """
-    device = next(pretrained.parameters()).device
+    device = pretrained.device
     trained = normals.pooled
-    if network is not None and network.backbone is not pretrained:
-        trained = extract(cache.backbone, pretrained, network, normals.images, lambda _: None).trained
+    if network is not None and not network.frozen:
+        trained = extract(pretrained, network, normals.images, lambda _: None).trained
     projection = None if contrast is None else contrast.patch_projection()
     patches = normals.patches.flatten(0, 1).to(device)
     projected = patches if projection is None else patches @ projection
@@ -228,7 +228,7 @@ def fit_detector(
         map_range=(0.0, 1.0),
         threshold=0.0,
     )
-    unseen = extract(cache.backbone, pretrained, network, held_out, detector.distances)
+    unseen = extract(pretrained, network, held_out, detector.distances)
     distances = torch.cat(unseen.of_patches)
     maps = detector.anomaly_maps(distances)
     scores = detector.image_scores(unseen, distances)

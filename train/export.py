@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.files import replacing
 from train.detector import Detector, load_detector, smooth_maps, top_mean
 from train.network import embed
 
@@ -18,7 +19,6 @@ class DetectorProgram(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector_size = detector.cache.image_size
-        self.backbone_name = detector.cache.backbone
         self.pretrained = detector.pretrained
         self.standardisers = detector.standardisers
         self.register_buffer("mean", detector.untrained.mean.float())
@@ -29,7 +29,7 @@ class DetectorProgram(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score."""
-        pooled, patches = embed(self.pretrained, self.backbone_name, images)
+        pooled, patches = embed(self.pretrained, images)
         centred = pooled - cast(Tensor, self.mean)
         patches = patches.permute(0, 2, 3, 1)
         flat = patches.flatten(0, 2)
@@ -52,5 +52,5 @@ def export_model(detector_file: Path, out: Path) -> None:
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     with torch.no_grad():
         exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=4096)},))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(exported, out)
+    with replacing(out) as file:
+        torch.export.save(exported, file)

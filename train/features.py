@@ -36,7 +36,6 @@ class Features(Generic[OfPatches]):
 
 @torch.inference_mode()
 def extract(
-    name: str,
     pretrained: Backbone,
     network: CutSwapNetwork | None,
     images: Images,
@@ -44,17 +43,16 @@ def extract(
 ) -> Features[OfPatches]:
     """Features of images (size,size,3) uint8.
 
-    name: of the backbone, which decides the stages. network: None where nothing was trained; then, and where its
-    backbone is `pretrained` itself, the trained embeddings are the pretrained ones. of_patches: gets the pretrained
-    patch embeddings (B,E,h,w) of each batch.
+    network: None where nothing was trained; then, and where its backbone is frozen, the trained embeddings are the
+    pretrained ones. of_patches: gets the pretrained patch embeddings (B,E,h,w) of each batch.
     """
     before, after, odds, patches = [], [], [], []
-    for batch in _batches(images, next(pretrained.parameters()).device):
-        pooled, patch_embeddings = embed(pretrained, name, batch)
+    for batch in _batches(images, pretrained.device):
+        pooled, patch_embeddings = embed(pretrained, batch)
         patches.append(of_patches(patch_embeddings))
         before.append(pooled.cpu())
         if network is not None:
-            if network.backbone is not pretrained:
+            if not network.frozen:
                 pooled = network.embedding(batch)
             odds.append(log_odds(network.classify(pooled).double()).cpu())
         after.append(pooled.cpu())

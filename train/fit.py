@@ -7,6 +7,7 @@ that is cut off and resumed ends with the very weights of an unbroken one.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.files import write_tensors, write_text
 from pipeline.progress import Advance
 from pipeline.settings import PrecomputeSettings
-from train.atomic import replacing
 from train.augment import jitter_colour, translate
 from train.contrast import Contrast, Moments
 from train.negatives import make_negatives
@@ -47,13 +48,12 @@ def fit(
     folder: gets `log.csv` (step, loss, accuracy, rate) and `checkpoint.pt`, which resume continues from. Raises
     UserError where the loss is not finite, before the weights are not.
     """
-    device = next(network.parameters()).device
+    device = network.backbone.device
     optimiser = _optimiser(network, settings)
     checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier run: cut off now, this one must not be resumed from it
     moments = {} if contrast is None else contrast.moments
-    frozen = contrast is not None and contrast.backbone is network.backbone
     start = _restore(checkpoint, network, optimiser, moments) if checkpoint.exists() else 0
     advance(start)
     rows = _kept_lines(log, start)
@@ -67,7 +67,7 @@ def fit(
         rng = np.random.default_rng([seed * 2 + _STEP, step])
         images, labels, changed = _examples(batch, cache, settings, rng, device)
         seen = None if contrast is None else contrast.observe(images, changed, torch.from_numpy(batch.rows))
-        if seen is not None and frozen:
+        if seen is not None and network.frozen:
             logits = network.classify(seen)  # one forward serves both
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -85,22 +85,16 @@ def fit(
         if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == settings.steps:
             _write_log(log, rows)
             state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "contrast": moments}
-            save_atomic(checkpoint, {"step": step + 1, **state})
+            write_tensors(checkpoint, {"step": step + 1, **state})
     network.eval()
-
-
-def save_atomic(path: Path, content: dict[str, Any]) -> None:
-    """`torch.save` to a file that is either the old one or the whole new one, whenever the process dies."""
-    with replacing(path) as file:
-        torch.save(content, file)
 
 
 def _optimiser(network: CutSwapNetwork, settings: TrainSettings) -> torch.optim.SGD:
     trained = [*network.backbone.stem.parameters(), *network.backbone.stages.parameters()]
     for parameter in trained:
-        parameter.requires_grad_(settings.backbone_lr > 0)
+        parameter.requires_grad_(not network.frozen)
     groups = [{"params": list(network.head.parameters()), "peak": settings.head_lr}]
-    if settings.backbone_lr > 0:
+    if not network.frozen:
         groups.append({"params": trained, "peak": settings.backbone_lr})
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
@@ -142,5 +136,6 @@ def _kept_lines(log: Path, steps: int) -> list[list[Any]]:
 
 
 def _write_log(log: Path, rows: list[list[Any]]) -> None:
-    with log.open("w", newline="") as file:
-        csv.writer(file).writerows([["step", "loss", "accuracy", "rate"], *rows])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["step", "loss", "accuracy", "rate"], *rows])
+    write_text(log, text.getvalue())

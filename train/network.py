@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from pipeline.backbone import Backbone
-from pipeline.backbone_spec import find_spec
 from train.scorers import Gaussian
 
 
@@ -34,12 +33,12 @@ def _on_grid(a: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(a, size=grid, mode="bilinear", align_corners=False)
 
 
-def embed(backbone: Backbone, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+def embed(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled embeddings (B,D) and patch embeddings (B,E,h,w) of images (B,3,H,W) on the 0..255 scale, in one forward.
 
-    name: of the backbone, which decides the stages of either.
+    The backbone's spec says which stages make either.
     """
-    spec = find_spec(name)
+    spec = backbone.spec
     wanted = [stage for stage in spec.stages if stage in {*spec.embedding_stages, *spec.patch_stages}]
     activations = backbone.activations(backbone.normalise(images), wanted)
     by_stage = dict(zip(wanted, activations, strict=True))
@@ -76,16 +75,18 @@ class CutSwapNetwork(nn.Module):
     """Backbone and projection head, over one embedding.
 
     The head sees embeddings in the geometry of the Gaussian that scores them: it starts from the pretrained normals'
-    whitening, which does not change.
+    whitening, which does not change. frozen: training leaves the backbone as it was pretrained, so that one forward of
+    it serves both.
     """
 
-    def __init__(self, backbone: Backbone, backbone_name: str, classes: int) -> None:
+    def __init__(self, backbone: Backbone, classes: int, frozen: bool) -> None:
         super().__init__()
         self.classes = classes
         self.backbone = backbone
-        self.stages = find_spec(backbone_name).embedding_stages
+        self.frozen = frozen
+        self.stages = backbone.spec.embedding_stages
         with torch.no_grad():
-            blank = torch.zeros(1, 3, 64, 64, device=next(backbone.parameters()).device)
+            blank = torch.zeros(1, 3, 64, 64, device=backbone.device)
             width = pooled_embedding(backbone.activations(blank, self.stages)).shape[1]
         self.whitening = Whitening(width)
         self.head = nn.Linear(width, classes)

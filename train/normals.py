@@ -32,10 +32,8 @@ class Normals:
     patches: Tensor
 
 
-def look_at(
-    name: str, backbone: Backbone, images: Sequence[NDArray[np.uint8]], rows: NDArray[np.int64], seed: int
-) -> Normals:
-    """Embed `images` with the backbone called `name`; seed: of the patches kept."""
+def look_at(backbone: Backbone, images: Sequence[NDArray[np.uint8]], rows: NDArray[np.int64], seed: int) -> Normals:
+    """Embed `images` with the backbone; seed: of the patches kept."""
     each = -(-_PATCHES // len(images))
     generator = torch.Generator().manual_seed(seed)
 
@@ -43,6 +41,6 @@ def look_at(
         flat = patches.permute(0, 2, 3, 1).flatten(1, 2).cpu()
         return torch.stack([image[torch.randperm(len(image), generator=generator)[:each]] for image in flat])
 
-    features = extract(name, backbone, None, images, keep_some)
+    features = extract(backbone, None, images, keep_some)
     pooled = features.pretrained
     return Normals(images, rows, pooled, fit_gaussian(pooled), torch.cat(features.of_patches))

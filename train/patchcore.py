@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone import Backbone
-from pipeline.backbone_spec import find_spec
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores, smooth_maps
 from train.features import Images
@@ -55,7 +54,7 @@ class PatchCore:
     def score(self, images: Images) -> Scores:
         """Score images (size,size,3) uint8, in bounded batches."""
         largest, maps = [], []
-        for batch in _patch_embeddings(self.backbone, self.cache.backbone, images):
+        for batch in _patch_embeddings(self.backbone, images):
             count, width, rows, columns = batch.shape
             distances = self.patches.scores(batch.permute(0, 2, 3, 1).reshape(-1, width)).view(count, rows, columns)
             largest.append(distances.flatten(1).amax(1).double().cpu().numpy())
@@ -79,7 +78,7 @@ def fit_patchcore(
 
     seed: of the random projection and of the coreset's first patch.
     """
-    embeddings = _patch_embeddings(backbone, cache.backbone, normals)
+    embeddings = _patch_embeddings(backbone, normals)
     patches = torch.cat([batch.permute(0, 2, 3, 1).flatten(0, 2) for batch in embeddings])
     size = max(1, round(settings.coreset * len(patches)))
     fitted = PatchCore(cache, backbone, PatchNearest.fit(patches, size, seed), threshold=0.0)
@@ -88,13 +87,11 @@ def fit_patchcore(
 
 
 @torch.inference_mode()
-def _patch_embeddings(backbone: Backbone, name: str, images: Images) -> Iterator[Tensor]:
+def _patch_embeddings(backbone: Backbone, images: Images) -> Iterator[Tensor]:
     """Patch embeddings (B,E,h,w) of images (size,size,3) uint8, batch by batch, on the backbone's device."""
-    stages = find_spec(name).patchcore_stages
-    device = next(backbone.parameters()).device
     remaining = iter(images)
     while batch := list(islice(remaining, _IMAGES_AT_ONCE)):
-        pixels = torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2)
-        activations = backbone.activations(backbone.normalise(pixels), stages)
+        pixels = torch.from_numpy(np.stack(batch)).to(backbone.device).permute(0, 3, 1, 2)
+        activations = backbone.activations(backbone.normalise(pixels), backbone.spec.patchcore_stages)
         rows, columns = activations[0].shape[2:]
         yield patch_embedding(activations, (rows, columns))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import RocCurveDisplay
 
 from pipeline.datasets import Sample
+from pipeline.files import replacing
 from pipeline.images import decode_mask, read_bytes
 from train.evaluate import Evaluation, Scorer, read_images
 
@@ -34,7 +35,8 @@ def plot_scores(
     left.legend()
     if 0 < labels.sum() < len(labels):
         RocCurveDisplay.from_predictions(labels, scores, ax=right, name="image", plot_chance_level=True)
-    figure.savefig(path, dpi=100)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)
 
 
 def plot_maps(path: Path, detector: Scorer, root: str, samples: Sequence[Sample], evaluation: Evaluation) -> None:
@@ -61,7 +63,8 @@ def plot_maps(path: Path, detector: Scorer, root: str, samples: Sequence[Sample]
         above.axis("off")
         below.axis("off")
     figure.suptitle(f"threshold {detector.threshold:.1f}")
-    figure.savefig(path, dpi=80)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=80)
 
 
 def _choose(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> list[int]:

@@ -15,12 +15,14 @@ from PIL import Image
 
 from pipeline.device import choose_device
 from pipeline.errors import ImageError, UserError
+from pipeline.files import replacing_folder
 from pipeline.images import decode_rgb
 from pipeline.progress import progress
 from pipeline.roots import list_images
 from train.detector import Detector, load_detector
 
 _IMAGES_AT_ONCE = 64
+_TABLE = "predictions.csv"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def predict(
     """Score image files, and all image files below folders; write `predictions.csv` and overlays to `out`.
 
     Returns the predictions, and a line for each image that could not be read and was skipped. With bad_images "stop"
-    the first of these raises ImageError, and nothing is written to `predictions.csv`.
+    the first of these raises ImageError. Until all images are scored, an earlier table and its overlays stay.
     """
     detector = load_detector(find_detector(run), choose_device(device))
     files = list(_files(targets))
@@ -46,17 +48,16 @@ def predict(
     predictions: list[Prediction] = []
     bad: list[str] = []
     waiting = iter(zip([path for path, _ in files], overlays, strict=True))
-    with progress("predict", len(files), "images") as advance:
+    with replacing_folder(out, last=_TABLE) as new, progress("predict", len(files), "images") as advance:
         while chunk := list(islice(waiting, _IMAGES_AT_ONCE)):
             readable = [(path, name, _read(path, detector, bad_images, bad)) for path, name in chunk]
             readable_now = [(path, name, image) for path, name, image in readable if image is not None]
-            predictions += _score(detector, readable_now, out)
+            predictions += _score(detector, readable_now, new)
             advance(len(chunk))
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "predictions.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "score", "anomalous"])
-        table.writerows([p.path, repr(p.score), int(p.anomalous)] for p in predictions)
+        with (new / _TABLE).open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["path", "score", "anomalous"])
+            table.writerows([p.path, repr(p.score), int(p.anomalous)] for p in predictions)
     return predictions, bad
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from train.atomic import replacing
+from pipeline.files import write_text
 from train.metrics import mean_and_standard_error
 
 PerSeed = Sequence[float | None]
@@ -95,14 +94,6 @@ def summarise(
     return {"dataset": dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
 
 
-def write_json_atomic(path: Path, obj: object) -> None:
-    """Write JSON so that `path` holds the old file or the whole new one, never a part.
-
-    ValueError for NaN or infinity, TypeError for what JSON has no form of; the old file stays.
-    """
-    _write_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
-
-
 def write_scores_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
     """Write `scores.csv`, atomically: columns path, label, score, then one for each scorer of the rows.
 
@@ -121,7 +112,7 @@ def write_scores_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
         if not all(map(math.isfinite, scores)):
             raise ValueError(f"{row.path} has a score that is not finite")
         writer.writerow((row.path, int(row.label), *scores))
-    _write_atomic(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:
@@ -198,8 +189,3 @@ def _worse(trained: float | None, untrained: float | None) -> str:
     if trained is None or untrained is None or trained >= untrained:
         return ""
     return f"worse than untrained by {100 * (untrained - trained):.1f}"
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())

@@ -18,6 +18,7 @@ from pipeline.backbone import load_backbone
 from pipeline.datasets import Category, Sample, load_tests
 from pipeline.device import choose_device
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.progress import progress
 from pipeline.roots import absolute
 from pipeline.settings import PrecomputeSettings
@@ -30,7 +31,7 @@ from train.network import CutSwapNetwork
 from train.normals import look_at
 from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
 from train.plots import plot_maps, plot_scores
-from train.results import CategoryResult, ScoreRow, summarise, write_json_atomic, write_scores_csv
+from train.results import CategoryResult, ScoreRow, summarise, write_scores_csv
 from train.run_settings import differing_settings, keep_settings
 from train.settings import TrainSettings
 from train.stream import NormalStream
@@ -142,7 +143,7 @@ def write_results(run: Run, seeds: Sequence[int]) -> dict[str, Any]:
     results = {name: _category_result(found) for name, found in cells.items()}
     described = {**run.settings.to_attributes(), "seeds": seeds, "store": run.store, "cache": run.cache.to_attributes()}
     summary = summarise(run.dataset, results, described)
-    write_json_atomic(run.out / "results.json", summary)
+    write_json(run.out / "results.json", summary)
     return summary
 
 
@@ -187,7 +188,7 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     if category.test:
         evaluation = evaluate(detector, run.root, category.test)
         cell |= _write_evaluation(evaluation, detector, category, run.root, folder)
-    write_json_atomic(folder / _FINISHED, cell)
+    write_json(folder / _FINISHED, cell)
 
 
 def _tested(category: Category, most: int | None) -> Category:
@@ -230,16 +231,15 @@ def _make_detector(
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
     stream = NormalStream(group, trained_on)
     kept = stream.images(held_out)
-    seen = look_at(cache.backbone, pretrained, stream.images(trained_on), trained_on, seed)
+    seen = look_at(pretrained, stream.images(trained_on), trained_on, seed)
     network = contrast = None
     if settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
-        # A trunk that stays as it is serves both; `extract` then looks at every image once.
         frozen = settings.backbone_lr == 0
         trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
-        network = CutSwapNetwork(trunk, cache.backbone, settings.classes(len(cache.stages))).to(run.device)
+        network = CutSwapNetwork(trunk.to(run.device), settings.classes(len(cache.stages)), frozen).to(run.device)
         network.whitening.fit(seen.gaussian)
-        contrast = Contrast(pretrained, cache.backbone, seen, seed)
+        contrast = Contrast(pretrained, seen, seed)
         with progress(f"train {name} seed {seed}", settings.steps, "steps") as advance:
             fit(network, stream, cache, settings, seed, folder, run.resume, advance, contrast)
     return fit_detector(cache, settings, pretrained, network, contrast, seen, kept, seed), len(seen.rows)

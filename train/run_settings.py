@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from train.results import write_json_atomic
+from pipeline.files import write_json
 
 _NAME = "settings.json"
 
@@ -37,8 +37,7 @@ def keep_settings(out: Path, wanted: dict[str, Any]) -> None:
                 left.unlink()
     elif found is not None:
         wanted = {**wanted, "images": {**found["images"], **wanted["images"]}}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(out / _NAME, wanted)
+    write_json(out / _NAME, wanted)
 
 
 def _found(out: Path) -> dict[str, Any] | None:
