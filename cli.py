@@ -48,7 +48,7 @@ class Commands(click.Group):
             if isinstance(error, BrokenPipeError) or (reason := failure(error)) is None:
                 raise
             raise click.ClickException(
-                f"reading or writing failed ({reason}): mend it and run the command again"
+                f"reading or writing failed ({reason}): fix it and run the command again"
             ) from error
 
 
@@ -165,7 +165,8 @@ def precompute(
 ) -> None:
     """Write saliency maps, clusters and patch pairs of data sets' normal images to their caches."""
     from pipeline.datasets import load_several
-    from pipeline.precompute import precompute_all as run
+    from pipeline.execution import Execution
+    from pipeline.precompute import precompute as run
     from pipeline.tables import work_table
 
     settings = PrecomputeSettings(
@@ -181,6 +182,7 @@ def precompute(
         seed=seed,
         precision=precision,
     )
+    execution = Execution(scheduler, workers, report, device, batch_size, bad_images)
     places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
     stores = [
         store or f"data/cache/{dataset}.zarr"
@@ -189,16 +191,11 @@ def precompute(
     result = run(
         list(zip(load_several(places, categories), stores, strict=True)),
         settings,
-        device=device,
-        scheduler=scheduler,
-        workers=workers,
-        batch_size=batch_size,
-        bad_images=bad_images,
+        execution,
         overwrite=overwrite,
         update=update,
-        report=report,
     )
-    if result.blocks:
+    if result.tasks:
         Console(stderr=True).print(work_table(result))
     elif report is not None:
         click.echo(f"{report} is not written: nothing was left to compute", err=True)
@@ -256,7 +253,7 @@ def train(
     resume: bool,
 ) -> None:
     """Train a detector per category and seed on the cache's negatives, and score the test images."""
-    from pipeline.store import default_store, open_cache
+    from pipeline.cache.cache import default_store, open_cache
     from train.results import results_table
     from train.run import train as run
 
@@ -273,7 +270,7 @@ def train(
         false_alarms=false_alarms,
     )
     store = store or default_store()
-    folder = Path(out or f"runs/{open_cache(store).attrs['dataset']}")
+    folder = Path(out or f"runs/{open_cache(store).dataset}")
     summary = run(store, folder, settings, categories=categories, seeds=seeds, device=device, resume=resume, root=root)
     Console().print(results_table(summary))
     click.echo(f"{folder / 'results.json'}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
@@ -309,6 +306,7 @@ def benchmark(
     workers: int | None,
 ) -> None:
     """Train every category with every arm and seed, and compare; the same command goes on where it was stopped."""
+    from pipeline.execution import Execution
     from train.benchmark import Benchmark, choose_arms, run_benchmark
     from train.comparison import comparison_tables
 
@@ -320,14 +318,14 @@ def benchmark(
         out=folder,
         arms=choose_arms(arms),
         seeds=seeds or (1 if quick else 3),
+        execution=Execution(scheduler, workers, device=device),
         categories=tuple(categories),
         root=root,
         image_size=image_size,
         quick=quick,
-        device=device,
         command=_typed(context),
     )
-    rows = run_benchmark(asked, scheduler, workers)
+    rows = run_benchmark(asked)
     for table in comparison_tables(rows, ": ".join(filter(None, (dataset, asked.note)))):
         Console().print(table)
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder an arm")
@@ -377,7 +375,7 @@ def inspect(
 
     ID of --image is a relative path, a row number, or a part of one path.
     """
-    from pipeline.store import default_store
+    from pipeline.cache.cache import default_store
 
     store = store or default_store()
     if image is not None:
@@ -427,8 +425,8 @@ def export() -> None:
 @click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives an image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of where each came from."""
+    from pipeline.cache.cache import default_store
     from pipeline.export import export_negatives as write
-    from pipeline.store import default_store
 
     count = write(store or default_store(), out, categories, per_stage)
     click.echo(f"{count} negatives and negatives.csv in {out}")

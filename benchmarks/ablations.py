@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cache.cache import open_cache
 from pipeline.clusters import cluster_maps
 from pipeline.pairs import draw_pairs, map_keys
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import array, cache_settings, open_cache, open_category, read_all
 from train.run import train
 from train.settings import TrainSettings
 
@@ -33,12 +33,11 @@ Pairs = NDArray[np.int16]
 
 def drawn(store: str, category: str, clusters: int) -> Pairs:
     """(N,L,P,6) pairs of the cached maps with another number of clusters; 1 draws them anywhere."""
-    root = open_cache(store)
-    settings, group = cache_settings(root), open_category(root, category)
-    maps = torch.from_numpy(read_all(group, "saliency"))
+    cached = open_cache(store)[category]
+    settings, maps = cached.settings, torch.from_numpy(cached.read("saliency"))
     flat = maps.flatten(0, 1)
     labels = torch.zeros_like(flat) if clusters == 1 else cluster_maps(flat, clusters)[0]
-    keys = map_keys(settings.seed, [str(path) for path in read_all(group, "paths")], settings.stages)
+    keys = map_keys(settings.seed, cached.paths, settings.stages)
     pairs, _ = draw_pairs(
         labels,
         keys,
@@ -53,7 +52,7 @@ def drawn(store: str, category: str, clusters: int) -> Pairs:
 
 def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterator[tuple[str, Pairs]]:
     """Name and pairs (N,L,P,6) of each choice."""
-    cached = read_all(open_category(open_cache(store), category), "pairs")
+    cached = open_cache(store)[category].read("pairs")
     yield f"all stages, {settings.clusters} clusters (default)", cached
     for number, stage in enumerate(settings.stages):
         yield f"{stage} alone", np.repeat(cached[:, [number]], cached.shape[1], 1)
@@ -63,13 +62,13 @@ def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterato
 
 
 def main(store: str, category: str, seeds: int) -> None:
-    settings = cache_settings(open_cache(store))
+    settings = open_cache(store)[category].settings
     table = Table("pairs", *(name.replace("_", " ") for name in FIGURES), title=f"{category}, {seeds} seeds, percent")
     with tempfile.TemporaryDirectory() as name:
         for label, pairs in variants(store, category, settings):
             copy, out = Path(name) / "cache.zarr", Path(name) / "run"
             shutil.copytree(store, copy)
-            array(open_category(open_cache(str(copy), "r+"), category), "pairs")[:] = pairs
+            open_cache(str(copy), "r+")[category].array("pairs")[:] = pairs
             summary = train(str(copy), out, TrainSettings(), categories=[category], seeds=range(seeds))
             result = summary["categories"][category]
             figures = [result[figure] for figure in FIGURES]

@@ -1,7 +1,7 @@
-"""What a write unit of 1, 4, 8 or 16 blocks costs: objects, seconds, memory: give a number of images, 20000 if none.
+"""What a shard of 1, 4, 8 or 16 chunks costs: objects, seconds, memory: give a number of images, 20000 if none.
 
 Tiny images of noise stand for real ones, so that only the handling of objects counts; nothing is computed. The memory
-is that of writing one unit of 256 px noise, over what the process held before: a worker needs it beside its network.
+is that of writing one shard of 256 px noise, over what the process held before: a worker needs it beside its network.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.creation import prepare_cache
+from pipeline.cache.cache import CachedCategory, open_cache
+from pipeline.cache.create import prepare_cache
+from pipeline.cache.layout import Arrays, layout
+from pipeline.datasets import Dataset
+from pipeline.layouts import Category, Sample
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, Arrays, done_blocks, layout, open_cache, open_category, read_block, write_unit
 
-UNITS = (1, 4, 8, 16)
+SHARDS = (1, 4, 8, 16)
 STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 TINY = PrecomputeSettings(image_size=32, pairs=4, stages=STAGES)
+CHUNK = CachedCategory.rows_per_chunk
 READ = 200
 
 
@@ -34,18 +38,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def create(store: str, count: int, settings: PrecomputeSettings, unit: int) -> None:
-    names = [f"noise/train/good/{i:07}.png" for i in range(count)]
-    prepare_cache(
-        store,
-        dataset="folder",
-        image_root="none",
-        categories={"noise": names},
-        settings=settings,
-        weights="none",
-        overwrite=False,
-        unit=unit,
-    )
+def create(store: str, count: int, settings: PrecomputeSettings, chunks: int) -> None:
+    samples = tuple(Sample(f"noise/train/good/{i:07}.png", 0, "good", None) for i in range(count))
+    dataset = Dataset("folder", "none", (Category("noise", samples, ()),))
+    prepare_cache(store, dataset, settings, "none", chunks_per_shard=chunks)
 
 
 def noise(count: int, settings: PrecomputeSettings) -> Arrays:
@@ -60,55 +56,53 @@ def noise(count: int, settings: PrecomputeSettings) -> Arrays:
     return arrays
 
 
-def write(store: str, count: int, unit: int, arrays: Arrays) -> None:
-    category = open_category(open_cache(store, "r+"), "noise")
-    rows = unit * BLOCK
-    for number, first in enumerate(range(0, count, rows)):
-        write_unit(category, number, {name: values[: count - first] for name, values in arrays.items()})
+def write(store: str, count: int, chunks: int, arrays: Arrays) -> None:
+    category = open_cache(store, "r+")["noise"]
+    for shard, first in enumerate(range(0, count, chunks * CHUNK)):
+        category.write_shard(shard, {name: values[: count - first] for name, values in arrays.items()})
 
 
 def read(store: str) -> None:
-    category = open_category(open_cache(store), "noise")
-    blocks = np.random.default_rng(0).permutation(np.flatnonzero(done_blocks(category)))
-    for block in blocks[:READ]:
-        read_block(category, int(block), ("images", "pairs"))
+    category = open_cache(store)["noise"]
+    for chunk in np.random.default_rng(0).permutation(category.done_chunks())[:READ]:
+        category.read_chunk(int(chunk), ("images", "pairs"))
 
 
-def memory(folder: str, unit: int) -> float:
-    """MiB that writing one unit at 256 px takes beyond what the process held before, its arrays included."""
-    settings, store = PrecomputeSettings(stages=STAGES), f"{folder}/memory-{unit}.zarr"
-    create(store, unit * BLOCK, settings, unit)
+def memory(folder: str, chunks: int) -> float:
+    """MiB that writing one shard at 256 px takes beyond what the process held before, its arrays included."""
+    settings, store = PrecomputeSettings(stages=STAGES), f"{folder}/memory-{chunks}.zarr"
+    create(store, chunks * CHUNK, settings, chunks)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    write(store, unit * BLOCK, unit, noise(unit * BLOCK, settings))
+    write(store, chunks * CHUNK, chunks, noise(chunks * CHUNK, settings))
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def measure(folder: str, count: int, unit: int) -> tuple[int | float, ...]:
-    """Objects, and objects of a million images; seconds to create, write, list, read `done`; blocks read a second."""
+def measure(folder: str, count: int, chunks: int) -> tuple[int | float, ...]:
+    """Objects, and objects of a million images; seconds to create, write, list, read `done`; chunks read per second."""
     store = f"{folder}/cache.zarr"
-    created = seconds(lambda: create(store, count, TINY, unit))
-    arrays = noise(unit * BLOCK, TINY)
-    written = seconds(lambda: write(store, count, unit, arrays))
+    created = seconds(lambda: create(store, count, TINY, chunks))
+    arrays = noise(chunks * CHUNK, TINY)
+    written = seconds(lambda: write(store, count, chunks, arrays))
     files: list[Path] = []
     listed = seconds(lambda: files.extend(path for path in Path(store).rglob("*") if path.is_file()))
-    done = seconds(lambda: done_blocks(open_category(open_cache(store), "noise")))
-    rate = min(READ, -(-count // BLOCK)) / seconds(lambda: read(store))
-    objects = (len(layout(0, TINY)) + 1) * -(-(10**6) // (unit * BLOCK))
+    done = seconds(lambda: open_cache(store)["noise"].done)
+    rate = min(READ, -(-count // CHUNK)) / seconds(lambda: read(store))
+    objects = (len(layout(0, TINY)) + 1) * -(-(10**6) // (chunks * CHUNK))
     return len(files), objects, created, written, listed, done, rate
 
 
 def main(count: int) -> None:
-    title = f"{count} images: objects, seconds, blocks read a second, MiB a task"
-    table = Table("blocks", title=title)
+    title = f"{count} images: objects, seconds, chunks read per second, MiB per task"
+    table = Table("chunks per shard", title=title)
     for heading in ("objects", "of 10^6", "create", "write", "list", "done", "read", "MiB"):
         table.add_column(heading, justify="right")
-    for unit in UNITS:
+    for chunks in SHARDS:
         with tempfile.TemporaryDirectory() as folder:
-            figures = measure(folder, count, unit)
-            # In a process of its own: what one unit took is not given back.
+            figures = measure(folder, count, chunks)
+            # In a process of its own: what one shard took is not given back.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                figures += (round(pool.apply(memory, (folder, unit))),)
-        table.add_row(str(unit), *(f"{one:.2f}" if isinstance(one, float) else str(one) for one in figures))
+                figures += (round(pool.apply(memory, (folder, chunks))),)
+        table.add_row(str(chunks), *(f"{one:.2f}" if isinstance(one, float) else str(one) for one in figures))
     Console().print(table)
 
 

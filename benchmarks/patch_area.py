@@ -8,20 +8,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cache.cache import open_cache
 from pipeline.pairs import draw_pairs, map_keys
-from pipeline.store import cache_settings, category_names, open_cache, open_category, read_all
 
 AREAS = ((0.002, 0.02), (0.005, 0.05), (0.01, 0.05), (0.02, 0.1), (0.02, 0.15))
 
 
 def main(store: str) -> None:
-    root = open_cache(store)
-    settings = cache_settings(root)
+    cache = open_cache(store)
+    settings = cache.settings
     table = Table("category", "patch area", *settings.stages, title="relaxed pairs, percent")
-    for name in category_names(root):
-        category = open_category(root, name)
-        clusters = read_all(category, "clusters")
-        keys = map_keys(settings.seed, [str(path) for path in read_all(category, "paths")], settings.stages)
+    for category in cache.choose():
+        clusters = category.read("clusters")
+        keys = map_keys(settings.seed, category.paths, settings.stages)
         for area in AREAS:
             _, relaxed = draw_pairs(
                 torch.from_numpy(clusters).flatten(0, 1),
@@ -32,7 +31,7 @@ def main(store: str) -> None:
                 aspect=settings.patch_aspect,
             )
             shares = relaxed.double().view(*clusters.shape[:2], -1).mean((0, 2)).tolist()
-            table.add_row(name, f"{area[0]} to {area[1]}", *(f"{100 * share:.1f}" for share in shares))
+            table.add_row(category.name, f"{area[0]} to {area[1]}", *(f"{100 * share:.1f}" for share in shares))
     Console().print(table)
 
 

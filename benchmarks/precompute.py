@@ -29,13 +29,13 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.backbone_spec import choose_stages
+from pipeline.cache.cache import CachedCategory
 from pipeline.clusters import cluster_maps
 from pipeline.datasets import load
 from pipeline.images import decode_rgb
 from pipeline.precompute import precompute
 from pipeline.saliency import layercam, scale_maps
 from pipeline.settings import PRECISIONS, PrecomputeSettings
-from pipeline.store import BLOCK
 
 CORES = os.cpu_count() or 1
 SETTINGS = replace(PrecomputeSettings(), stages=choose_stages("efficientnet_lite0"))
@@ -73,7 +73,7 @@ def bare(backbone: Backbone, images: Tensor) -> None:
 def stage(folder: Path) -> None:
     """The whole of stage 1 into a new cache."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        precompute(load("folder", str(folder / "images")), f"{out}/cache.zarr", SETTINGS)
+        precompute([(load("folder", str(folder / "images")), f"{out}/cache.zarr")], SETTINGS)
 
 
 def gradcam_one_pass(backbone: Backbone, images: Tensor) -> None:
@@ -107,9 +107,9 @@ def inertia(maps: Tensor) -> float:
 
 
 def time_table(folder: Path, count: int) -> Table:
-    """Milliseconds an image and worker of every step of a block."""
+    """Milliseconds an image and worker of every step of a task."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        report = precompute(load("folder", str(folder / "images")), f"{out}/cache.zarr", SETTINGS)
+        report = precompute([(load("folder", str(folder / "images")), f"{out}/cache.zarr")], SETTINGS).caches[0]
     whole = sum(report.seconds.values())
     table = Table("step", "ms an image", "percent", title="where a worker's time goes")
     for step, spent in report.seconds.items():
@@ -159,10 +159,10 @@ def main(count: int, repeats: int) -> None:
         part = backbone.normalise(images[: len(few)])
         ours = lambda: [layercam(backbone, x[None], SETTINGS.stages) for x in part]  # noqa: E731
         row("LayerCAM over grad-cam's one pass", ours, lambda: gradcam_one_pass(trained, part))
-        # The maps of a block; both sides have all cores.
-        block = backbone.normalise(images[:BLOCK])
+        # The maps of a chunk; both sides have all cores.
+        chunk = backbone.normalise(images[: CachedCategory.rows_per_chunk])
         maps = torch.cat(
-            [scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in block]
+            [scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in chunk]
         )
         flat = maps.flatten(0, 1)
         name = "k-means over scikit-learn, n_init=1"

@@ -21,6 +21,7 @@ from rich.table import Table
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.backbone_spec import choose_stages
 from pipeline.datasets import load
+from pipeline.execution import Execution
 from pipeline.images import decode_rgb
 from pipeline.precompute import precompute
 from pipeline.saliency import layercam
@@ -51,7 +52,7 @@ def convert(paths: Sequence[Path], root: Path, size: int, suffix: str) -> list[P
 
 def stage(root: Path) -> None:
     with tempfile.TemporaryDirectory() as out:
-        precompute(load("folder", str(root)), f"{out}/cache.zarr", SETTINGS, device="cuda")
+        precompute([(load("folder", str(root)), f"{out}/cache.zarr")], SETTINGS, Execution(device="cuda"))
 
 
 def bare(backbone: Backbone, images: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What Dask itself costs a run of a million images: `python benchmarks/scaling.py [BLOCKS] [WORKERS]`.
+"""What Dask itself costs a run of a million images: `python benchmarks/scaling.py [CHUNKS] [WORKERS]`.
 
 15,625 blocks go through a real LocalCluster by way of the function that stage 1 uses, with the computation replaced by
 nothing, and some of them by a sleep. Scheduler and driver share this process, so its memory is that of both. A small
@@ -19,30 +19,33 @@ from distributed import LocalCluster
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.datasets import Category, Dataset, load
+from pipeline.cache.cache import CachedCategory
+from pipeline.datasets import Dataset, load
+from pipeline.execution import Execution
+from pipeline.layouts import Category
 from pipeline.precompute import precompute
-from pipeline.schedule import run_blocks
+from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK
 
+CHUNK = CachedCategory.rows_per_chunk
 SLEEP = 0.5
 ROUNDS = 40
 
 
-def nothing(job: tuple[object, ...], category: str, block: int) -> tuple[str, int]:
-    """Take and give what a block of stage 1 takes and gives."""
-    return category, block
+def nothing(job: tuple[object, ...], category: str, shard: int) -> tuple[str, int]:
+    """Take and give what a task of precompute takes and gives."""
+    return category, shard
 
 
-def sleep(job: tuple[object, ...], category: str, block: int) -> tuple[str, int]:
+def sleep(job: tuple[object, ...], category: str, shard: int) -> tuple[str, int]:
     time.sleep(SLEEP)
-    return category, block
+    return category, shard
 
 
-def seconds(address: str, function: Callable[..., object], blocks: int, on_result: Callable[[object], None]) -> float:
+def seconds(address: str, function: Callable[..., object], tasks: int, on_result: Callable[[object], None]) -> float:
     job = ("a job of about the size of stage 1's", "x" * 500)
     start = time.perf_counter()
-    run_blocks(function, [(job, "category", block) for block in range(blocks)], address, None, on_result)
+    run_tasks(function, [(job, "category", shard) for shard in range(tasks)], Execution(address), on_result)
     return time.perf_counter() - start
 
 
@@ -52,13 +55,13 @@ def real_cache(images: int) -> tuple[float, float]:
     part = Dataset("elpv", dataset.root, (Category("mono", dataset.categories[0].train[:images], ()),))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        precompute(part, f"{folder}/cache.zarr", PrecomputeSettings())
+        precompute([(part, f"{folder}/cache.zarr")], PrecomputeSettings())
         spent = time.perf_counter() - start
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     return spent * (os.cpu_count() or 1) / images, size / images
 
 
-def main(blocks: int, workers: int) -> None:
+def main(tasks: int, workers: int) -> None:
     process = psutil.Process()
     with LocalCluster(n_workers=workers, threads_per_worker=8, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
@@ -72,28 +75,30 @@ def main(blocks: int, workers: int) -> None:
             if done % 100 == 0:
                 memory.append(process.memory_info().rss)
 
-        empty = seconds(address, nothing, blocks, count)
+        empty = seconds(address, nothing, tasks, count)
         threads = 8 * workers
         slept = seconds(address, sleep, ROUNDS * threads, lambda _: None)
     share = 1 - ROUNDS * SLEEP / slept
-    table = Table("figure", "value", title=f"{blocks:,} blocks, {BLOCK * blocks:,} images, {threads} threads")
-    table.add_row("overhead a block, ms", f"{1000 * empty / blocks:.2f}")
+    table = Table("figure", "value", title=f"{tasks:,} tasks, {CHUNK * tasks:,} images, {threads} threads")
+    table.add_row("overhead per task, ms", f"{1000 * empty / tasks:.2f}")
     table.add_row("memory of scheduler and driver before, MB", f"{memory[0] / 2**20:.0f}")
     table.add_row("the most during the run, MB", f"{max(memory) / 2**20:.0f}")
     table.add_row("the growth from first to last, MB", f"{(memory[-1] - memory[0]) / 2**20:.1f}")
-    table.add_row(f"share not spent in blocks of {SLEEP} s, percent", f"{100 * share:.1f}")
+    table.add_row(f"share not spent in tasks of {SLEEP} s, percent", f"{100 * share:.1f}")
     real_cache(4)  # warm up
     spent, size = real_cache(384)
-    serial = empty / blocks
+    serial = empty / tasks
     cost = Table("figure", "value", title="10^9 images at 256 px, from the figures above and a cache of 384")
     cost.add_row("core seconds an image", f"{spent:.4f}")
     cost.add_row("core hours", f"{1e9 * spent / 3600:,.0f}")
     cost.add_row("bytes an image", f"{size:,.0f}")
     cost.add_row("terabytes", f"{1e9 * size / 1e12:,.0f}")
-    for unit in (1, 8):
-        cost.add_row(f"objects, millions, {unit} blocks a write unit", f"{11 * 1e9 / (BLOCK * unit) / 1e6:,.1f}")
-        cost.add_row(f"scheduler hours, {unit} blocks a task", f"{1e9 / (BLOCK * unit) * serial / 3600:,.1f}")
-        cost.add_row(f"cores that one scheduler feeds, {unit} blocks a task", f"{BLOCK * unit * spent / serial:,.0f}")
+    for chunks in (1, 8):
+        cost.add_row(f"objects, millions, {chunks} chunks per shard", f"{11 * 1e9 / (CHUNK * chunks) / 1e6:,.1f}")
+        cost.add_row(f"scheduler hours, {chunks} chunks per task", f"{1e9 / (CHUNK * chunks) * serial / 3600:,.1f}")
+        cost.add_row(
+            f"cores that one scheduler feeds, {chunks} chunks per task", f"{CHUNK * chunks * spent / serial:,.0f}"
+        )
     Console().print(table, cost)
 
 

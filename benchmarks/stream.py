@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.backbone import load_backbone
+from pipeline.cache.cache import open_cache
 from pipeline.datasets import load
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import cache_settings, open_cache, open_category
 from train.contrast import Contrast
 from train.fit import fit
 from train.negatives import make_negatives
@@ -114,9 +114,9 @@ def main(images: int, repeats: int) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         paths = write_images(folder, images)
         store = str(folder / "cache.zarr")
-        precompute(load("folder", str(folder / "images")), store, PrecomputeSettings(image_size=SIZE))
-        cache = cache_settings(open_cache(store))
-        stream = NormalStream(open_category(open_cache(store), "cells"), np.arange(images))
+        precompute([(load("folder", str(folder / "images")), store)], PrecomputeSettings(image_size=SIZE))
+        cells = open_cache(store)["cells"]
+        cache, stream = cells.settings, NormalStream(cells, np.arange(images))
         stream_rate(stream, cache, 200, 0)  # warm up
         ours, theirs = [], []
         for seed in range(repeats):

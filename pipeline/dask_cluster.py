@@ -1,6 +1,6 @@
-"""Run one function over many blocks on a Dask cluster: one of our own, or one that somebody started.
+"""Run one function over many tasks on a Dask cluster: one of our own, or one that somebody started.
 
-Every wait is bounded: a cluster without workers, a lost scheduler and a block that kills its workers end the run.
+Every wait is bounded: a cluster without workers, a lost scheduler and a task that kills its workers end the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import RunError, UserError
+from pipeline.execution import Execution
 from pipeline.files import replacing
+from pipeline.schedule import call_task
 
 Result = TypeVar("Result")
 # Futures a worker thread: so many that no worker waits for the driver, so few that the scheduler stays small.
@@ -43,25 +45,30 @@ _LOGGED = logging.CRITICAL
 def run_on_cluster(
     function: Callable[..., Result],
     tasks: Sequence[tuple[Any, ...]],
-    scheduler: str,
-    workers: int | None,
+    execution: Execution,
     on_result: Callable[[Result], None],
-    report: Path | None,
+    torch_threads: int,
 ) -> None:
-    """`pipeline.schedule.run_blocks` for the schedulers "cluster", "cuda" and a tcp:// address."""
+    """`pipeline.schedule.run_tasks` for the schedulers "cluster", "cuda" and a tcp:// address."""
+    scheduler = execution.scheduler
 
     def call(payload: bytes) -> Result:
         # Nested, so that it travels by value: the scheduler needs no package, and a worker without it can say so.
-        called, task = pickle.loads(payload)
-        result: Result = called(*task)
+        call_task, *arguments = pickle.loads(payload)
+        result: Result = call_task(*arguments)
         return result
 
     try:
-        with silence_logging_cmgr(_LOGGED), _client(scheduler, workers) as client, _performance_report(client, report):
+        with (
+            silence_logging_cmgr(_LOGGED),
+            _client(scheduler, execution.workers) as client,
+            _performance_report(client, execution.report),
+        ):
 
             def submit(task: Sequence[object]) -> Future[Any]:
                 name = f"{function.__name__}-{uuid4().hex}"
-                return client.submit(call, cloudpickle.dumps((function, task)), key=name, pure=False)
+                payload = cloudpickle.dumps((call_task, function, torch_threads, *task))
+                return client.submit(call, payload, key=name, pure=False)
 
             for result in _results(client, submit, tasks):
                 on_result(result)

@@ -17,8 +17,6 @@ from pipeline.errors import UserError
 from pipeline.layouts import Category, Sample, elpv_layout, mvtec_layout, plain_layout, visa_layout
 from pipeline.roots import Listing, absolute, last_part, list_images, read_file
 
-__all__ = ["DATASETS", "Category", "CountRow", "Dataset", "Sample", "compare_counts", "load"]
-
 DATASETS: tuple[str, ...] = ("mvtec", "visa", "elpv", "folder")
 
 _VISA_TABLE = "split_csv/1cls.csv"
@@ -31,6 +29,11 @@ class Dataset:
     name: str
     root: str
     categories: tuple[Category, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its categories."""
+        return [category.name for category in self.categories]
 
 
 @dataclass(frozen=True)

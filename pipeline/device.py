@@ -6,8 +6,6 @@ import torch
 
 from pipeline.errors import UserError
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 def choose_device(asked: str) -> torch.device:
     """The device for "auto" (CUDA where there is one), "cpu" or "cuda"; UserError for a CUDA that is not there."""

@@ -9,17 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.files import replacing_folder
-from pipeline.store import (
-    BLOCK,
-    cache_settings,
-    choose_categories,
-    iterate_blocks,
-    open_cache,
-    open_category,
-    read_block,
-)
 from pipeline.swap import swap_patches
 
 _ARRAYS = ("images", "paths", "valid", "pairs", "relaxed")
@@ -34,26 +26,24 @@ def export_negatives(store: str, out: Path, categories: Sequence[str] = (), per_
     the box (y1, x1, y2, x2, height, width in pixels) and whether the pair was relaxed. Raises UserError where the
     cache has fewer pairs a stage than asked for.
     """
-    root = open_cache(store)
-    settings = cache_settings(root)
-    if per_stage > settings.pairs:
-        raise UserError(f"--per-stage {per_stage}: {store} holds {settings.pairs} pairs a stage; ask for that or fewer")
+    chosen = open_cache(store).choose(categories)
+    if per_stage > (pairs := min((category.settings.pairs for category in chosen), default=per_stage)):
+        raise UserError(f"--per-stage {per_stage}: {store} holds {pairs} pairs per stage; ask for that or fewer")
     count = 0
     with replacing_folder(out, last=_TABLE) as new, (new / _TABLE).open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "source", "stage", "pair", *_BOX, "relaxed"])
-        for name in choose_categories(root, categories, store):
-            (new / name).mkdir()
-            category = open_category(root, name)
-            for block in iterate_blocks(category):
-                arrays = read_block(category, block, _ARRAYS)
+        for category in chosen:
+            (new / category.name).mkdir()
+            for chunk in category.done_chunks():
+                arrays = category.read_chunk(chunk, _ARRAYS)
                 for i in np.flatnonzero(arrays["valid"]):
                     source = str(arrays["paths"][i])
-                    stem = f"{block * BLOCK + i:06d}-{PurePosixPath(source).stem}"
-                    for level, stage in enumerate(settings.stages):
+                    stem = f"{category.rows_of(chunk)[i]:06d}-{PurePosixPath(source).stem}"
+                    for level, stage in enumerate(category.settings.stages):
                         for pair in range(per_stage):
                             box = arrays["pairs"][i, level, pair]
-                            path = f"{name}/{stem}-{stage}-{pair}.png"
+                            path = f"{category.name}/{stem}-{stage}-{pair}.png"
                             Image.fromarray(swap_patches(arrays["images"][i], box)).save(new / path)
                             relaxed = int(arrays["relaxed"][i, level, pair])
                             table.writerow([path, source, stage, pair, *box.tolist(), relaxed])

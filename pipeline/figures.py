@@ -17,10 +17,10 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.cache.cache import open_cache
 from pipeline.files import replacing
 from pipeline.inspect import ImageRecord, find_image, read_image, top_shares
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import cache_settings, open_cache
 from pipeline.swap import swap_patches
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def draw_image(store: str, wanted: str, categories: Sequence[str], folder: Path)
     """
     record = read_image(store, *find_image(store, wanted, categories))
     name = f"{record.category}-{PurePosixPath(record.path).stem}.png"
-    return image_figure(record, cache_settings(open_cache(store)), folder / name)
+    return image_figure(record, open_cache(store)[record.category].settings, folder / name)
 
 
 def image_figure(record: ImageRecord, settings: PrecomputeSettings, out: Path) -> Path:

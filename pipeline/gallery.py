@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.filesize import decimal
 
+from pipeline.cache.cache import open_cache
 from pipeline.figures import (
     class_name,
     cluster_colours,
@@ -27,10 +28,9 @@ from pipeline.figures import (
     stage_title,
 )
 from pipeline.files import replacing_folder
-from pipeline.inspect import CacheSummary, ImageRecord, read_images, summarise, top_shares, usable_rows
+from pipeline.inspect import CacheSummary, ImageRecord, read_images, summarise, top_shares
 from pipeline.progress import progress
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import open_cache, open_category
 from pipeline.swap import swap_patches
 from pipeline.tables import percent, setting_lines, stage_cells
 
@@ -77,17 +77,16 @@ def write_gallery(store: str, out: Path, categories: Sequence[str] = ()) -> Path
     the same names are replaced. UserError where there is no cache or no such category.
     """
     summary = summarise(store, categories)
-    root = open_cache(store)
-    rows = {one.name: spread_rows(usable_rows(open_category(root, one.name))) for one in summary.categories}
-    settings = PrecomputeSettings.from_attributes(summary.settings)
+    chosen = open_cache(store).choose(categories)
+    rows = {category.name: spread_rows(category.usable) for category in chosen}
     cards: dict[str, list[Card]] = {name: [] for name in rows}
     shown = sum(map(len, rows.values()))
     with replacing_folder(out, last=_PAGE) as new, progress("gallery", shown, "images") as advance:
-        for number, (name, chosen) in enumerate(rows.items(), 1):
-            folder = f"images/{number}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
+        for number, category in enumerate(chosen, 1):
+            folder = f"images/{number}-{re.sub('[^a-z0-9]+', '-', category.name.lower())}"
             (new / folder).mkdir(parents=True)
-            for record in read_images(root, name, chosen):
-                cards[name].append(_make_card(record, settings, new, folder))
+            for record in read_images(category, rows[category.name]):
+                cards[category.name].append(_make_card(record, category.settings, new, folder))
                 advance(1)
         (new / _PAGE).write_text(_render(summary, cards), encoding="utf-8")
     return out / _PAGE

@@ -1,6 +1,6 @@
 """What a cache holds, as data: a summary of its categories and stages, and single images with all that was computed.
 
-Only blocks that are done are read, and always whole: a cache that is half filled is summed up as far as it is.
+Only chunks that are done are read, and always whole: a cache that is half filled is summed up as far as it is.
 """
 
 from __future__ import annotations
@@ -11,23 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
+from pipeline.cache.cache import CachedCategory, open_cache
+from pipeline.cache.layout import Arrays, locate
 from pipeline.errors import RunError, UserError
-from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    Arrays,
-    cache_settings,
-    choose_categories,
-    done_blocks,
-    iterate_blocks,
-    open_cache,
-    open_category,
-    read_all,
-    read_block,
-)
 
 _RECORD = ("images", "saliency", "target_class", "clusters", "centroids", "pairs", "relaxed")
 _NAMED = 5
@@ -79,7 +67,7 @@ class CacheSummary:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """All that the cache holds of one image; shapes and types are those of `store.layout` without the first axis."""
+    """All that the cache holds of one image; shapes and types: `pipeline.cache.layout` without the first axis."""
 
     category: str
     row: int
@@ -97,21 +85,19 @@ class ImageRecord:
 def summarise(store: str, categories: Sequence[str] = ()) -> CacheSummary:
     """Sum up the cache at `store`, of `categories` alone if any are given.
 
-    UserError where it or they are not there, RunError where a block cannot be read.
+    UserError where it or they are not there, RunError where a chunk cannot be read.
     """
-    root = open_cache(store)
-    settings = cache_settings(root)
-    chosen = choose_categories(root, categories, store)
-    attributes: dict[str, Any] = dict(root.attrs)
+    cache = open_cache(store)
+    chosen = cache.choose(categories)
     return CacheSummary(
         store=store,
-        dataset=attributes["dataset"],
-        root=attributes["root"],
-        complete=bool(attributes["complete"]),
-        settings=settings.to_attributes(),
-        weights=attributes["weights"],
-        versions=dict(attributes["versions"]),
-        categories=tuple(_summarise_category(name, open_category(root, name), settings) for name in chosen),
+        dataset=cache.dataset,
+        root=cache.image_root,
+        complete=cache.complete,
+        settings=cache.settings.to_attributes(),
+        weights=str(cache.attributes["weights"]),
+        versions=dict(cache.attributes["versions"]),
+        categories=tuple(map(_summarise_category, chosen)),
     )
 
 
@@ -121,12 +107,8 @@ def find_image(store: str, wanted: str, categories: Sequence[str] = ()) -> tuple
     Of several paths with that part, the one whose file name it is wins. UserError, with suggestions, where no image
     or more than one fits; a row number fits in every category that has so many rows.
     """
-    root = open_cache(store)
-    paths = {
-        name: [str(path) for path in read_all(open_category(root, name), "paths")]
-        for name in choose_categories(root, categories, store)
-    }
-    listed = [(name, row, path) for name, rows in paths.items() for row, path in enumerate(rows)]
+    chosen = open_cache(store).choose(categories)
+    listed = [(category.name, row, path) for category in chosen for row, path in enumerate(category.paths)]
     fits = (
         [one for one in listed if one[2] == wanted],
         [one for one in listed if wanted.isdecimal() and one[1] == int(wanted)],
@@ -144,36 +126,26 @@ def find_image(store: str, wanted: str, categories: Sequence[str] = ()) -> tuple
 
 
 def read_image(store: str, category: str, row: int) -> ImageRecord:
-    """One image of a cache; UserError where its block is not done yet or the image could not be read."""
-    root = open_cache(store)
-    group = open_category(root, category)
-    if row in usable_rows(group):
-        return next(read_images(root, category, [row]))
-    path = read_block(group, row // BLOCK, ["paths"])["paths"][row % BLOCK]
-    if done_blocks(group)[row // BLOCK]:
-        raise UserError(f"{path} was skipped, it could not be read: mend the file and run `precompute --update`")
+    """One image of a cache; UserError where its chunk is not done yet or the image could not be read."""
+    found = open_cache(store)[category]
+    if row in found.usable:
+        return next(read_images(found, [row]))
+    path = found.paths[row]
+    if found.done[locate(np.array(row))[0]]:
+        raise UserError(f"{path} was skipped, it could not be read: fix the file and run `precompute --update`")
     raise UserError(f"{path} is not computed yet: run `precompute` again, it goes on where it stopped")
 
 
-def usable_rows(category: zarr.Group) -> NDArray[np.int64]:
-    """The rows, rising, that lie in a block that is done and whose image could be read."""
-    valid = read_all(category, "valid").astype(bool)
-    done: NDArray[np.bool_] = np.repeat(done_blocks(category), BLOCK)[: len(valid)]
-    return np.flatnonzero(valid & done)
-
-
-def read_images(root: zarr.Group, category: str, rows: Sequence[int]) -> Iterator[ImageRecord]:
-    """The images of rising `rows`, which must be usable ones; each block is read once, and one is held at a time."""
-    group = open_category(root, category)
-    stages = cache_settings(root).stages
+def read_images(category: CachedCategory, rows: Sequence[int]) -> Iterator[ImageRecord]:
+    """The images of rising `rows`, which must be usable ones; each chunk is read once, and one is held at a time."""
     held, arrays = -1, Arrays()
-    for row in rows:
-        if row // BLOCK != held:
-            held = row // BLOCK
-            arrays = _read(group, held, [*_RECORD, "paths"])
-        path, *values = (arrays[name][row % BLOCK] for name in ("paths", *_RECORD))
+    for row, chunk, place in zip(rows, *locate(np.array(rows, np.int64)), strict=True):
+        if chunk != held:
+            held, arrays = chunk, _read(category, chunk, [*_RECORD, "paths"])
+        path, *values = (arrays[name][place] for name in ("paths", *_RECORD))
         image, saliency, target, *rest = values
-        yield ImageRecord(category, int(row), str(path), stages, image, saliency, int(target), *rest)
+        stages = category.settings.stages
+        yield ImageRecord(category.name, int(row), str(path), stages, image, saliency, int(target), *rest)
 
 
 def top_shares(clusters: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -182,11 +154,11 @@ def top_shares(clusters: NDArray[np.uint8]) -> NDArray[np.float64]:
     return shares
 
 
-def _summarise_category(name: str, group: zarr.Group, settings: PrecomputeSettings) -> CategorySummary:
-    done = done_blocks(group)
+def _summarise_category(category: CachedCategory) -> CategorySummary:
+    done = category.done
     shares, centroids, relaxed, skipped = [], [], [], list[str]()
-    for block in iterate_blocks(group):
-        arrays = _read(group, block, ["paths", "valid", "clusters", "centroids", "relaxed"])
+    for chunk in category.done_chunks():
+        arrays = _read(category, chunk, ["paths", "valid", "clusters", "centroids", "relaxed"])
         valid = arrays["valid"].astype(bool)
         skipped += [str(path) for path in arrays["paths"][~valid] if path]
         shares.append(top_shares(arrays["clusters"][valid]))
@@ -194,14 +166,14 @@ def _summarise_category(name: str, group: zarr.Group, settings: PrecomputeSettin
         relaxed.append(arrays["relaxed"][valid].mean(2))
     tables = [np.concatenate(parts) if parts else np.zeros((0, 0)) for parts in (shares, centroids, relaxed)]
     return CategorySummary(
-        name=name,
-        images=int(np.count_nonzero(read_all(group, "paths") != "")),
+        name=category.name,
+        images=sum(path != "" for path in category.paths),
         computed=len(tables[0]),
         skipped=tuple(skipped),
         blocks=len(done),
         blocks_done=int(done.sum()),
-        stored_bytes=sum(array.nbytes_stored() for _, array in group.arrays()),
-        stages=tuple(_summarise_stage(stage, i, *tables) for i, stage in enumerate(settings.stages)),
+        stored_bytes=sum(array.nbytes_stored() for _, array in category.group.arrays()),
+        stages=tuple(_summarise_stage(stage, i, *tables) for i, stage in enumerate(category.settings.stages)),
     )
 
 
@@ -222,12 +194,12 @@ def _summarise_stage(
     )
 
 
-def _read(group: zarr.Group, block: int, names: Sequence[str]) -> Arrays:
+def _read(category: CachedCategory, chunk: int, names: Sequence[str]) -> Arrays:
     try:
-        return read_block(group, block, names)
+        return category.read_chunk(chunk, names)
     except Exception as error:
         # Which exception a damaged chunk raises is up to its codec.
-        line = f"{group.basename}, block {block} cannot be read ({error}): `inspect --verify` says what is damaged"
+        line = f"{category.name}, chunk {chunk} cannot be read ({error}): `inspect --verify` says what is damaged"
         raise RunError(line) from error
 
 

@@ -1,30 +1,27 @@
-"""Stage 1: data sets to caches, block by block, in parallel on Dask; goes on where an earlier run stopped."""
+"""Data sets to caches, shard by shard, in parallel on Dask; goes on where an earlier run stopped."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline.backbone_spec import choose_stages, weights_digest
-from pipeline.creation import finish_cache, list_images_digests, mark_incomplete, prepare_cache
+from pipeline.cache.cache import Cache, cache_exists, open_cache
+from pipeline.cache.create import prepare_cache
+from pipeline.cache.update import update_cache
 from pipeline.datasets import Dataset
 from pipeline.errors import RunError, UserError
-from pipeline.growth import open_rows, refuse_vanished, update_category
+from pipeline.execution import Execution
 from pipeline.progress import progress
 from pipeline.roots import absolute
-from pipeline.schedule import check_scheduler, run_blocks
+from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, DONE, cache_exists, open_cache, open_category, read_all, unit_blocks
 
 if TYPE_CHECKING:
-    from pipeline.block import BlockReport
+    from pipeline.task import TaskReport
 
 
 @dataclass(frozen=True)
@@ -43,62 +40,55 @@ class PrecomputeReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run came to: a report a data set, in their order; the blocks it computed; the seconds to the last one."""
+    """What a run came to: a report per data set, in their order; its tasks; the seconds to the end of the last one."""
 
     caches: tuple[PrecomputeReport, ...]
-    blocks: tuple[BlockReport, ...]
+    tasks: tuple[TaskReport, ...]
     elapsed: float
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A data set, its cache, and the shards to compute: category, number and images to compute of each."""
+
+    dataset: Dataset
+    cache: Cache
+    shards: tuple[tuple[str, int, int], ...]
+
+    @property
+    def images(self) -> int:
+        """Images to compute."""
+        return sum(images for *_, images in self.shards)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The reports of the tasks that have ended, and when each did."""
+
+    reports: list[TaskReport] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def add(self, report: TaskReport) -> None:
+        self.reports.append(report)
+        self.times.append(time.monotonic())
+
+
 def precompute(
-    dataset: Dataset,
-    store: str,
-    settings: PrecomputeSettings,
-    *,
-    device: str = "auto",
-    scheduler: str = "threads",
-    workers: int | None = None,
-    batch_size: int = BLOCK,
-    bad_images: str = "stop",
-    overwrite: bool = False,
-    update: bool = False,
-) -> PrecomputeReport:
-    """`precompute_all` for a single data set."""
-    return precompute_all(
-        [(dataset, store)],
-        settings,
-        device=device,
-        scheduler=scheduler,
-        workers=workers,
-        batch_size=batch_size,
-        bad_images=bad_images,
-        overwrite=overwrite,
-        update=update,
-    ).caches[0]
-
-
-def precompute_all(
     places: Sequence[tuple[Dataset, str]],
     settings: PrecomputeSettings,
+    execution: Execution | None = None,
     *,
-    device: str = "auto",
-    scheduler: str = "threads",
-    workers: int | None = None,
-    batch_size: int = BLOCK,
-    bad_images: str = "stop",
     overwrite: bool = False,
     update: bool = False,
-    report: Path | None = None,
 ) -> RunReport:
-    """Fill the cache of each data set with every block of its normal images that is not done yet, on one scheduler.
+    """Fill the cache of each data set with every shard of its normal images that is not done yet, on one scheduler.
 
-    places: data sets, each with the path or URL of a cache of its own. workers: None takes one a core. batch_size:
-    images through a GPU at once. bad_images: "stop" raises UserError at the first block with an image that cannot be
-    read, and the blocks done so far stay; "skip" leaves the image's row empty and not `valid`. New images join the
-    cache; update: vanished ones leave it and changed ones are computed again (`pipeline.growth`). report: the file for
-    Dask's performance report, written where a block was computed.
+    places: data sets, each with the path or URL of a cache of its own. execution: None takes threads on this machine.
+    overwrite: the categories start again. New images join the cache; update: vanished ones leave it and changed ones
+    are computed again (`pipeline.cache.update`). An image that cannot be read raises UserError at the end of its task,
+    and the shards done so far stay; with bad_images "skip" its row stays empty and not `valid`.
     """
-    check_scheduler(scheduler, report)
+    execution = execution or Execution()
     # Workers have other working directories.
     places = [(dataset, absolute(store)) for dataset, store in places]
     _refuse_shared_stores([store for _, store in places])
@@ -108,41 +98,15 @@ def precompute_all(
         from pipeline.backbone import load_backbone
 
         load_backbone(settings.backbone, settings.weights, settings.seed)
-    cache_ids = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
-    blocks = [_open_units(store, dataset) for dataset, store in places]
-    finished: list[BlockReport] = []
-    start = ended = time.monotonic()
-    if any(blocks):
-        # Imported here: a finished cache is recognised without the seconds that importing torch takes.
-        from pipeline.block import Job, compute_block, torch_threads_kept
-
-        todo = sum(count for some in blocks for *_, count in some)
-        with progress("precompute", todo, "images") as advance:
-
-            def on_result(block: BlockReport) -> None:
-                nonlocal ended
-                ended = time.monotonic()
-                finished.append(block)
-                if block.bad and bad_images == "stop":
-                    raise UserError(f"{block.bad[0]}; mend or remove it, or give --bad-images skip")
-                advance(block.images)
-
-            shared = _for_workers(settings)
-            jobs = [
-                Job(store, cache_id, dataset.root, shared, device, bad_images, batch_size)
-                for (dataset, store), cache_id in zip(places, cache_ids, strict=True)
-            ]
-            tasks = [(job, name, block) for job, some in zip(jobs, blocks, strict=True) for name, block, _ in some]
-            with torch_threads_kept():
-                run_blocks(compute_block, tasks, scheduler, workers, on_result, report)
-        for dataset, store in places:
-            if left := len(_open_units(store, dataset)):
-                raise RunError(f"{left} tasks of {store} were not done: the same command goes on with them")
-    caches = []
-    for (dataset, store), some in zip(places, blocks, strict=True):
-        finish_cache(store)
-        caches.append(_report(dataset, sum(count for *_, count in some), [b for b in finished if b.store == store]))
-    return RunReport(tuple(caches), tuple(finished), ended - start)
+    works = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
+    start = time.monotonic()
+    finished = _compute(works, settings, execution) if any(work.shards for work in works) else _Finished()
+    for work in works:
+        # Opened again: another run may have written to it meanwhile.
+        open_cache(work.cache.store, "r+").finish()
+    reports = tuple(finished.reports)
+    elapsed = max(finished.times, default=start) - start
+    return RunReport(tuple(_report(work, reports) for work in works), reports, elapsed)
 
 
 def _refuse_shared_stores(stores: Sequence[str]) -> None:
@@ -151,63 +115,44 @@ def _refuse_shared_stores(stores: Sequence[str]) -> None:
             raise UserError(f"{store} is the cache of {count} data sets: give each a --store of its own")
 
 
-def _for_workers(settings: PrecomputeSettings) -> PrecomputeSettings:
+def _prepare(dataset: Dataset, store: str, settings: PrecomputeSettings, overwrite: bool, update: bool) -> _Work:
+    weights = weights_digest(settings.backbone, settings.weights)
+    cache = prepare_cache(store, dataset, settings, weights, overwrite=overwrite)
+    update_cache(cache, dataset, update)
+    return _Work(dataset, cache, tuple(cache.pending(dataset.names)))
+
+
+def _compute(works: Sequence[_Work], settings: PrecomputeSettings, execution: Execution) -> _Finished:
+    # Imported here: a finished cache is recognised without the seconds that importing torch takes.
+    from pipeline.task import Job, compute_shard
+
     named = settings.weights in ("imagenet", "none")
-    return settings if named else replace(settings, weights=absolute(settings.weights))
-
-
-def _report(dataset: Dataset, computed: int, blocks: Sequence[BlockReport]) -> PrecomputeReport:
-    seconds: Counter[str] = Counter()
-    for block in blocks:
-        seconds.update(block.seconds)
-    images = sum(len(category.train) for category in dataset.categories)
-    return PrecomputeReport(images, computed, tuple(line for block in blocks for line in block.bad), dict(seconds))
-
-
-def _prepare(dataset: Dataset, store: str, settings: PrecomputeSettings, overwrite: bool, update: bool) -> str:
-    cache_id = prepare_cache(
-        store,
-        dataset=dataset.name,
-        image_root=dataset.root,
-        categories={category.name: [sample.path for sample in category.train] for category in dataset.categories},
-        settings=settings,
-        weights=weights_digest(settings.backbone, settings.weights),
-        overwrite=overwrite,
-    )
-    _bring_up_to_date(store, dataset, update)
-    return cache_id
-
-
-def _bring_up_to_date(store: str, dataset: Dataset, update: bool) -> None:
-    root = open_cache(store, "r+")
-    listed = [
-        (category.name, open_category(root, category.name), [sample.path for sample in category.train])
-        for category in dataset.categories
+    weights = settings.weights if named else absolute(settings.weights)
+    tasks = [
+        (Job(work.cache.store, work.cache.id, work.dataset.root, weights, execution), category, shard)
+        for work in works
+        for category, shard, _ in work.shards
     ]
-    for name, group, paths in () if update else listed:
-        refuse_vanished(name, group, dataset.root, paths)  # all of them, before anything is changed
-    if update:
-        mark_incomplete(root)
-    for name, group, paths in listed:
-        for line in update_category(group, dataset.root, paths, update).lines(name):
-            # At once: a run that is killed later has no other chance to name them.
-            print(line, file=sys.stderr, flush=True)
-            mark_incomplete(root)
-    list_images_digests(root)
+    finished = _Finished()
+    with progress("precompute", sum(work.images for work in works), "images") as advance:
+
+        def on_result(report: TaskReport) -> None:
+            finished.add(report)
+            if report.bad and execution.bad_images == "stop":
+                raise UserError(f"{report.bad[0]}; fix or remove it, or give --bad-images skip")
+            advance(report.images)
+
+        run_tasks(compute_shard, tasks, execution, on_result)
+    for work in works:
+        if left := len(list(work.cache.pending(work.dataset.names))):
+            raise RunError(f"{left} tasks of {work.cache.store} were not done: the same command goes on with them")
+    return finished
 
 
-def _open_units(store: str, dataset: Dataset) -> list[tuple[str, int, int]]:
-    """Category, number and images to compute of every write unit with a block that is not done."""
-    root = open_cache(store)
-    units = []
-    for category in dataset.categories:
-        group = open_category(root, category.name)
-        states, blocks = read_all(group, "done"), unit_blocks(group)
-        if (states == DONE).all():
-            continue
-        paths, digests = read_all(group, "paths"), read_all(group, "sha256")
-        opened = open_rows(states, paths, digests) // (blocks * BLOCK)
-        counts = np.bincount(opened, minlength=-(-len(states) // blocks))
-        found = np.unique(np.flatnonzero(states != DONE) // blocks)
-        units += [(category.name, int(unit), int(counts[unit])) for unit in found]
-    return units
+def _report(work: _Work, reports: Sequence[TaskReport]) -> PrecomputeReport:
+    mine = [report for report in reports if report.store == work.cache.store]
+    seconds: Counter[str] = Counter()
+    for report in mine:
+        seconds.update(report.seconds)
+    images = sum(len(category.train) for category in work.dataset.categories)
+    return PrecomputeReport(images, work.images, tuple(line for report in mine for line in report.bad), dict(seconds))

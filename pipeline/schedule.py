@@ -1,32 +1,21 @@
-"""Run one function over many blocks on a Dask scheduler, in this process, in others, or on a cluster."""
+"""Run one function over many tasks on a Dask scheduler, in this process, in others, or on a cluster."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import parent_process
-from pathlib import Path
 from threading import current_thread
 from typing import Any, TypeVar
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import RunError
+from pipeline.execution import LOCAL, Execution
 
 Result = TypeVar("Result")
-SCHEDULERS = ("threads", "processes", "cluster", "cuda")
-_LOCAL = ("threads", "processes")
-
-
-def check_scheduler(scheduler: str, report: Path | None = None) -> str:
-    """The scheduler's name or tcp:// address as it is; UserError for another, or for one that makes no `report`."""
-    if scheduler not in SCHEDULERS and not scheduler.startswith(("tcp://", "tls://")):
-        raise UserError(f"unknown scheduler {scheduler!r}: give {', '.join(SCHEDULERS)} or tcp://HOST:PORT")
-    if report is not None and scheduler in _LOCAL:
-        others = ", ".join(name for name in SCHEDULERS if name not in _LOCAL)
-        raise UserError(f"--report: --scheduler {scheduler} makes none; give {others} or tcp://HOST:PORT")
-    return scheduler
 
 
 def worker_name() -> str:
@@ -41,51 +30,76 @@ def worker_name() -> str:
     return f"thread {current_thread().name.rpartition('_')[2]}"
 
 
-def run_blocks(
+def run_tasks(
     function: Callable[..., Result],
     tasks: Sequence[tuple[Any, ...]],
-    scheduler: str,
-    workers: int | None,
+    execution: Execution,
     on_result: Callable[[Result], None],
-    report: Path | None = None,
+    torch_threads: int = 1,
 ) -> None:
     """Call ``function(*task)`` for every task; `on_result` gets each result in this process as it arrives.
 
-    function must be importable by the workers, and tasks and results small: they travel. workers: None takes a
-    worker a core; an address has its own. report: the file for Dask's performance report, of a cluster alone. An
-    exception in a task or in `on_result` ends the run; RunError says that workers or a scheduler were lost.
+    function must be importable by the workers, and tasks and results small: they travel. torch_threads: torch's in each
+    worker; one by default, since the workers are the parallelism and more threads in each would fight over the cores.
+    An exception in a task or in `on_result` ends the run; RunError says that workers or a scheduler were lost.
     """
-    if scheduler in _LOCAL:
-        _run_local(function, tasks, scheduler, workers or os.cpu_count() or 1, on_result)
-    else:
-        # Imported here: a run in threads does without the time that importing distributed takes.
-        from pipeline.dask_cluster import run_on_cluster
+    with _torch_threads_kept():
+        if execution.scheduler in LOCAL:
+            _run_local(function, tasks, execution, on_result, torch_threads)
+        else:
+            # Imported here: a run in threads does without the time that importing distributed takes.
+            from pipeline.dask_cluster import run_on_cluster
 
-        run_on_cluster(function, tasks, scheduler, workers, on_result, report)
+            run_on_cluster(function, tasks, execution, on_result, torch_threads)
+
+
+def call_task(function: Callable[..., Result], torch_threads: int, *task: object) -> Result:
+    """``function(*task)`` in a worker: the one place where its number of torch threads is set.
+
+    At every task, since that number belongs to a thread and the threads of a pool come and go.
+    """
+    import torch
+
+    torch.set_num_threads(torch_threads)
+    return function(*task)
+
+
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Give this process its number of torch threads back, which tasks run in it have set."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _run_local(
     function: Callable[..., Result],
     tasks: Sequence[tuple[Any, ...]],
-    scheduler: str,
-    workers: int,
+    execution: Execution,
     on_result: Callable[[Result], None],
+    torch_threads: int,
 ) -> None:
     from dask.base import compute
     from dask.callbacks import Callback
     from dask.delayed import delayed
 
-    names = {f"block-{i}": task for i, task in enumerate(tasks)}
-    blocks = [delayed(function, pure=False)(*task, dask_key_name=name) for name, task in names.items()]
+    names = {f"task-{i}": task for i, task in enumerate(tasks)}
+    call = delayed(partial(call_task, function, torch_threads), pure=False)
+    calls = [call(*task, dask_key_name=name) for name, task in names.items()]
 
     def finished(key: object, result: Result, *_: object) -> None:
         if key in names:
             on_result(result)
 
+    workers = execution.workers or os.cpu_count() or 1
     try:
         with Callback(posttask=finished):
-            # chunksize 1: a process takes one block at a time, not six.
-            compute(*blocks, scheduler=scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
+            # chunksize 1: a process takes one task at a time, not six.
+            compute(*calls, scheduler=execution.scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process was killed, perhaps for want of memory: the same command goes on where it ended,"

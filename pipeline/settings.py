@@ -59,7 +59,7 @@ class PrecomputeSettings:
     @property
     def map_size(self) -> int:
         """Side of the saliency maps, in cells: a quarter of the image's, the stride of the finest default stage."""
-        return max(1, self.image_size // 4)
+        return self.image_size // 4
 
     def to_attributes(self) -> dict[str, Any]:
         """The settings as JSON values."""

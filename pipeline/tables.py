@@ -37,17 +37,17 @@ def counts_table(rows: Sequence[CountRow]) -> Table:
 
 
 def work_table(run: RunReport) -> Table:
-    """Where the time of a run that computed blocks went: a row a worker, seconds of its threads by step, and the sum.
+    """Where the time of a run that computed tasks went: a row per worker, seconds of its threads by step, and the sum.
 
     images/s of a row is over its working seconds, that of the title over the time that the run took.
     """
     everybody = "all"
     images: Counter[str] = Counter()
     seconds: dict[str, Counter[str]] = {}
-    for block in run.blocks:
-        for worker in (block.worker.removeprefix("tcp://"), everybody):
-            images[worker] += block.images
-            seconds.setdefault(worker, Counter()).update(block.seconds)
+    for task in run.tasks:
+        for worker in (task.worker.removeprefix("tcp://"), everybody):
+            images[worker] += task.images
+            seconds.setdefault(worker, Counter()).update(task.seconds)
     rate = images[everybody] / run.elapsed
     title = f"{images[everybody]} images in {run.elapsed:.1f} s, {rate:.1f} images/s; seconds of work by step"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))

@@ -1,4 +1,4 @@
-"""Check a cache against its own layout, its own arithmetic and the source images, block by block.
+"""Check a cache against its own layout, its own arithmetic and the source images, chunk by chunk.
 
 A chunk that is lost is read as zeros without any error, so what is checked is what the arrays say of each other.
 """
@@ -12,30 +12,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from pipeline.creation import images_digest
+from pipeline.cache.cache import Cache, CachedCategory, open_cache
+from pipeline.cache.layout import Arrays, images_digest, layout, layout_problems
 from pipeline.errors import ImageError, RunError, UserError
 from pipeline.images import read_bytes
 from pipeline.inspect import summarise
 from pipeline.progress import Advance, progress
 from pipeline.remote import failure
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    Arrays,
-    cache_settings,
-    category_names,
-    choose_categories,
-    done_blocks,
-    iterate_blocks,
-    layout,
-    open_cache,
-    open_category,
-    read_all,
-    read_block,
-)
 
 # Centroids are float32 means of values that are multiples of 1/255.
 _CENTROID_TOLERANCE = 1e-3
@@ -54,24 +40,23 @@ class Verdict:
 def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
     """Check the cache at `store`, of `categories` alone if any are given; never raises for damage, only lists it.
 
-    Checked: that every block is done and the cache marked complete; shapes and types; the digest of the image list;
-    of every valid image in a done block, its source's SHA-256 and what `block_faults` names. A row that is not valid
+    Checked: that every chunk is done and the cache marked complete; shapes and types; the digest of the image list;
+    of every valid image in a done chunk, its source's SHA-256 and what `chunk_faults` names. A row that is not valid
     is exempt. UserError where there is no cache or no such category.
     """
-    root = open_cache(store)
-    settings = cache_settings(root)
-    problems = _root_problems(root)
+    cache = open_cache(store)
+    problems = _root_problems(cache)
     skipped: list[str] = []
     checked = 0
-    for name in choose_categories(root, categories, store):
+    for category in cache.choose(categories):
         try:
-            one = _verify_category(name, root, settings)
+            one = _verify_category(cache, category)
         except (UserError, RunError):
             raise
         except Exception as error:
             _refuse_remote_failure(store, error)
             # Which exception damaged metadata or a damaged chunk raises is up to zarr and its codecs.
-            one = Verdict(0, (f"{name}: cannot be read ({_reason(error)}); run precompute --overwrite",), ())
+            one = Verdict(0, (f"{category.name}: cannot be read ({_reason(error)}); run precompute --overwrite",), ())
         problems += one.problems
         skipped += one.skipped
         checked += one.images
@@ -92,10 +77,10 @@ def inspection_value(store: str, categories: Sequence[str] = (), *, verify: bool
         return verdict
 
 
-def block_faults(arrays: Arrays, settings: PrecomputeSettings) -> dict[str, NDArray[np.bool_]]:
-    """Which images of a block break what `store.layout` and the design promise: a line to (B,) bool.
+def chunk_faults(arrays: Arrays, settings: PrecomputeSettings) -> dict[str, NDArray[np.bool_]]:
+    """Which images of a chunk break what `pipeline.cache.layout` and the design promise: a line to (B,) bool.
 
-    arrays: B rows of every array of `store.layout`, of valid images only.
+    arrays: B rows of every array of `pipeline.cache.layout`, of valid images only.
     """
     clusters, centroids, pairs = arrays["clusters"], arrays["centroids"], arrays["pairs"].astype(np.int64)
     corners, size = pairs[..., :4].reshape(*pairs.shape[:3], 2, 2), pairs[..., None, 4:]
@@ -118,17 +103,15 @@ def block_faults(arrays: Arrays, settings: PrecomputeSettings) -> dict[str, NDAr
     return faults
 
 
-def _verify_category(name: str, root: zarr.Group, settings: PrecomputeSettings) -> Verdict:
-    group = open_category(root, name)
-    problems = _layout_problems(name, group, settings)
+def _verify_category(cache: Cache, category: CachedCategory) -> Verdict:
+    problems = [f"{category.name}: {line}" for line in layout_problems(category.group, category.settings)]
     if problems:
         return Verdict(0, tuple(problems), ())
-    paths = [str(path) for path in read_all(group, "paths")]
-    rows = sum(min(BLOCK, len(paths) - block * BLOCK) for block in iterate_blocks(group))
-    with progress(f"verify {name}", rows, "images") as advance:
-        blocks = _check_blocks(name, root, group, settings, advance)
-    problems = _list_problems(name, root, group, paths)
-    return Verdict(blocks.images, (*problems, *blocks.problems), blocks.skipped)
+    rows = sum(len(category.rows_of(chunk)) for chunk in category.done_chunks())
+    with progress(f"verify {category.name}", rows, "images") as advance:
+        chunks = _check_chunks(category, cache.image_root, advance)
+    problems = _list_problems(cache, category)
+    return Verdict(chunks.images, (*problems, *chunks.problems), chunks.skipped)
 
 
 def _refuse_remote_failure(name: str, error: Exception) -> None:
@@ -156,70 +139,49 @@ def _misnumbered(arrays: Arrays) -> NDArray[np.bool_]:
     return wrong
 
 
-def _root_problems(root: zarr.Group) -> list[str]:
-    ready = category_names(root)
+def _root_problems(cache: Cache) -> list[str]:
+    ready = cache.names()
     problems = [
         f"{name}: its arrays were not all created; run precompute again"
-        for name, _ in root.groups()
+        for name, _ in cache.root.groups()
         if name not in ready
     ]
-    if not root.attrs.get("complete"):
+    if not cache.complete:
         problems.append("the cache is not marked complete; run precompute again, it goes on where it stopped")
     return problems
 
 
-def _layout_problems(name: str, group: zarr.Group, settings: PrecomputeSettings) -> list[str]:
-    """A line for each array that is missing or is not as `store.layout` says."""
-    arrays = dict(group.arrays())
-    images = arrays["valid"].shape[0] if "valid" in arrays else 0
-    unit = arrays["done"].chunks[0] if "done" in arrays else 1
-    expected = {key: (shape, dtype, BLOCK, unit * BLOCK) for key, (shape, dtype, _) in layout(images, settings).items()}
-    expected["done"] = ((-(-images // BLOCK),), "uint8", unit, unit)
-    problems = [f"{name}: array {key} is missing; run precompute --overwrite" for key in expected if key not in arrays]
-    for key, wanted in expected.items():
-        if key not in arrays:
-            continue
-        one = arrays[key]
-        kind = "str" if one.dtype.kind in "TOU" else str(one.dtype)
-        found = one.shape, kind, one.chunks[0], (one.shards or one.chunks)[0]
-        if found != wanted:
-            problems.append(f"{name}: array {key} has shape, type, rows a chunk and a shard {found}, not {wanted}")
-    return problems
-
-
-def _list_problems(name: str, root: zarr.Group, group: zarr.Group, paths: Sequence[str]) -> list[str]:
-    problems = []
-    digest = images_digest(paths)
-    listed: Any = root.attrs.get("images_digest")
-    if group.attrs.get("images_digest") != digest or (listed or {}).get(name) != digest:
+def _list_problems(cache: Cache, category: CachedCategory) -> list[str]:
+    name, problems = category.name, []
+    digest = images_digest(category.paths)
+    listed = cache.attributes.get("images_digest") or {}
+    if category.group.attrs.get("images_digest") != digest or listed.get(name) != digest:
         problems.append(f"{name}: the paths are not those of images_digest; run precompute --overwrite")
-    done = done_blocks(group)
+    done = category.done
     if not done.all():
-        problems.append(f"{name}: {(~done).sum()} of {len(done)} blocks are not done; run precompute again")
+        problems.append(f"{name}: {(~done).sum()} of {len(done)} chunks are not done; run precompute again")
     return problems
 
 
-def _check_blocks(
-    name: str, root: zarr.Group, group: zarr.Group, settings: PrecomputeSettings, advance: Advance
-) -> Verdict:
-    """Problems and skipped paths of the done blocks of one category."""
+def _check_chunks(category: CachedCategory, image_root: str, advance: Advance) -> Verdict:
+    """Problems and skipped paths of the done chunks of one category."""
+    name, names = category.name, list(layout(0, category.settings))
     problems: list[str] = []
     skipped: list[str] = []
     lost: list[str] = []
     checked = 0
-    image_root = str(root.attrs.get("root"))
     with ThreadPoolExecutor(_READERS) as readers:
-        for block in iterate_blocks(group):
+        for chunk in category.done_chunks():
             try:
-                arrays = read_block(group, block, list(layout(0, settings)))
+                arrays = category.read_chunk(chunk, names)
             except Exception as error:
                 _refuse_remote_failure(name, error)
-                # One damaged chunk must not hide what is wrong with the other blocks.
-                problems.append(f"{name}, block {block}: cannot be read ({_reason(error)}); run precompute --overwrite")
+                # One damaged chunk must not hide what is wrong with the others.
+                problems.append(f"{name}, chunk {chunk}: cannot be read ({_reason(error)}); run precompute --overwrite")
                 continue
             valid = arrays["valid"] == 1
             skipped += [str(path) for path in arrays["paths"][~valid] if path]
-            problems += _block_problems(name, block, arrays, valid, settings)
+            problems += [f"{name}, chunk {chunk}: {line}" for line in _chunk_problems(arrays, valid, category.settings)]
             named = [(str(p), str(d)) for p, d in zip(arrays["paths"][valid], arrays["sha256"][valid], strict=True)]
             states = list(readers.map(lambda one: _source_problem(image_root, *one), named))
             problems += [line for line, missing in states if line and not missing]
@@ -231,19 +193,17 @@ def _check_blocks(
     return Verdict(checked, (*problems, *lost), tuple(skipped))
 
 
-def _block_problems(
-    name: str, block: int, arrays: Arrays, valid: NDArray[np.bool_], settings: PrecomputeSettings
-) -> Iterator[str]:
+def _chunk_problems(arrays: Arrays, valid: NDArray[np.bool_], settings: PrecomputeSettings) -> Iterator[str]:
     digested = np.array([bool(digest) for digest in arrays["sha256"]])
     faults = {"a digest though marked as not read": ~valid & digested}
     if valid.any():
-        for line, faulty in block_faults({key: rows[valid] for key, rows in arrays.items()}, settings).items():
+        for line, faulty in chunk_faults({key: rows[valid] for key, rows in arrays.items()}, settings).items():
             faults[line] = np.zeros(len(valid), bool)
             faults[line][valid] = faulty
     for line, faulty in faults.items():
         if faulty.any():
             first = arrays["paths"][faulty.argmax()]
-            yield f"{name}, block {block}: {line} in {faulty.sum()} of {len(faulty)} images, first {first}"
+            yield f"{line} in {faulty.sum()} of {len(faulty)} images, first {first}"
 
 
 def _source_problem(root: str, path: str, digest: str) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from cli import main
 from pipeline.backbone_spec import weights_digest
-from pipeline.creation import finish_cache, prepare_cache
-from pipeline.datasets import load
+from pipeline.cache.cache import open_cache
+from pipeline.cache.create import prepare_cache
+from pipeline.cache.layout import CHUNK, layout
+from pipeline.datasets import Dataset, load
+from pipeline.execution import Execution
 from pipeline.images import decode_rgb
+from pipeline.layouts import Category, Sample
 from pipeline.pairs import draw_pairs
-from pipeline.precompute import precompute
+from pipeline.precompute import PrecomputeReport, precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, category_names, layout, open_cache, open_category, read_all, write_unit
 
 REPO = Path(__file__).resolve().parent.parent
 
-# More than one block of 64, so that blocks can be done, missing and resumed.
+# More than one chunk of 64, so that chunks can be done, missing and resumed.
 NORMALS = {"mono": 67, "poly": 5}
 
 CommandResult = subprocess.CompletedProcess[str]
@@ -88,13 +93,27 @@ def small_settings() -> PrecomputeSettings:
     return PrecomputeSettings(image_size=64, pairs=4, stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"))
 
 
+def fill_cache(
+    dataset: Dataset,
+    store: str | Path,
+    settings: PrecomputeSettings,
+    *,
+    overwrite: bool = False,
+    update: bool = False,
+    **execution: Any,
+) -> PrecomputeReport:
+    """`precompute` of one data set; execution: the fields of `Execution`."""
+    places = [(dataset, str(store))]
+    return precompute(places, settings, Execution(**execution), overwrite=overwrite, update=update).caches[0]
+
+
 @pytest.fixture(scope="session")
 def small_cache(
     image_root: Path, small_settings: PrecomputeSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> SmallCache:
     """A finished cache of `image_root` at 64 pixels; read only: copy it (`copied_cache`) to change it."""
     store = str(tmp_path_factory.mktemp("cache") / "folder.zarr")
-    precompute(load("folder", str(image_root)), store, small_settings, device="cpu", workers=2)
+    fill_cache(load("folder", str(image_root)), store, small_settings, device="cpu", workers=2)
     return SmallCache(store, image_root, "folder", small_settings)
 
 
@@ -113,9 +132,8 @@ def copied_root(image_root: Path, tmp_path: Path) -> Path:
 
 def read_arrays(store: str | Path) -> dict[str, NDArray[Any]]:
     """Every array of a cache by ``category/name``."""
-    root = open_cache(str(store))
     names = [*layout(1, PrecomputeSettings(stages=("any",))), "done"]
-    return {f"{c}/{name}": read_all(open_category(root, c), name) for c in category_names(root) for name in names}
+    return {f"{c.name}/{name}": c.read(name) for c in open_cache(str(store)).choose() for name in names}
 
 
 def assert_same_arrays(store: str | Path, other: str | Path) -> None:
@@ -132,6 +150,17 @@ def command_line(*arguments: object) -> list[str]:
     return [sys.executable, str(REPO / "cli.py"), *map(str, arguments)]
 
 
+def invoke(*arguments: object) -> Result:
+    """`cli.py ARGUMENTS` in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def changed_at(folder: str | Path) -> dict[str, int]:
+    """When each file below a folder was written, in ns, by its path there."""
+    files = (file for file in Path(folder).rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_mtime_ns for file in files}
+
+
 @pytest.fixture
 def run_cli(tmp_path: Path) -> RunCli:
     """Run `python cli.py ARGUMENTS` in a process of its own, in an empty working directory."""
@@ -145,27 +174,29 @@ def run_cli(tmp_path: Path) -> RunCli:
     return run
 
 
-def write_cache(
-    store: Path, images: Mapping[str, NDArray[np.uint8]], settings: PrecomputeSettings, unit: int = 1
-) -> str:
-    """A finished cache of images (N,S,S,3) by category with random pairs, written without stage 1; returns its path.
+def listed(root: str | Path, paths: Mapping[str, Sequence[str]], name: str = "folder") -> Dataset:
+    """A data set of normal images at these paths by category, none of which need exist."""
+    samples = {category: tuple(Sample(path, 0, "good", None) for path in some) for category, some in paths.items()}
+    return Dataset(name, str(root), tuple(Category(category, some, ()) for category, some in samples.items()))
 
-    unit: blocks a write unit.
-    """
+
+def write_cache(
+    store: Path, images: Mapping[str, NDArray[np.uint8]], settings: PrecomputeSettings, chunks_per_shard: int = 1
+) -> str:
+    """A finished cache of images (N,S,S,3) by category with random pairs, written without a network; its path."""
     paths = {name: [f"{name}/train/good/{i:04}.png" for i in range(len(rows))] for name, rows in images.items()}
     weights = weights_digest(settings.backbone, settings.weights)
-    arguments: dict[str, Any] = {"dataset": "folder", "image_root": str(store.parent), "overwrite": False, "unit": unit}
-    prepare_cache(str(store), categories=paths, settings=settings, weights=weights, **arguments)
+    cache = prepare_cache(str(store), listed(store.parent, paths), settings, weights, chunks_per_shard=chunks_per_shard)
     for name, rows in images.items():
-        category = open_category(open_cache(str(store), "r+"), name)
+        category = cache[name]
         shape = len(rows), len(settings.stages), settings.pairs
         bounds: dict[str, Any] = {"area": settings.patch_area, "aspect": settings.patch_aspect}
         anywhere = torch.zeros(int(np.prod(shape)), 8, 8, dtype=torch.uint8)
         keys = np.arange(len(anywhere), dtype=np.uint64)
         pairs, _ = draw_pairs(anywhere, keys, pairs=1, image_size=settings.image_size, **bounds)
         arrays = {"images": rows, "valid": np.ones(len(rows), np.uint8), "pairs": pairs.numpy().reshape(*shape, 6)}
-        for number, first in enumerate(range(0, len(rows), unit * BLOCK)):
-            part = slice(first, first + unit * BLOCK)
-            write_unit(category, number, {name: values[part] for name, values in arrays.items()})
-    finish_cache(str(store))
+        for number, first in enumerate(range(0, len(rows), chunks_per_shard * CHUNK)):
+            part = slice(first, first + chunks_per_shard * CHUNK)
+            category.write_shard(number, {name: values[part] for name, values in arrays.items()})
+    cache.finish()
     return str(store)

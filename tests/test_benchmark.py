@@ -12,8 +12,9 @@ from click.testing import CliRunner, Result
 from conftest import REPO, RunCli, SmallCache
 
 from cli import main
+from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
-from pipeline.store import cache_settings, category_names, open_cache, open_category, read_all
+from pipeline.execution import Execution
 from train.benchmark import ARMS, Benchmark, choose_arms, ready_cache, run_benchmark
 from train.comparison import CellRow, read_rows
 from train.patchcore import PatchCoreSettings
@@ -28,6 +29,9 @@ class Finished:
     rows: list[CellRow]
 
 
+HERE = Execution("threads", device="cpu")
+
+
 def asked_of(cache: SmallCache, out: Path, arms: str = "untrained,cutswap,patchcore") -> Benchmark:
     return Benchmark(
         dataset="folder",
@@ -37,7 +41,7 @@ def asked_of(cache: SmallCache, out: Path, arms: str = "untrained,cutswap,patchc
         seeds=2,
         categories=("poly",),
         quick=True,
-        device="cpu",
+        execution=HERE,
         command="python cli.py benchmark --quick",
     )
 
@@ -53,7 +57,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     asked = asked_of(small_cache, tmp_path_factory.mktemp("benchmark") / "out")
-    return Finished(asked, run_benchmark(asked, "threads", None))
+    return Finished(asked, run_benchmark(asked))
 
 
 def changes(folder: Path, pattern: str) -> dict[str, int]:
@@ -74,7 +78,7 @@ def assert_one_line(result: Result, *words: str) -> None:
 
 
 def test_arms_differ_in_their_negatives_alone() -> None:
-    asked = Benchmark("folder", "store", Path("out"), ARMS, seeds=3)
+    asked = Benchmark("folder", "store", Path("out"), ARMS, 3, HERE)
     for arm in ARMS:
         settings = asked.settings(arm)
         if arm == "patchcore":
@@ -163,7 +167,7 @@ def test_a_finished_cell_is_read_back(finished: Finished, tmp_path: Path) -> Non
     shutil.copytree(finished.asked.out, out)
     (out / "cutswap/poly/seed-1/cell.json").unlink()
     before = changes(out, "*/poly/seed-*/*")
-    rows = run_benchmark(replace(finished.asked, out=out), "threads", None)
+    rows = run_benchmark(replace(finished.asked, out=out))
     assert rows == finished.rows
     changed = {name for name, when in changes(out, "*/poly/seed-*/*").items() if when != before.get(name)}
     assert changed and all(name.startswith("cutswap/poly/seed-1/") for name in changed)
@@ -174,7 +178,7 @@ def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Pa
     shutil.copytree(finished.asked.out, out)
     before = changes(out, "*/poly/seed-*/cell.json")
     more = replace(finished.asked, out=out, arms=("untrained", "cutpaste-scar"), seeds=1)
-    assert [(row.arm, row.seed) for row in run_benchmark(more, "threads", 1)] == [
+    assert [(row.arm, row.seed) for row in run_benchmark(more)] == [
         ("untrained", 0),
         ("cutpaste-scar", 0),
     ]
@@ -185,7 +189,7 @@ def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Pa
 def test_cells_made_with_other_settings_are_refused(finished: Finished) -> None:
     before = changes(finished.asked.out, "**/*")
     with pytest.raises(UserError, match=r"train\.steps: 5, not .*test\.images: 12, not None") as caught:
-        run_benchmark(replace(finished.asked, quick=False, arms=("cutswap",)), "threads", None)
+        run_benchmark(replace(finished.asked, quick=False, arms=("cutswap",)))
     assert "--out" in str(caught.value) and "\n" not in str(caught.value)
     assert changes(finished.asked.out, "**/*") == before
 
@@ -195,17 +199,17 @@ def test_cells_made_with_other_settings_are_refused(finished: Finished) -> None:
 
 def test_a_cache_is_made_once_and_finished_with_its_own_settings(image_root: Path, tmp_path: Path) -> None:
     store = str(tmp_path / "cache.zarr")
-    asked = Benchmark("folder", store, tmp_path, ("untrained",), 1, ("poly",), str(image_root), 32, device="cpu")
-    ready_cache(asked, "threads", 1)
+    asked = Benchmark("folder", store, tmp_path, ("untrained",), 1, HERE, ("poly",), str(image_root), 32)
+    ready_cache(asked)
     cache = open_cache(store)
-    assert cache.attrs["complete"] and category_names(cache) == ["poly"] and cache_settings(cache).image_size == 32
+    assert cache.complete and cache.names() == ["poly"] and cache.settings.image_size == 32
     when = changes(tmp_path, "cache.zarr/**/*")
-    ready_cache(replace(asked, categories=(), image_size=None, root="nowhere"), "threads", 1)
+    ready_cache(replace(asked, categories=(), image_size=None, root="nowhere"))
     assert changes(tmp_path, "cache.zarr/**/*") == when
     # Another category joins with the settings of the cache, a few of its images only for a quick look.
-    ready_cache(replace(asked, categories=("mono",), image_size=None, quick=True), "threads", 1)
-    assert cache_settings(open_cache(store)).image_size == 32
-    assert len(read_all(open_category(open_cache(store), "mono"), "paths")) == 64
+    ready_cache(replace(asked, categories=("mono",), image_size=None, quick=True))
+    assert open_cache(store).settings.image_size == 32
+    assert len(open_cache(store)["mono"].read("paths")) == 64
 
 
 def test_a_cache_of_something_else_is_refused(small_cache: SmallCache, tmp_path: Path) -> None:

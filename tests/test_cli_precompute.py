@@ -3,18 +3,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-from conftest import RunCli, SmallCache, assert_same_arrays, place, read_arrays
+from click.testing import Result
+from conftest import RunCli, SmallCache, assert_same_arrays, invoke, place, read_arrays
 
 from cli import main
-from pipeline.store import default_store, open_cache
+from pipeline.cache.cache import default_store, open_cache
 
 TINY = ("--image-size", "64", "--pairs", "2", "--stages", "blocks.6", "--device", "cpu")
 SMALL = ("--image-size", "64", "--pairs", "4", "--device", "cpu")
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def precompute(store: Path | str, root: Path | str, *options: object) -> Result:
@@ -131,14 +127,14 @@ def test_overwrite(copied_cache: SmallCache, small_cache: SmallCache) -> None:
 def test_other_settings_are_refused_by_name(small_cache: SmallCache, options: Sequence[object], told: str) -> None:
     line = mistake(precompute(small_cache.store, small_cache.root, *SMALL, *options))
     assert told in line and small_cache.store in line and "--overwrite" in line
-    assert open_cache(small_cache.store).attrs["complete"] is True
+    assert open_cache(small_cache.store).complete is True
 
 
 def test_vanished_images_are_refused_with_a_name(copied_cache: SmallCache, copied_root: Path) -> None:
     (copied_root / "poly/train/good/004.png").unlink()
     line = mistake(precompute(copied_cache.store, copied_root, *SMALL))
     assert "poly: 1 cached images have vanished" in line and "poly/train/good/004.png" in line
-    assert open_cache(copied_cache.store).attrs["complete"] is True
+    assert open_cache(copied_cache.store).complete is True
 
 
 def test_a_folder_that_is_no_cache_is_refused_and_untouched(image_root: Path, tmp_path: Path) -> None:

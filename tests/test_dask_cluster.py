@@ -19,21 +19,20 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from click.testing import CliRunner, Result
-from conftest import REPO, SmallCache, assert_same_arrays, command_line, place, read_arrays
+from click.testing import Result
+from conftest import REPO, SmallCache, assert_same_arrays, command_line, fill_cache, invoke, place, read_arrays
 from distributed import Client, LocalCluster
 
-import pipeline.block
 import pipeline.dask_cluster
-from cli import main
-from pipeline.block import Job, compute_block
+import pipeline.task
+from pipeline.cache.cache import open_cache
 from pipeline.dask_cluster import WINDOW
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
-from pipeline.precompute import precompute
-from pipeline.schedule import run_blocks
+from pipeline.execution import Execution
+from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import open_cache
+from pipeline.task import Job, compute_shard
 
 TINY = PrecomputeSettings(image_size=32, pairs=2, stages=("blocks.6",))
 TINY_OPTIONS = ("--image-size", 32, "--pairs", 2, "--stages", "blocks.6", "--device", "cpu")
@@ -41,10 +40,6 @@ SMALL_OPTIONS = ("--image-size", 64, "--pairs", 4, "--device", "cpu")
 
 Files = dict[str, tuple[list[Path], list[Path]]]
 Process = subprocess.Popen[str]
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["precompute", *map(str, arguments)])
 
 
 def last_line(text: str) -> str:
@@ -145,7 +140,7 @@ def many(elpv: Files, tmp_path_factory: pytest.TempPathFactory) -> Many:
     counts = {"mono": 194, "poly": 66}
     for category, count in counts.items():
         place(folder / "cells", f"{category}/train/good", elpv[category][0][:count])
-    precompute(load("folder", str(folder / "cells")), str(folder / "c.zarr"), TINY, device="cpu")
+    fill_cache(load("folder", str(folder / "cells")), str(folder / "c.zarr"), TINY, device="cpu")
     return Many(folder / "cells", folder / "c.zarr", sum(counts.values()), 6)
 
 
@@ -169,13 +164,13 @@ def test_a_worker_killed_in_mid_run_costs_nothing_but_time(shell_cluster: ShellC
     killing = Thread(target=kill)
     killing.start()
     arguments = ("--dataset", "folder", "--root", "cells", "--store", "c.zarr", *TINY_OPTIONS)
-    result = invoke(*arguments, "--scheduler", shell_cluster.address)
+    result = invoke("precompute", *arguments, "--scheduler", shell_cluster.address)
     killing.join()
     assert result.exit_code == 0, result.output
     assert victim.wait() == -SIGKILL
     assert result.stdout == f"c.zarr: {many.images} images, {many.images} computed now, 0 skipped\n"
     assert_same_arrays("c.zarr", many.store)
-    assert open_cache("c.zarr").attrs["complete"] is True
+    assert open_cache("c.zarr").complete is True
 
 
 @pytest.mark.slow
@@ -195,7 +190,7 @@ def test_a_scheduler_killed_in_mid_run_ends_it_and_another_goes_on(
 
     done = blocks_done(here / "c.zarr")
     assert 0 < done < many.blocks
-    result = invoke(*arguments[1:], "--scheduler", "threads")
+    result = invoke("precompute", *arguments[1:], "--scheduler", "threads")
     assert result.exit_code == 0, result.output
     assert 0 < int(result.stdout.split(" images, ")[1].split()[0]) <= 64 * (many.blocks - done)
     assert_same_arrays("c.zarr", many.store)
@@ -220,10 +215,8 @@ def test_workers_without_the_package_are_told_in_one_line(shell_cluster: ShellCl
 def test_threads_and_batch_sizes_compute_the_same(
     small_cache: SmallCache, tmp_path: Path, workers: int, batch_size: int
 ) -> None:
-    options: dict[str, Any] = {"device": "cpu", "workers": workers, "batch_size": batch_size}
-    precompute(
-        load("folder", str(small_cache.root), ("poly",)), str(tmp_path / "c.zarr"), small_cache.settings, **options
-    )
+    options: dict[str, Any] = {"device": "cpu", "workers": workers, "gpu_batch": batch_size}
+    fill_cache(load("folder", str(small_cache.root), ("poly",)), tmp_path / "c.zarr", small_cache.settings, **options)
     found, expected = read_arrays(tmp_path / "c.zarr"), read_arrays(small_cache.store)
     assert all((values == expected[name]).all() for name, values in found.items())
 
@@ -234,11 +227,11 @@ def test_threads_and_batch_sizes_compute_the_same(
 def test_schedulers_compute_the_same(
     small_cache: SmallCache, tmp_path: Path, scheduler: str, workers: int, batch_size: int
 ) -> None:
-    options: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "batch_size": batch_size}
+    options: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "gpu_batch": batch_size}
     dataset = load("folder", str(small_cache.root))
-    precompute(dataset, str(tmp_path / "c.zarr"), small_cache.settings, device="cpu", **options)
+    fill_cache(dataset, str(tmp_path / "c.zarr"), small_cache.settings, device="cpu", **options)
     assert_same_arrays(tmp_path / "c.zarr", small_cache.store)
-    assert open_cache(str(tmp_path / "c.zarr")).attrs["complete"] is True
+    assert open_cache(str(tmp_path / "c.zarr")).complete is True
 
 
 @pytest.mark.slow
@@ -255,7 +248,9 @@ def test_an_address_computes_the_same_from_relative_paths(
         while len(shell_cluster.processes) < 1 + workers:
             shell_cluster.add_worker()
         store = f"{workers}.zarr"
-        result = invoke("--dataset", "folder", *options, "--store", store, "--batch-size", batch_size, *SMALL_OPTIONS)
+        result = invoke(
+            "precompute", "--dataset", "folder", *options, "--store", store, "--batch-size", batch_size, *SMALL_OPTIONS
+        )
         assert result.exit_code == 0, result.output
         assert result.stdout == f"{store}: 72 images, 72 computed now, 0 skipped\n"
         assert_same_arrays(store, small_cache.store)
@@ -265,13 +260,13 @@ def test_an_address_computes_the_same_from_relative_paths(
 
 
 def test_tasks_and_results_are_tiny(copied_cache: SmallCache) -> None:
-    root = open_cache(copied_cache.store, "r+")
-    root["poly/done"][0] = 0  # type: ignore[index]
-    job = Job(copied_cache.store, str(root.attrs["cache_id"]), str(copied_cache.root), copied_cache.settings, "cpu")
-    report = compute_block(job, "poly", 0)
+    cache = open_cache(copied_cache.store, "r+")
+    cache["poly"].array("done")[0] = 0
+    job = Job(copied_cache.store, cache.id, str(copied_cache.root), "imagenet", Execution(device="cpu"))
+    report = compute_shard(job, "poly", 0)
     assert report.images == 5 and report.seconds["network"] > 0
     # The network's weights alone are 18 million bytes.
-    assert len(cloudpickle.dumps((compute_block, (job, "poly", 0)))) < 2000
+    assert len(cloudpickle.dumps((compute_shard, (job, "poly", 0)))) < 2000
     assert len(pickle.dumps(report)) < 1000
 
 
@@ -285,10 +280,10 @@ def test_a_process_loads_the_network_once(
         time.sleep(0.2)  # so that the other threads come while it loads
         return load_backbone(*arguments)
 
-    load_backbone = pipeline.block.load_backbone
-    monkeypatch.setattr(pipeline.block, "load_backbone", load_and_count)
+    load_backbone = pipeline.task.load_backbone
+    monkeypatch.setattr(pipeline.task, "load_backbone", load_and_count)
     settings = replace(TINY, weights="none", seed=987_654)  # a network that no other test loads
-    precompute(load("folder", str(small_cache.root)), str(tmp_path / "c.zarr"), settings, device="cpu", workers=3)
+    fill_cache(load("folder", str(small_cache.root)), str(tmp_path / "c.zarr"), settings, device="cpu", workers=3)
     assert len(loaded) == 1
 
 
@@ -308,7 +303,7 @@ def test_the_scheduler_holds_a_window_of_blocks() -> None:
             tasks = list(cluster.scheduler.tasks.values())
             held.append(sum(task.state in ("waiting", "queued", "no-worker", "processing") for task in tasks))
 
-        run_blocks(mul, [(i, 3) for i in range(100)], cluster.scheduler_address, None, count)
+        run_tasks(mul, [(i, 3) for i in range(100)], Execution(cluster.scheduler_address), count)
         await_true(lambda: not cluster.scheduler.tasks)
     assert len(held) == 100 and 2 <= max(held) <= WINDOW * 2
 
@@ -321,7 +316,7 @@ def test_a_cluster_without_workers_is_told_in_one_line(monkeypatch: pytest.Monke
     with threads_cluster(workers=0, threads=1) as cluster:
         address = cluster.scheduler_address
         with pytest.raises(UserError) as caught:
-            run_blocks(mul, [(1, 2)], address, None, print)
+            run_tasks(mul, [(1, 2)], Execution(address), print)
     assert str(caught.value) == f"the cluster at {address} has no worker: start one with `dask worker {address}`"
 
 
@@ -333,21 +328,21 @@ def test_workers_that_all_leave_are_told_in_one_line(monkeypatch: pytest.MonkeyP
             client.retire_workers(list(client.nthreads()))
 
         with pytest.raises(RunError, match=r"no worker was left for 1 s\): the same command goes on") as caught:
-            run_blocks(time.sleep, [(0.1,)] * 50, cluster.scheduler_address, None, retire)
+            run_tasks(time.sleep, [(0.1,)] * 50, Execution(cluster.scheduler_address), retire)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
 def test_a_block_that_kills_its_workers_is_told_in_one_line() -> None:
     with pytest.raises(RunError, match="one block cost 4 workers their life, perhaps for want of memory") as caught:
-        run_blocks(raise_signal, [(SIGKILL,)], "cluster", 1, print)
+        run_tasks(raise_signal, [(SIGKILL,)], Execution("cluster", 1), print)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("dask_cuda") is not None, reason="needs an environment without dask-cuda")
 def test_cuda_without_dask_cuda_is_told_in_one_line(small_cache: SmallCache, tmp_path: Path) -> None:
     arguments = ("--root", small_cache.root, "--store", tmp_path / "c.zarr", "--scheduler", "cuda")
-    result = invoke("--dataset", "folder", *arguments, *TINY_OPTIONS)
+    result = invoke("precompute", "--dataset", "folder", *arguments, *TINY_OPTIONS)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "Error: --scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'\n"
 
@@ -367,7 +362,7 @@ def two_roots(elpv: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t
 
 def both(*options: object) -> Result:
     datasets = ("--dataset", "folder", "--root", "one", "--dataset", "mvtec", "--root", "two")
-    return invoke(*datasets, *options, *TINY_OPTIONS)
+    return invoke("precompute", *datasets, *options, *TINY_OPTIONS)
 
 
 def test_data_sets_share_a_run(two_roots: tuple[Path, Path]) -> None:
@@ -387,14 +382,14 @@ def test_data_sets_share_a_run(two_roots: tuple[Path, Path]) -> None:
     again = both("--store", "1.zarr", "--store", "2.zarr")
     assert (again.exit_code, again.stderr) == (0, "") and "4 images, 0 computed now" in last_line(again.stdout)
     for root, name, store in zip(two_roots, ("folder", "mvtec"), ("1.zarr", "2.zarr"), strict=True):
-        precompute(load(name, str(root)), f"alone-{store}", TINY, device="cpu")
+        fill_cache(load(name, str(root)), f"alone-{store}", TINY, device="cpu")
         assert_same_arrays(store, f"alone-{store}")
 
 
 def test_defaults_lie_below_the_working_directory_for_each(two_roots: tuple[Path, Path]) -> None:
     for root, name in zip(two_roots, ("folder", "mvtec"), strict=True):
         shutil.copytree(root, Path("data", name))
-    result = invoke("--dataset", "folder", "--dataset", "mvtec", *TINY_OPTIONS)
+    result = invoke("precompute", "--dataset", "folder", "--dataset", "mvtec", *TINY_OPTIONS)
     assert result.exit_code == 0, result.output
     assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
         "data/cache/folder.zarr",
@@ -419,7 +414,7 @@ def test_defaults_lie_below_the_working_directory_for_each(two_roots: tuple[Path
     ],
 )
 def test_mistakes_with_two_data_sets(two_roots: tuple[Path, Path], options: Sequence[str], told: str) -> None:
-    result = invoke("--dataset", "folder", "--dataset", "folder", *options, *TINY_OPTIONS)
+    result = invoke("precompute", "--dataset", "folder", "--dataset", "folder", *options, *TINY_OPTIONS)
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     assert result.stderr.startswith("Error: ") and told in result.stderr and result.stderr.count("\n") == 1
     assert not list(Path().rglob("*.zarr"))
@@ -438,7 +433,7 @@ def test_the_performance_report_of_a_run_over_two_data_sets(two_roots: tuple[Pat
     assert result.exit_code == 0, result.output
     assert last_line(result.stdout) == "2.zarr: 4 images, 4 computed now, 0 skipped"
     text = Path("run.html").read_text()
-    assert text.lstrip().lower().startswith("<!doctype html>") and "compute_block" in text
+    assert text.lstrip().lower().startswith("<!doctype html>") and "compute_shard" in text
     assert "127.0.0.1:" in result.stderr and not list(Path().glob(".*"))
 
     again = both(*options, "--report", "again.html")
@@ -458,7 +453,7 @@ def test_a_report_needs_bokeh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     with threads_cluster(workers=1, threads=1) as cluster:
         monkeypatch.setitem(sys.modules, "bokeh", None)  # as where it is not installed
         with pytest.raises(UserError, match=r"--report needs bokeh .*: pip install 'cutswap\[report\]'"):
-            run_blocks(mul, [(1, 2)], cluster.scheduler_address, None, print, tmp_path / "run.html")
+            run_tasks(mul, [(1, 2)], Execution(cluster.scheduler_address, report=tmp_path / "run.html"), print)
     assert not list(tmp_path.iterdir())
 
 
@@ -468,5 +463,5 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(tmp_path: Path)
     results: list[int] = []
     told = pytest.raises(UserError, match=r"--report .*run\.html cannot be written \(")
     with threads_cluster(workers=1, threads=1) as cluster, told:
-        run_blocks(mul, [(1, 2)], cluster.scheduler_address, None, results.append, report)
+        run_tasks(mul, [(1, 2)], Execution(cluster.scheduler_address, report=report), results.append)
     assert results == []

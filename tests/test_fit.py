@@ -18,9 +18,9 @@ from torch.nn.functional import nll_loss
 
 import train.fit
 from pipeline.backbone import load_backbone
+from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import open_cache, open_category
 from train.features import extract
 from train.fit import fit
 from train.negatives import make_negatives
@@ -80,7 +80,7 @@ def unbroken(toy: str, untrained: Any, tmp_path_factory: pytest.TempPathFactory)
 
 
 def stream(store: str) -> NormalStream:
-    return NormalStream(open_category(open_cache(store), "toy"), np.arange(NORMALS))
+    return NormalStream(open_cache(store)["toy"], np.arange(NORMALS))
 
 
 def run(

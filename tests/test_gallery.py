@@ -4,21 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SmallCache, place
+from conftest import SmallCache, fill_cache, place
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cache.cache import open_cache
 from pipeline.datasets import CountRow, load
 from pipeline.errors import UserError
 from pipeline.figures import cluster_overlay, draw_image, heat_overlay, pair_colour
 from pipeline.gallery import IMAGES_A_CATEGORY, draw_pairs_on, spread_rows, write_gallery
 from pipeline.inspect import read_image, summarise
-from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import open_cache, open_category
 from pipeline.swap import swap_patches
 from pipeline.tables import cache_table, counts_table, settings_text, stage_table
 
@@ -64,7 +63,7 @@ def nasty_cache(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path: Path) 
     files[0].rename(files[0].with_name(NASTY))
     store = str(tmp_path / "nasty.zarr")
     tiny = PrecomputeSettings(image_size=32, pairs=1, clusters=2, stages=("blocks.2", "blocks.6"))
-    precompute(load("folder", str(tmp_path / "cells")), store, tiny, device="cpu")
+    fill_cache(load("folder", str(tmp_path / "cells")), store, tiny, device="cpu")
     return store
 
 
@@ -128,10 +127,10 @@ def test_file_names_are_text_and_never_markup(nasty_cache: str, tmp_path: Path) 
 
 
 def test_half_a_cache_shows_its_done_half(copied_cache: SmallCache, tmp_path: Path) -> None:
-    root = open_cache(copied_cache.store, "r+")
-    open_category(root, "mono")["done"][1] = 0
-    open_category(root, "poly")["done"][0] = 0
-    root.update_attributes({"complete": False})
+    cache = open_cache(copied_cache.store, "r+")
+    cache["mono"].array("done")[1] = 0
+    cache["poly"].array("done")[0] = 0
+    cache.update_attributes(complete=False)
     page = Page(write_gallery(copied_cache.store, tmp_path))
     assert "not complete" in page.text
     assert len(page.all("article")) == IMAGES_A_CATEGORY

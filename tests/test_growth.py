@@ -3,13 +3,14 @@ from shutil import copy, copytree
 
 import numpy as np
 import pytest
-from conftest import NORMALS, SmallCache
+from conftest import NORMALS, SmallCache, fill_cache
 from PIL import Image
 
+from pipeline.cache.cache import open_cache
+from pipeline.cache.layout import layout
 from pipeline.datasets import load
 from pipeline.errors import UserError
-from pipeline.precompute import PrecomputeReport, precompute
-from pipeline.store import layout, open_cache, open_category, read_all
+from pipeline.precompute import PrecomputeReport
 from pipeline.verify import Verdict, verify_cache
 
 COUNT = NORMALS["mono"]
@@ -25,12 +26,12 @@ def grown(small_cache: SmallCache, tmp_path: Path) -> SmallCache:
 
 
 def run(cache: SmallCache, update: bool = False) -> PrecomputeReport:
-    return precompute(load(cache.dataset, str(cache.root)), cache.store, cache.settings, update=update)
+    return fill_cache(load(cache.dataset, str(cache.root)), cache.store, cache.settings, update=update)
 
 
 def arrays(cache: SmallCache) -> dict[str, np.ndarray]:
-    group = open_category(open_cache(cache.store), "mono")
-    return {name: read_all(group, name) for name in layout(0, cache.settings)}
+    mono = open_cache(cache.store)["mono"]
+    return {name: mono.read(name) for name in layout(0, cache.settings)}
 
 
 def normals(cache: SmallCache) -> list[Path]:
@@ -136,7 +137,7 @@ def test_an_image_that_was_skipped_is_tried_again_and_is_no_changed_one(
     victim = grown.root / "poly/train/good/zzz.png"
     victim.write_text("no image")
     dataset = load(grown.dataset, str(grown.root))
-    assert len(precompute(dataset, grown.store, grown.settings, bad_images="skip").bad) == 1
+    assert len(fill_cache(dataset, grown.store, grown.settings, bad_images="skip").bad) == 1
     copy(normals(grown)[0], victim)
     capfd.readouterr()
     assert run(grown, update=True).computed == 1

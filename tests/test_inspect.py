@@ -9,37 +9,37 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import zarr
-from conftest import SmallCache, place
+from conftest import SmallCache, fill_cache, place
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.cache.cache import default_store, open_cache
+from pipeline.cache.layout import CHUNK
 from pipeline.clusters import cluster_maps
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
-from pipeline.inspect import find_image, read_image, read_images, summarise, usable_rows
+from pipeline.inspect import find_image, read_image, read_images, summarise
 from pipeline.pairs import draw_pairs
-from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, default_store, open_cache, open_category, read_all
-from pipeline.verify import block_faults, inspection_value, verify_cache
+from pipeline.verify import chunk_faults, inspection_value, verify_cache
 
 STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 
 
-def category_of(store: str, name: str) -> zarr.Group:
-    return open_category(open_cache(store, "r+"), name)
+def category_of(store: str, name: str) -> Any:
+    """The Zarr group of a category, to damage it."""
+    return open_cache(store, "r+")[name].group
 
 
 def cut_off(cache: SmallCache) -> SmallCache:
-    """The cache as a run leaves it that was stopped in the second block of mono and before poly."""
+    """The cache as a run leaves it that was stopped in the second chunk of mono and before poly."""
     mono, poly = category_of(cache.store, "mono"), category_of(cache.store, "poly")
     mono["done"][1] = 0
     poly["done"][0] = 0
-    # Half written: what lies in a block that is not done must not be read.
-    mono["clusters"][BLOCK:] = 0
-    mono["relaxed"][BLOCK:] = 1
-    open_cache(cache.store, "r+").update_attributes({"complete": False})
+    # Half written: what lies in a chunk that is not done must not be read.
+    mono["clusters"][CHUNK:] = 0
+    mono["relaxed"][CHUNK:] = 1
+    open_cache(cache.store, "r+").update_attributes(complete=False)
     return cache
 
 
@@ -49,7 +49,7 @@ def skipping_cache(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path: Pat
     place(tmp_path / "cells", "poly/train/good", elpv["poly"][0][:3])[1].write_bytes(b"no image")
     store = str(tmp_path / "skipping.zarr")
     tiny = PrecomputeSettings(image_size=64, pairs=2, stages=("blocks.6",))
-    precompute(load("folder", str(tmp_path / "cells")), store, tiny, device="cpu", bad_images="skip")
+    fill_cache(load("folder", str(tmp_path / "cells")), store, tiny, device="cpu", bad_images="skip")
     return store
 
 
@@ -70,9 +70,9 @@ def test_summary_counts_what_was_computed(small_cache: SmallCache) -> None:
 
 @pytest.mark.parametrize("part", ["whole", "cut off"])
 def test_summary_means_are_those_of_the_done_rows(copied_cache: SmallCache, part: str) -> None:
-    rows = slice(0, 67 if part == "whole" else BLOCK)
-    mono = category_of(copied_cache.store, "mono")
-    clusters, centroids, relaxed = (read_all(mono, name)[rows] for name in ("clusters", "centroids", "relaxed"))
+    rows = slice(0, 67 if part == "whole" else CHUNK)
+    mono = open_cache(copied_cache.store)["mono"]
+    clusters, centroids, relaxed = (mono.read(name)[rows] for name in ("clusters", "centroids", "relaxed"))
     if part == "cut off":
         cut_off(copied_cache)
     (one,) = summarise(copied_cache.store, ["mono"]).categories
@@ -98,7 +98,7 @@ def test_flat_maps_are_counted_and_left_out_of_the_means(copied_cache: SmallCach
         poly[name][0, 2] = 0
     stage = summarise(copied_cache.store, ["poly"]).categories[0].stages[2]
     assert stage.flat == 1
-    assert stage.centroids == pytest.approx(read_all(poly, "centroids")[1:, 2].mean(0))
+    assert stage.centroids == pytest.approx(poly["centroids"][1:, 2].mean(0))
     assert verify_cache(copied_cache.store, ["poly"]).problems == ()
 
 
@@ -121,7 +121,7 @@ def test_json_holds_the_summary_and_the_verdict(copied_cache: SmallCache) -> Non
 def test_json_of_a_damaged_cache_still_holds_the_verdict(copied_cache: SmallCache) -> None:
     damage_chunk(copied_cache.store)
     assert list(inspection_value(copied_cache.store, verify=True)) == ["verify"]
-    with pytest.raises(RunError, match="block 1 cannot be read"):
+    with pytest.raises(RunError, match="chunk 1 cannot be read"):
         inspection_value(copied_cache.store, verify=False)
 
 
@@ -130,7 +130,7 @@ def test_json_of_a_damaged_cache_still_holds_the_verdict(copied_cache: SmallCach
 
 def test_every_path_and_row_finds_its_image(small_cache: SmallCache) -> None:
     for name in ("mono", "poly"):
-        for row, path in enumerate(read_all(open_category(open_cache(small_cache.store), name), "paths")):
+        for row, path in enumerate(open_cache(small_cache.store)[name].read("paths")):
             assert find_image(small_cache.store, str(path)) == (name, row)
             assert find_image(small_cache.store, str(row), [name]) == (name, row)
 
@@ -161,23 +161,23 @@ def test_unknown_image_gets_suggestions(small_cache: SmallCache) -> None:
 
 def test_records_are_the_rows_of_the_arrays(small_cache: SmallCache) -> None:
     root = open_cache(small_cache.store)
-    mono = open_category(root, "mono")
-    arrays = {name: read_all(mono, name) for name in ("images", "saliency", "clusters", "centroids", "pairs")}
+    mono = root["mono"]
+    arrays = {name: mono.read(name) for name in ("images", "saliency", "clusters", "centroids", "pairs")}
     rows = [0, 63, 64, 66]
-    for row, record in zip(rows, read_images(root, "mono", rows), strict=True):
+    for row, record in zip(rows, read_images(mono, rows), strict=True):
         assert (record.row, record.path, record.stages) == (row, f"mono/train/good/{row:03}.png", STAGES)
         found = (record.image, record.saliency, record.clusters, record.centroids, record.pairs)
         for name, values in zip(arrays, found, strict=True):
             np.testing.assert_array_equal(values, arrays[name][row])
 
 
-def test_rows_of_open_blocks_and_skipped_images_are_refused(copied_cache: SmallCache, skipping_cache: str) -> None:
+def test_rows_of_pending_chunks_and_skipped_images_are_refused(copied_cache: SmallCache, skipping_cache: str) -> None:
     store = cut_off(copied_cache).store
-    assert usable_rows(category_of(store, "mono")).tolist() == list(range(BLOCK))
+    assert open_cache(store)["mono"].usable.tolist() == list(range(CHUNK))
     assert read_image(store, "mono", 63).row == 63
     with pytest.raises(UserError, match=r"066.png is not computed yet"):
         read_image(store, "mono", 66)
-    assert usable_rows(category_of(skipping_cache, "poly")).tolist() == [0, 2]
+    assert open_cache(skipping_cache)["poly"].usable.tolist() == [0, 2]
     with pytest.raises(UserError, match=r"001.png was skipped"):
         read_image(skipping_cache, "poly", 1)
 
@@ -209,12 +209,12 @@ def test_skipped_images_are_listed_and_no_problem(skipping_cache: str) -> None:
     assert summarise(skipping_cache).categories[0].computed == 2
 
 
-def test_open_blocks_are_problems_and_not_read(copied_cache: SmallCache) -> None:
+def test_pending_chunks_are_problems_and_not_read(copied_cache: SmallCache) -> None:
     verdict = verify_cache(cut_off(copied_cache).store)
-    assert verdict.images == BLOCK
+    assert verdict.images == CHUNK
     assert len(verdict.problems) == 3
     lines = "\n".join(verdict.problems)
-    for line in ("not marked complete", "mono: 1 of 2 blocks are not done", "poly: 1 of 1 blocks are not done"):
+    for line in ("not marked complete", "mono: 1 of 2 chunks are not done", "poly: 1 of 1 chunks are not done"):
         assert line in lines
 
 
@@ -223,9 +223,9 @@ def damage_chunk(store: str) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-20])
 
 
-def lose_chunk(name: str, block: int) -> Callable[[str], None]:
+def lose_chunk(name: str, chunk: int) -> Callable[[str], None]:
     def lose(store: str) -> None:
-        lost = Path(store, "mono", name, "c", str(block))
+        lost = Path(store, "mono", name, "c", str(chunk))
         assert lost.exists()
         shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
 
@@ -242,9 +242,9 @@ def change(name: str, row: int, edit: Callable[[Any], Any]) -> Callable[[str], N
 
 def retype(store: str) -> None:
     mono = category_of(store, "mono")
-    values = read_all(mono, "pairs")
+    values = mono["pairs"][:]
     del mono["pairs"]
-    mono.create_array("pairs", data=values.astype(np.int32), chunks=(BLOCK, *values.shape[1:]))
+    mono.create_array("pairs", data=values.astype(np.int32), chunks=(CHUNK, *values.shape[1:]))
 
 
 def set_pair(box: tuple[int, ...]) -> Callable[[str], None]:
@@ -255,7 +255,7 @@ def set_pair(box: tuple[int, ...]) -> Callable[[str], None]:
     return change("pairs", 65, edit)
 
 
-AT_65 = "mono, block 1: {}.* in 1 of 3 images, first mono/train/good/065.png"
+AT_65 = "mono, chunk 1: {}.* in 1 of 3 images, first mono/train/good/065.png"
 DAMAGE: dict[str, tuple[Callable[[str], None], str]] = {
     "patch below the image": (set_pair((60, 0, 0, 0, 8, 8)), AT_65.format("patches that are empty or reach outside")),
     "patch above the image": (set_pair((-1, 0, 9, 0, 8, 8)), AT_65.format("patches that are empty or reach outside")),
@@ -271,19 +271,19 @@ DAMAGE: dict[str, tuple[Callable[[str], None], str]] = {
     "valid": (change("valid", 65, lambda _: 0), AT_65.format("a digest though marked as not read")),
     "digest": (change("sha256", 65, lambda _: "0" * 64), "mono/train/good/065.png: the source image changed"),
     "paths": (change("paths", 65, lambda _: "mono/train/good/064.png"), "the paths are not those of images_digest"),
-    "images lost": (lose_chunk("images", 0), "mono, block 0: black pixels alone.* in 64 of 64 images"),
-    "clusters lost": (lose_chunk("clusters", 0), "mono, block 0: clusters that are not numbered.* in 64 of 64 images"),
-    "saliency lost": (lose_chunk("saliency", 1), "mono, block 1: clusters that are not numbered.* in 3 of 3 images"),
-    "centroids lost": (lose_chunk("centroids", 1), "mono, block 1: clusters that are not numbered.* in 3 of 3 images"),
-    "pairs lost": (lose_chunk("pairs", 1), "mono, block 1: patches that are empty.* in 3 of 3 images"),
+    "images lost": (lose_chunk("images", 0), "mono, chunk 0: black pixels alone.* in 64 of 64 images"),
+    "clusters lost": (lose_chunk("clusters", 0), "mono, chunk 0: clusters that are not numbered.* in 64 of 64 images"),
+    "saliency lost": (lose_chunk("saliency", 1), "mono, chunk 1: clusters that are not numbered.* in 3 of 3 images"),
+    "centroids lost": (lose_chunk("centroids", 1), "mono, chunk 1: clusters that are not numbered.* in 3 of 3 images"),
+    "pairs lost": (lose_chunk("pairs", 1), "mono, chunk 1: patches that are empty.* in 3 of 3 images"),
     "digests lost": (lose_chunk("sha256", 1), "mono/train/good/064.png: the source image changed"),
-    "valid lost": (lose_chunk("valid", 1), "mono, block 1: a digest though marked as not read.* in 3 of 3 images"),
-    "done lost": (lose_chunk("done", 1), "mono: 1 of 2 blocks are not done"),
-    "chunk cut": (damage_chunk, "mono, block 1: cannot be read"),
+    "valid lost": (lose_chunk("valid", 1), "mono, chunk 1: a digest though marked as not read.* in 3 of 3 images"),
+    "done lost": (lose_chunk("done", 1), "mono: 1 of 2 chunks are not done"),
+    "chunk cut": (damage_chunk, "mono, chunk 1: cannot be read"),
     "array lost": (lambda store: shutil.rmtree(Path(store, "mono/relaxed")), "mono: array relaxed is missing"),
     "metadata": (lambda store: Path(store, "mono/pairs/zarr.json").unlink(), "mono: array pairs is missing"),
     "type": (retype, "mono: array pairs has shape, type"),
-    "incomplete": (lambda store: open_cache(store, "r+").update_attributes({"complete": False}), "not marked complete"),
+    "incomplete": (lambda store: open_cache(store, "r+").update_attributes(complete=False), "not marked complete"),
     "half made": (
         lambda store: category_of(store, "mono").update_attributes({"ready": False}),
         "mono: its arrays were not all created",
@@ -303,7 +303,7 @@ def test_damage_is_named(copied_cache: SmallCache, damage: Callable[[str], None]
 
 def test_changed_and_missing_sources_are_named(copied_cache: SmallCache, copied_root: Path, tmp_path: Path) -> None:
     root = open_cache(copied_cache.store, "r+")
-    root.update_attributes({"root": str(copied_root)})
+    root.update_attributes(root=str(copied_root))
     assert verify_cache(copied_cache.store).problems == ()
     changed, missing = (copied_root / "mono/train/good" / name for name in ("010.png", "066.png"))
     changed.write_bytes(changed.read_bytes() + b"\0")
@@ -313,7 +313,7 @@ def test_changed_and_missing_sources_are_named(copied_cache: SmallCache, copied_
     assert "mono/train/good/010.png: the source image changed" in problems[0]
     assert "mono/train/good/066.png: no such file" in problems[1]
     # A data set that was moved is one line a category, not one an image.
-    root.update_attributes({"root": str(tmp_path / "elsewhere")})
+    root.update_attributes(root=str(tmp_path / "elsewhere"))
     problems = verify_cache(copied_cache.store).problems
     assert [problem.partition(",")[0] for problem in problems] == [
         "mono: none of its 67 source images can be read",
@@ -345,4 +345,4 @@ def test_what_is_computed_has_no_fault(seed: int, levels: int, clusters: int, ar
         "target_class": np.zeros(2, np.int32),
     }
     made = PrecomputeSettings(image_size=64, clusters=clusters, pairs=3, stages=STAGES[:3])
-    assert not any(faulty.any() for faulty in block_faults(arrays, made).values())
+    assert not any(faulty.any() for faulty in chunk_faults(arrays, made).values())

@@ -15,20 +15,31 @@ import dask
 import numpy as np
 import pytest
 import torch
-from conftest import NORMALS, REPO, SmallCache, assert_same_arrays, command_line, place, read_arrays
+from conftest import (
+    NORMALS,
+    REPO,
+    SmallCache,
+    assert_same_arrays,
+    changed_at,
+    command_line,
+    fill_cache,
+    place,
+    read_arrays,
+)
 
 from pipeline.backbone import load_backbone
-from pipeline.block import Job, compute_block
+from pipeline.cache.cache import open_cache
 from pipeline.clusters import cluster_maps
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
+from pipeline.execution import Execution
 from pipeline.images import decode_rgb
 from pipeline.pairs import draw_pairs, pair_key
-from pipeline.precompute import PrecomputeReport, precompute
+from pipeline.precompute import PrecomputeReport
 from pipeline.saliency import layercam, scale_maps
-from pipeline.schedule import run_blocks
+from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import done_blocks, open_cache, open_category, read_all
+from pipeline.task import Job, compute_shard
 
 TINY = PrecomputeSettings(image_size=64, pairs=2, stages=("blocks.4", "blocks.6"))
 
@@ -38,24 +49,23 @@ Files = dict[str, tuple[list[Path], list[Path]]]
 def run(
     store: str | Path, root: Path, settings: PrecomputeSettings = TINY, categories: tuple[str, ...] = (), **options: Any
 ) -> PrecomputeReport:
-    return precompute(load("folder", str(root), categories), str(store), settings, device="cpu", **options)
+    return fill_cache(load("folder", str(root), categories), str(store), settings, device="cpu", **options)
 
 
 def undo(store: str, category: str, block: int) -> None:
     """Make a block as a kill leaves it: not done, its arrays in part written."""
-    group = open_category(open_cache(store, "r+"), category)
-    group["done"][block] = 0  # type: ignore[index]
+    group = open_cache(store, "r+")[category]
+    group.array("done")[block] = 0
     for name in ("images", "pairs", "relaxed"):
         shutil.rmtree(Path(store, category, name, "c", str(block)))
     rows = slice(block * 64, None)
-    group["saliency"][rows] = 77  # type: ignore[index]
-    group["sha256"][rows] = "half"  # type: ignore[index]
+    group.array("saliency")[rows] = 77
+    group.array("sha256")[rows] = "half"
 
 
 def chunk_times(store: str | Path) -> dict[str, int]:
-    return {
-        str(file): file.stat().st_mtime_ns for file in Path(store).rglob("*") if file.is_file() and "c" in file.parts
-    }
+    """When each object that holds values was written."""
+    return {name: when for name, when in changed_at(store).items() if "/c/" in name or name.endswith("/c")}
 
 
 # --- what a cache holds -------------------------------------------------------------------------------------------
@@ -129,34 +139,34 @@ def test_a_category_is_the_same_whatever_is_beside_it(small_cache: SmallCache, t
 
 def test_a_finished_cache_is_left_alone(copied_cache: SmallCache) -> None:
     before = chunk_times(copied_cache.store)
-    cache_id = open_cache(copied_cache.store).attrs["cache_id"]
+    cache_id = open_cache(copied_cache.store).id
     report = run(copied_cache.store, copied_cache.root, copied_cache.settings)
     assert report.images == sum(NORMALS.values()) and report.computed == 0
     assert chunk_times(copied_cache.store) == before
-    attributes = open_cache(copied_cache.store).attrs
-    assert attributes["complete"] is True and attributes["cache_id"] == cache_id
+    cache = open_cache(copied_cache.store)
+    assert cache.complete and cache.id == cache_id
 
 
 def test_a_block_that_is_done_is_left_alone(copied_cache: SmallCache) -> None:
     # As where a scheduler hands out a task twice, or two runs work on one cache.
-    cache_id = str(open_cache(copied_cache.store).attrs["cache_id"])
-    job = Job(copied_cache.store, cache_id, str(copied_cache.root), copied_cache.settings, "cpu")
+    cache_id = open_cache(copied_cache.store).id
+    job = Job(copied_cache.store, cache_id, str(copied_cache.root), "imagenet", Execution(device="cpu"))
     before = chunk_times(copied_cache.store)
-    report = compute_block(job, "poly", 0)
-    assert (report.category, report.unit, report.images, report.bad) == ("poly", 0, 5, ())
+    report = compute_shard(job, "poly", 0)
+    assert (report.category, report.shard, report.images, report.bad) == ("poly", 0, 5, ())
     assert chunk_times(copied_cache.store) == before
 
 
 def test_a_missing_block_alone_is_computed_again(copied_cache: SmallCache, small_cache: SmallCache) -> None:
     undo(copied_cache.store, "mono", 1)
-    open_cache(copied_cache.store, "r+").update_attributes({"complete": False})
+    open_cache(copied_cache.store, "r+").update_attributes(complete=False)
     before = chunk_times(copied_cache.store)
     report = run(copied_cache.store, copied_cache.root, copied_cache.settings)
     assert report.computed == 3
     changed = {file for file, when in chunk_times(copied_cache.store).items() if before.get(file) != when}
-    assert changed and all(Path(file).relative_to(copied_cache.store).parts[3] == "1" for file in changed)
+    assert changed and all(Path(file).parts[3] == "1" for file in changed)
     assert_same_arrays(copied_cache.store, small_cache.store)
-    assert open_cache(copied_cache.store).attrs["complete"] is True
+    assert open_cache(copied_cache.store).complete is True
 
 
 @pytest.mark.slow
@@ -176,16 +186,16 @@ def test_a_killed_run_goes_on_to_the_same_cache(elpv: Files, tmp_path: Path) -> 
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = done_blocks(open_category(open_cache(str(killed)), "mono"))
+    done = open_cache(str(killed))["mono"].done
     assert 0 < done.sum() < 3
-    assert open_cache(str(killed)).attrs["complete"] is False
+    assert open_cache(str(killed)).complete is False
 
     again = subprocess.run(command_line(*arguments, killed), capture_output=True, text=True, check=True)
     images = np.array([64, 64, 12])
     assert f"140 images, {images[~done].sum()} computed now" in again.stdout
     subprocess.run(command_line(*arguments, whole), capture_output=True, check=True)
     assert_same_arrays(killed, whole)
-    assert open_cache(str(killed)).attrs["complete"] is True
+    assert open_cache(str(killed)).complete is True
 
 
 def test_a_finished_cache_is_recognised_without_torch(copied_cache: SmallCache) -> None:
@@ -196,8 +206,8 @@ from pipeline.datasets import load
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
 settings = PrecomputeSettings(image_size={settings.image_size}, pairs={settings.pairs})
-report = precompute(load("folder", {str(copied_cache.root)!r}), {copied_cache.store!r}, settings)
-print(report.computed, sorted({{"torch", "timm", "dask", "torchvision"}} & sys.modules.keys()))
+report = precompute([(load("folder", {str(copied_cache.root)!r}), {copied_cache.store!r})], settings)
+print(report.caches[0].computed, sorted({{"torch", "timm", "dask", "torchvision"}} & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "0 []"
@@ -207,7 +217,7 @@ def test_other_images_are_refused(copied_root: Path, copied_cache: SmallCache) -
     (copied_root / "poly/train/good/001.png").rename(copied_root / "poly/train/good/new.png")
     with pytest.raises(UserError, match=r"poly: 1 .* vanished .*poly/train/good/001\.png.*--update"):
         run(copied_cache.store, copied_root, copied_cache.settings)
-    assert open_cache(copied_cache.store).attrs["complete"] is True
+    assert open_cache(copied_cache.store).complete is True
     assert run(copied_cache.store, copied_root, copied_cache.settings, ("mono",)).computed == 0
 
 
@@ -216,7 +226,7 @@ def test_overwrite_of_one_category_computes_that_one(copied_cache: SmallCache, s
     report = run(copied_cache.store, copied_cache.root, copied_cache.settings, ("poly",), overwrite=True)
     assert (report.images, report.computed) == (5, 5)
     after = chunk_times(copied_cache.store)
-    changed = {Path(file).relative_to(copied_cache.store).parts[0] for file in after if before.get(file) != after[file]}
+    changed = {Path(file).parts[0] for file in after if before.get(file) != after[file]}
     assert changed == {"poly"}
     assert_same_arrays(copied_cache.store, small_cache.store)
 
@@ -247,9 +257,9 @@ def test_an_unreadable_image_stops_the_run(damaged_root: Path, tmp_path: Path) -
         run(tmp_path / "c.zarr", damaged_root)
     line = str(caught.value)
     assert "poly/train/good/001.png" in line and "--bad-images skip" in line and "\n" not in line
-    poly = open_category(open_cache(str(tmp_path / "c.zarr")), "poly")
-    assert not done_blocks(poly).any() and not read_all(poly, "valid").any()
-    assert open_cache(str(tmp_path / "c.zarr")).attrs["complete"] is False
+    poly = open_cache(str(tmp_path / "c.zarr"))["poly"]
+    assert not poly.done.any() and not poly.read("valid").any()
+    assert open_cache(str(tmp_path / "c.zarr")).complete is False
 
 
 def test_a_mended_image_lets_the_run_go_on(damaged_root: Path, elpv: Files, tmp_path: Path) -> None:
@@ -266,7 +276,7 @@ def test_unreadable_images_can_be_skipped(damaged_root: Path, elpv: Files, tmp_p
     assert [name in line for name, line in zip(("001.png", "002.png"), report.bad, strict=True)] == [True, True]
     arrays = read_arrays(tmp_path / "c.zarr")
     assert arrays["poly/valid"].tolist() == [1, 0, 0, 1] and arrays["poly/done"].tolist() == [1]
-    assert open_cache(str(tmp_path / "c.zarr")).attrs["complete"] is True
+    assert open_cache(str(tmp_path / "c.zarr")).complete is True
     for name in ("images", "saliency", "pairs", "centroids"):
         values = arrays[f"poly/{name}"]
         assert not values[1:3].any() and values[0].any() and values[3].any()
@@ -294,7 +304,7 @@ def test_blocks_done_before_a_bad_one_stay_done(elpv: Files, tmp_path: Path) -> 
         place(root, "mono/train/good", elpv["mono"][0][:66])[bad].write_bytes(b"")
         with pytest.raises(UserError, match=rf"{bad:03}\.png: cannot be read as an image \(empty file\)"):
             run(store, root, workers=1)
-        done = done_blocks(open_category(open_cache(str(store)), "mono"))
+        done = open_cache(str(store))["mono"].done
         assert not done[bad // 64]
         stayed.append(done.any())
     # Dask chooses the order, so that in one of the two the whole block came first.
@@ -326,21 +336,21 @@ def test_every_task_runs_once_on_every_scheduler(address: str) -> None:
     for count in (1, 4, 5, 6, 23):
         for scheduler in ("threads", address):
             results: list[int] = []
-            run_blocks(mul, [(i, 3) for i in range(count)], scheduler, 2, results.append)
+            run_tasks(mul, [(i, 3) for i in range(count)], Execution(scheduler, 2), results.append)
             assert sorted(results) == [3 * i for i in range(count)], scheduler
 
 
 @pytest.mark.slow
 def test_every_task_runs_once_in_processes() -> None:
     results: list[int] = []
-    run_blocks(mul, [(i, 3) for i in range(23)], "processes", 2, results.append)
+    run_tasks(mul, [(i, 3) for i in range(23)], Execution("processes", 2), results.append)
     assert sorted(results) == [3 * i for i in range(23)]
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_told_in_one_line() -> None:
     with pytest.raises(RunError, match="a worker process was killed") as caught:
-        run_blocks(signal.raise_signal, [(signal.SIGKILL,)], "processes", 1, print)
+        run_tasks(signal.raise_signal, [(signal.SIGKILL,)], Execution("processes", 1), print)
     assert "\n" not in str(caught.value)
 
 
@@ -357,7 +367,7 @@ def test_a_lost_scheduler_is_told_in_one_line() -> None:
 
         closing = Thread(target=cluster.close)
         with pytest.raises(RunError, match=r"broke off .*: the same command goes on there") as caught:
-            run_blocks(time.sleep, [(0.2,)] * 200, cluster.scheduler_address, None, close_after_the_first)
+            run_tasks(time.sleep, [(0.2,)] * 200, Execution(cluster.scheduler_address), close_after_the_first)
         closing.join()
     assert "\n" not in str(caught.value)
 
@@ -383,7 +393,7 @@ def test_schedulers_that_are_not_there(image_root: Path, tmp_path: Path, schedul
 def test_a_mistake_found_by_a_worker_is_told_in_one_line(image_root: Path, tmp_path: Path, scheduler: str) -> None:
     dataset = load("folder", str(image_root), ("poly",))
     with pytest.raises(UserError, match="--device cuda: torch finds no CUDA device") as caught:
-        precompute(dataset, str(tmp_path / "c.zarr"), TINY, device="cuda", scheduler=scheduler, workers=1)
+        fill_cache(dataset, str(tmp_path / "c.zarr"), TINY, device="cuda", scheduler=scheduler, workers=1)
     assert "\n" not in str(caught.value)
 
 
@@ -393,7 +403,7 @@ def test_a_mistake_found_by_a_worker_is_told_in_one_line(image_root: Path, tmp_p
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_fills_a_cache_like_that_of_the_cpu(small_cache: SmallCache, tmp_path: Path) -> None:
-    precompute(load("folder", str(small_cache.root)), str(tmp_path / "c.zarr"), small_cache.settings, device="cuda")
+    fill_cache(load("folder", str(small_cache.root)), str(tmp_path / "c.zarr"), small_cache.settings, device="cuda")
     found, expected = read_arrays(tmp_path / "c.zarr"), read_arrays(small_cache.store)
     for name in ("images", "paths", "sha256", "valid"):
         np.testing.assert_array_equal(found[f"mono/{name}"], expected[f"mono/{name}"])

@@ -10,8 +10,8 @@ from conftest import SmallCache
 from matplotlib import colormaps
 from PIL import Image
 
+from pipeline.cache.cache import open_cache
 from pipeline.errors import ImageError, UserError
-from pipeline.store import open_cache
 from train.predict import find_detector, overlay, predict
 from train.run import train
 from train.settings import TrainSettings
@@ -31,7 +31,7 @@ def alone(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> 
     root, store, run = folder / "cells", folder / "cache.zarr", folder / "first"
     shutil.copytree(small_cache.root / "poly", root / "poly")
     shutil.copytree(small_cache.store, store)
-    open_cache(str(store), "r+").update_attributes({"root": str(root)})
+    open_cache(str(store), "r+").update_attributes(root=str(root))
     settings = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01)
     train(str(store), run, settings, categories=["poly"], device="cpu")
     shutil.copytree(root / "poly/test", folder / "pictures")

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SmallCache, place
+from conftest import SmallCache, fill_cache, place
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import train.run
+from pipeline.cache.cache import open_cache
 from pipeline.datasets import load
 from pipeline.errors import UserError
-from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import open_cache, open_category
 from train.run import hold_out
 from train.settings import TrainSettings
 
@@ -60,7 +59,7 @@ def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) 
     root, store = folder / "cells", str(folder / "cache.zarr")
     shutil.copytree(small_cache.root, root)
     shutil.copytree(small_cache.store, store)
-    open_cache(store, "r+").update_attributes({"root": str(root)})
+    open_cache(store, "r+").update_attributes(root=str(root))
     for category in ("mono", "poly"):
         shutil.rmtree(root / category / "train")
     mask = np.zeros((300, 300), np.uint8)
@@ -78,7 +77,7 @@ def plain(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("plain")
     place(folder, "pictures", elpv["poly"][0][:6])
     settings = replace(PrecomputeSettings(image_size=64, pairs=2), stages=("blocks.1", "blocks.4"))
-    precompute(load("folder", str(folder / "pictures")), str(folder / "cache.zarr"), settings, device="cpu")
+    fill_cache(load("folder", str(folder / "pictures")), str(folder / "cache.zarr"), settings, device="cpu")
     return SmallCache(str(folder / "cache.zarr"), folder / "pictures", "folder", settings)
 
 
@@ -249,15 +248,14 @@ def unreadable(group: Any) -> None:
 def test_a_category_that_cannot_be_trained_on_is_named(
     copied_cache: SmallCache, tmp_path: Path, words: str, change: Callable[[Any], None]
 ) -> None:
-    change(open_category(open_cache(copied_cache.store, "r+"), "mono"))
+    change(open_cache(copied_cache.store, "r+")["mono"].group)
     message = refusal(copied_cache.store, tmp_path / "out")
     assert words in message and "mono" in message and copied_cache.store in message
     assert not (tmp_path / "out").exists()
 
 
 def test_images_that_could_not_be_read_are_not_trained_on(copied_cache: SmallCache, tmp_path: Path) -> None:
-    group = open_category(open_cache(copied_cache.store, "r+"), "poly")
-    group["valid"][1] = 0  # type: ignore[index]
+    open_cache(copied_cache.store, "r+")["poly"].array("valid")[1] = 0
     results = run(copied_cache.store, tmp_path, UNTRAINED, categories=["poly"])
     # Of four readable ones two are held out.
     assert results["categories"]["poly"]["n_train"] == 2

@@ -16,12 +16,11 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from conftest import NORMALS, REPO, CommandResult, RunCli, SmallCache, assert_same_arrays, command_line
+from conftest import NORMALS, REPO, CommandResult, RunCli, SmallCache, assert_same_arrays, command_line, fill_cache
 
+from pipeline.cache.cache import open_cache
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
-from pipeline.precompute import precompute
-from pipeline.store import done_blocks, open_cache, open_category, read_all
 from train.predict import predict
 from train.run import train
 from train.settings import TrainSettings
@@ -97,8 +96,8 @@ def killed(bucket: Bucket, small_cache: SmallCache, tmp_path_factory: pytest.Tem
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     root = open_cache(store)
-    done = sum(int(done_blocks(open_category(root, name)).sum()) for name in NORMALS)
-    assert 1 <= done < 3 and root.attrs["complete"] is False
+    done = sum(int(root[name].done.sum()) for name in NORMALS)
+    assert 1 <= done < 3 and root.complete is False
 
     options = ("--scheduler", "processes", "--workers", 2)
     again = subprocess.run(command_line(*command, *options), cwd=folder, capture_output=True, text=True, timeout=180)
@@ -116,7 +115,7 @@ def succeeded(result: CommandResult) -> str:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bits_of_a_local_cache(killed: str, small_cache: SmallCache) -> None:
     assert_same_arrays(killed, small_cache.store)
-    assert open_cache(killed).attrs["complete"] is True
+    assert open_cache(killed).complete is True
 
 
 @pytest.mark.slow
@@ -160,10 +159,10 @@ def test_images_join_change_and_leave(bucket: Bucket, small_cache: SmallCache, c
     bucket.fs.copy("parts/images/poly", "parts/grown/poly", recursive=True)
 
     def run(**options: bool) -> int:
-        return precompute(load("folder", root), store, small_cache.settings, device="cpu", **options).computed
+        return fill_cache(load("folder", root), store, small_cache.settings, device="cpu", **options).computed
 
     assert run() == 5
-    before = read_all(open_category(open_cache(store), "poly"), "pairs")
+    before = open_cache(store)["poly"].read("pairs")
     bucket.fs.copy(f"{folder}/001.png", f"{folder}/000-new.png")
     assert run() == 1
     bucket.fs.copy(f"{folder}/002.png", f"{folder}/003.png")
@@ -175,11 +174,11 @@ def test_images_join_change_and_leave(bucket: Bucket, small_cache: SmallCache, c
     told = capfd.readouterr().err
     assert "poly: 1 images have changed and are computed again: poly/train/good/003.png\n" in told
     assert "poly: 1 images have vanished and are dropped: poly/train/good/004.png\n" in told
-    group = open_category(open_cache(store), "poly")
-    assert [str(path).rpartition("/")[2] for path in read_all(group, "paths")] == [
+    group = open_cache(store)["poly"]
+    assert [str(path).rpartition("/")[2] for path in group.read("paths")] == [
         *("000.png", "001.png", "002.png", "003.png", "", "000-new.png")
     ]
-    np.testing.assert_array_equal(read_all(group, "pairs")[:3], before[:3])
+    np.testing.assert_array_equal(group.read("pairs")[:3], before[:3])
 
 
 # --- failures of the remote side ------------------------------------------------------------------------------------
@@ -216,7 +215,7 @@ def test_a_bucket_that_is_not_there(bucket: Bucket, small_cache: SmallCache) -> 
     dataset = load("folder", bucket.root, ("poly",))
     for store, line in (("s3://none/c.zarr", "cannot be created"), (bucket.root, "exists and is no cache of ours")):
         with pytest.raises(UserError, match=f"^{store} {line}"):
-            precompute(dataset, store, small_cache.settings, device="cpu")
+            fill_cache(dataset, store, small_cache.settings, device="cpu")
 
 
 @pytest.mark.slow
@@ -243,9 +242,9 @@ def test_images_out_of_reach_are_not_taken_for_bad_ones(
     dataset, store = load("folder", bucket.root, ("poly",)), str(tmp_path / "c.zarr")
     refusing()
     with pytest.raises(RunError, match=r"poly/train/good/00.\.png is out of reach .*Access Key.*: the same command"):
-        precompute(dataset, store, small_cache.settings, device="cpu", bad_images="skip")
+        fill_cache(dataset, store, small_cache.settings, device="cpu", bad_images="skip")
     demand_credentials(endpoint, "inf")
-    report = precompute(dataset, store, small_cache.settings, device="cpu", bad_images="skip")
+    report = fill_cache(dataset, store, small_cache.settings, device="cpu", bad_images="skip")
     assert (report.computed, report.bad) == (5, ())
 
 
@@ -273,10 +272,10 @@ from pipeline.datasets import load
 from pipeline.errors import UserError
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import open_cache
+from pipeline.cache.cache import open_cache
 dataset = load("folder", {str(small_cache.root)!r})
 settings = PrecomputeSettings(image_size=64, pairs=4)
-print(precompute(dataset, {small_cache.store!r}, settings).computed)
+print(precompute([(dataset, {small_cache.store!r})], settings).caches[0].computed)
 print(sorted({packages} & {{name for name, module in sys.modules.items() if module}}))
 for what in (lambda: load("folder", "s3://parts/images"), lambda: open_cache("s3://parts/c.zarr")):
     try:

@@ -9,45 +9,28 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from conftest import NORMALS, SmallCache, assert_same_arrays, read_arrays
+from conftest import NORMALS, SmallCache, assert_same_arrays, listed, read_arrays
 from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
 from pipeline.backbone_spec import find_spec
-from pipeline.creation import finish_cache, images_digest, prepare_cache
+from pipeline.cache.cache import default_store, open_cache
+from pipeline.cache.create import prepare_cache
+from pipeline.cache.layout import images_digest, layout
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    cache_settings,
-    category_names,
-    choose_categories,
-    default_store,
-    done_blocks,
-    iterate_blocks,
-    layout,
-    open_cache,
-    open_category,
-    read_all,
-    read_block,
-    unit_states,
-    write_unit,
-)
 
 SETTINGS = PrecomputeSettings(image_size=64, stages=("blocks.1", "blocks.4"), clusters=3, pairs=2)
 PATHS = {"nut": [f"nut/train/good/{i:03}.png" for i in range(70)], "bolt": ["bolt/train/good/0.png"]}
 
 
-def prepare(store: Path | str, categories: Mapping[str, Sequence[str]] = PATHS, **changes: Any) -> str:
-    arguments: dict[str, Any] = {
-        "dataset": "folder",
-        "image_root": "/images",
-        "settings": SETTINGS,
-        "weights": "none",
-        "overwrite": False,
-    }
-    return prepare_cache(str(store), categories=categories, **{**arguments, **changes})
+def prepare(
+    store: Path | str, categories: Mapping[str, Sequence[str]] = PATHS, dataset: str = "folder", **changes: Any
+) -> str:
+    """The id of a cache of the categories' paths."""
+    options: dict[str, Any] = {"settings": SETTINGS, "weights": "none", **changes}
+    return prepare_cache(str(store), listed("/images", categories, dataset), **options).id
 
 
 def refusal(store: Path | str, categories: Mapping[str, Sequence[str]] = PATHS, **changes: Any) -> str:
@@ -79,12 +62,9 @@ def some_rows(count: int, seed: int = 0) -> dict[str, Any]:
 
 
 def fill(store: Path | str, categories: Sequence[str] = ("nut", "bolt")) -> None:
-    root = open_cache(str(store), "r+")
-    for name in categories:
-        category = open_category(root, name)
-        images = len(read_all(category, "paths"))
-        for block in range(len(done_blocks(category))):
-            write_unit(category, block, some_rows(min(BLOCK, images - block * BLOCK), block))
+    for category in open_cache(str(store), "r+").choose(categories):
+        for chunk in range(len(category.done)):
+            category.write_shard(chunk, some_rows(len(category.rows_of(chunk)), chunk))
 
 
 # --- the layout ---------------------------------------------------------------------------------------------------
@@ -134,11 +114,11 @@ def test_a_block_is_one_chunk_of_every_array(small_cache: SmallCache) -> None:
 
 
 def test_root_attributes(small_cache: SmallCache) -> None:
-    attributes = dict(open_cache(small_cache.store).attrs)
+    attributes = open_cache(small_cache.store).attributes
     assert attributes["format"] == 1 and attributes["complete"] is True
     assert attributes["dataset"] == "folder" and attributes["root"] == str(small_cache.root)
     assert attributes["weights"] == find_spec("efficientnet_lite0").imagenet
-    assert cache_settings(open_cache(small_cache.store)) == small_cache.settings
+    assert open_cache(small_cache.store).settings == small_cache.settings
     assert {"torch", "numpy", "zarr", "timm"} <= attributes["versions"].keys()  # type: ignore[union-attr]
     paths = {name: [f"{name}/train/good/{i:03}.png" for i in range(count)] for name, count in NORMALS.items()}
     assert attributes["images_digest"] == {name: images_digest(p) for name, p in paths.items()}
@@ -151,7 +131,7 @@ def test_xarray_opens_a_category(small_cache: SmallCache) -> None:
         assert opened.sizes["image"] == 67 and opened.sizes["block"] == 2
         assert opened["saliency"].dims == ("image", "stage", "map_y", "map_x")
         assert set(opened.variables) == contract(67).keys()
-        expected = read_all(open_category(open_cache(small_cache.store), "mono"), "pairs")
+        expected = open_cache(small_cache.store)["mono"].read("pairs")
         np.testing.assert_array_equal(opened["pairs"].values, expected)
         assert opened["paths"].values[66] == "mono/train/good/066.png"
 
@@ -172,39 +152,40 @@ def test_the_digest_of_a_list_tells_lists_apart(paths: list[str]) -> None:
 def test_blocks_are_written_and_read_back(tmp_path: Path) -> None:
     store = str(tmp_path / "c.zarr")
     prepare(store)
-    nut = open_category(open_cache(store, "r+"), "nut")
-    assert done_blocks(nut).tolist() == [False, False] and not unit_states(nut, 1)[0]
+    nut = open_cache(store, "r+")["nut"]
+    assert nut.done.tolist() == [False, False] and not nut.pending_rows(1).done
     last, first = some_rows(6, seed=1), some_rows(64, seed=2)
-    write_unit(nut, 1, last)
-    assert done_blocks(nut).tolist() == [False, True] and unit_states(nut, 1)[0] and not unit_states(nut, 0)[0]
-    write_unit(nut, 0, first)
+    nut.write_shard(1, last)
+    assert nut.done.tolist() == [False, True] and nut.pending_rows(1).done and not nut.pending_rows(0).done
+    assert nut.pending_shards() == [(0, 64)] and nut.pending_rows(0).paths == tuple(PATHS["nut"][:64])
+    nut.write_shard(0, first)
     for block, rows in enumerate((first, last)):
-        for name, values in read_block(nut, block, list(rows)).items():
+        for name, values in nut.read_chunk(block, list(rows)).items():
             np.testing.assert_array_equal(values, rows[name])
-    np.testing.assert_array_equal(read_all(nut, "pairs"), np.concatenate([first["pairs"], last["pairs"]]))
-    assert read_block(nut, 1, ["paths"])["paths"].tolist() == PATHS["nut"][64:]
-    assert list(iterate_blocks(nut)) == [0, 1]
+    np.testing.assert_array_equal(nut.read("pairs"), np.concatenate([first["pairs"], last["pairs"]]))
+    assert nut.read_chunk(1, ["paths"])["paths"].tolist() == PATHS["nut"][64:]
+    assert nut.done_chunks() == [0, 1]
 
 
 def test_a_block_that_fails_half_way_is_not_done(tmp_path: Path) -> None:
     prepare(tmp_path / "c.zarr")
-    nut = open_category(open_cache(str(tmp_path / "c.zarr"), "r+"), "nut")
+    nut = open_cache(str(tmp_path / "c.zarr"), "r+")["nut"]
     rows = some_rows(64)
     rows["relaxed"] = rows["relaxed"][:, :1, :1, None].repeat(9, axis=1)
     with pytest.raises(ValueError):
-        write_unit(nut, 0, rows)
-    assert not done_blocks(nut).any()
-    assert list(iterate_blocks(nut)) == []
+        nut.write_shard(0, rows)
+    assert not nut.done.any()
+    assert nut.done_chunks() == []
 
 
 def test_complete_means_every_block_of_every_category(tmp_path: Path) -> None:
     store = str(tmp_path / "c.zarr")
     prepare(store)
-    assert not finish_cache(store)
+    assert not open_cache(store, "r+").finish()
     fill(store, ["nut"])
-    assert not finish_cache(store) and open_cache(store).attrs["complete"] is False
+    assert not open_cache(store, "r+").finish() and open_cache(store).complete is False
     fill(store, ["bolt"])
-    assert finish_cache(store) and open_cache(store).attrs["complete"] is True
+    assert open_cache(store, "r+").finish() and open_cache(store).complete is True
 
 
 # --- going on with a cache ----------------------------------------------------------------------------------------
@@ -225,12 +206,12 @@ def test_categories_come_one_after_the_other(tmp_path: Path) -> None:
     store = tmp_path / "c.zarr"
     first = prepare(store, {"nut": PATHS["nut"]})
     fill(store, ["nut"])
-    assert finish_cache(str(store))
+    assert open_cache(str(store), "r+").finish()
     assert prepare(store, {"bolt": PATHS["bolt"]}) == first
     root = open_cache(str(store))
-    assert category_names(root) == ["bolt", "nut"] and root.attrs["complete"] is False
-    assert done_blocks(open_category(root, "nut")).all()
-    assert root.attrs["images_digest"] == {name: images_digest(paths) for name, paths in PATHS.items()}
+    assert root.names() == ["bolt", "nut"] and root.complete is False
+    assert root["nut"].done.all()
+    assert root.attributes["images_digest"] == {name: images_digest(paths) for name, paths in PATHS.items()}
 
 
 @pytest.mark.parametrize(
@@ -258,7 +239,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, changes: dict[str, A
     store = tmp_path / "c.zarr"
     prepare(store)
     fill(store)
-    finish_cache(str(store))
+    open_cache(str(store), "r+").finish()
     before = files_of(store)
     for overwrite in (False, True):
         # --overwrite of one category cannot change the settings of the others.
@@ -277,14 +258,14 @@ def test_overwrite_of_everything_takes_new_settings_and_images(tmp_path: Path) -
     store = tmp_path / "c.zarr"
     first = prepare(store)
     fill(store)
-    finish_cache(str(store))
+    open_cache(str(store), "r+").finish()
     other = dataclasses.replace(SETTINGS, clusters=5)
     second = prepare(
         store, {"nut": PATHS["nut"][:3], "bolt": PATHS["bolt"]}, settings=other, weights="sha256:1", overwrite=True
     )
     root = open_cache(str(store))
     assert second != first
-    assert cache_settings(root) == other and root.attrs["weights"] == "sha256:1" and root.attrs["complete"] is False
+    assert root.settings == other and root.attributes["weights"] == "sha256:1" and root.complete is False
     arrays = read_arrays(store)
     assert arrays["nut/centroids"].shape == (3, 2, 5)
     assert not arrays["nut/done"].any() and not arrays["bolt/done"].any()
@@ -309,7 +290,7 @@ def test_overwrite_goes_on_where_a_killed_overwrite_stopped(tmp_path: Path, gone
     prepare(store)
     fill(store)
     # As a kill leaves it between the mark and the last file deleted.
-    open_category(open_cache(str(store), "r+"), "nut").update_attributes({"ready": False})
+    open_cache(str(store), "r+")["nut"].group.update_attributes({"ready": False})
     (store / gone).unlink()
     prepare(store)
     arrays = read_arrays(store)
@@ -332,7 +313,7 @@ def test_a_kill_in_the_middle_of_deleting_leaves_nothing_that_passes_for_whole(
         patch.setattr(LocalStore, "delete_dir", killed)
         with pytest.raises(RuntimeError, match="killed"):
             prepare(store, overwrite=True)
-    assert category_names(open_cache(str(store))) == []
+    assert open_cache(str(store)).names() == []
     prepare(store)
     assert not read_arrays(store)["nut/done"].any()
 
@@ -360,7 +341,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path: Path) -> 
 
 def test_an_empty_folder_becomes_a_cache(tmp_path: Path) -> None:
     prepare(tmp_path)
-    assert category_names(open_cache(str(tmp_path))) == ["bolt", "nut"]
+    assert open_cache(str(tmp_path)).names() == ["bolt", "nut"]
 
 
 def test_stores_that_cannot_be_reached_are_named() -> None:
@@ -372,7 +353,7 @@ def test_a_store_may_be_a_url(tmp_path: Path) -> None:
     for store in (remote, f"file://{tmp_path}/u.zarr", str(tmp_path / "p.zarr")):
         first = prepare(store)
         fill(store)
-        assert finish_cache(store) and prepare(store) == first
+        assert open_cache(store, "r+").finish() and prepare(store) == first
     assert_same_arrays(remote, tmp_path / "p.zarr")
     assert_same_arrays(tmp_path / "u.zarr", tmp_path / "p.zarr")
     assert prepare(remote, overwrite=True) != prepare(tmp_path / "p.zarr")
@@ -387,7 +368,7 @@ def test_a_cache_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_cache_of_a_later_format_is_refused(tmp_path: Path) -> None:
     prepare(tmp_path / "c.zarr")
-    open_cache(str(tmp_path / "c.zarr"), "r+").update_attributes({"format": 2})
+    open_cache(str(tmp_path / "c.zarr"), "r+").update_attributes(format=2)
     with pytest.raises(UserError, match="no cache of format 1"):
         open_cache(str(tmp_path / "c.zarr"))
     assert "format 1" in refusal(tmp_path / "c.zarr")
@@ -398,10 +379,10 @@ def test_a_cache_of_a_later_format_is_refused(tmp_path: Path) -> None:
 
 def test_categories_are_chosen_by_name(small_cache: SmallCache) -> None:
     root = open_cache(small_cache.store)
-    assert choose_categories(root, [], small_cache.store) == ["mono", "poly"]
-    assert choose_categories(root, ["poly"], small_cache.store) == ["poly"]
+    assert [category.name for category in root.choose()] == ["mono", "poly"]
+    assert [category.name for category in root.choose(["poly"])] == ["poly"]
     with pytest.raises(UserError, match="no category 'screw': it holds mono, poly"):
-        choose_categories(root, ["poly", "screw"], small_cache.store)
+        root.choose(["poly", "screw"])
 
 
 def test_the_default_store_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
 from conftest import write_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.cache.cache import CachedCategory, open_cache
+from pipeline.cache.layout import CHUNK, Arrays
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import BLOCK, Arrays, array, open_cache, open_category, read_all, read_block, unit_blocks
 from train.stream import Batch, NormalStream, row_order
 
 TINY = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=2, weights="none")
-BLOCKS = 39
+CHUNKS = 39
 # The last block is not full.
-IMAGES = BLOCKS * BLOCK - 7
+IMAGES = CHUNKS * CHUNK - 7
 ROWS = np.arange(IMAGES)
 
 
@@ -30,10 +30,10 @@ def tiles() -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def category(tiles: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
+def category(tiles: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> CachedCategory:
     """A category of `tiles`."""
     store = write_cache(tmp_path_factory.mktemp("stream") / "cache.zarr", {"tile": tiles}, TINY)
-    return open_category(open_cache(store), "tile")
+    return open_cache(store)["tile"]
 
 
 def numbers(images: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -58,7 +58,7 @@ def assert_equal(mine: list[Batch], yours: list[Batch]) -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sets(st.integers(0, 40 * BLOCK), min_size=1, max_size=200), st.integers(0, 2**32))
+@given(st.sets(st.integers(0, 40 * CHUNK), min_size=1, max_size=200), st.integers(0, 2**32))
 def test_each_epoch_holds_every_row_once(chosen: set[int], seed: int) -> None:
     rows = np.array(sorted(chosen))
     order = row_order(rows, seed)
@@ -76,15 +76,15 @@ def test_the_order_depends_on_the_seed_and_differs_by_epoch() -> None:
 def test_an_epoch_mixes_the_images_of_many_blocks() -> None:
     # 16 blocks of a window, drawn at random: a batch of one block alone would be a poor sample of the normals.
     batch = np.array(list(islice(row_order(ROWS, 0), 64)))
-    assert len(np.unique(batch // BLOCK)) > 10
+    assert len(np.unique(batch // CHUNK)) > 10
 
 
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
-def test_an_epoch_of_batches_shows_every_image_once_with_its_own_pairs(category: zarr.Group) -> None:
-    rows = np.setdiff1d(ROWS, [3, 4, BLOCK, 5 * BLOCK + 1, IMAGES - 1])
-    pairs = read_all(category, "pairs")
+def test_an_epoch_of_batches_shows_every_image_once_with_its_own_pairs(category: CachedCategory) -> None:
+    rows = np.setdiff1d(ROWS, [3, 4, CHUNK, 5 * CHUNK + 1, IMAGES - 1])
+    pairs = category.read("pairs")
     batches = first_batches(NormalStream(category, rows), 9, size=len(rows) // 9)
     shown = np.concatenate([batch.rows for batch in batches])
     assert sorted(shown) == rows.tolist()
@@ -93,7 +93,7 @@ def test_an_epoch_of_batches_shows_every_image_once_with_its_own_pairs(category:
         np.testing.assert_array_equal(batch.pairs, pairs[batch.rows])
 
 
-def test_a_batch_joins_the_end_of_an_epoch_to_the_start_of_the_next(category: zarr.Group) -> None:
+def test_a_batch_joins_the_end_of_an_epoch_to_the_start_of_the_next(category: CachedCategory) -> None:
     rows = ROWS[:10]
     batches = first_batches(NormalStream(category, rows), 5, size=4)
     shown = np.concatenate([batch.rows for batch in batches])
@@ -101,14 +101,14 @@ def test_a_batch_joins_the_end_of_an_epoch_to_the_start_of_the_next(category: za
     assert sorted(shown[:10]) == sorted(shown[10:]) == rows.tolist()
 
 
-def test_a_batch_may_be_larger_than_an_epoch(category: zarr.Group) -> None:
+def test_a_batch_may_be_larger_than_an_epoch(category: CachedCategory) -> None:
     (batch,) = first_batches(NormalStream(category, ROWS[:3]), 1, size=7)
     assert sorted(np.bincount(batch.rows)) == [2, 2, 3]
     np.testing.assert_array_equal(numbers(batch.images), batch.rows)
 
 
 @pytest.mark.parametrize("first", [1, 5, 45])
-def test_starting_later_is_skipping(category: zarr.Group, first: int) -> None:
+def test_starting_later_is_skipping(category: CachedCategory, first: int) -> None:
     stream = NormalStream(category, ROWS)
     whole = first_batches(stream, first + 3, size=60)
     assert_equal(first_batches(NormalStream(category, ROWS), 3, size=60, first=first), whole[first:])
@@ -122,30 +122,31 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the blocks read from the cache, in their order."""
     read: list[int] = []
 
-    def counted(category: zarr.Group, number: int, names: tuple[str, ...]) -> Arrays:
+    def counted(category: CachedCategory, number: int, names: tuple[str, ...]) -> Arrays:
         read.append(number)
-        return read_block(category, number, names)
+        return read_chunk(category, number, names)
 
-    monkeypatch.setattr("train.stream.read_block", counted)
+    read_chunk = CachedCategory.read_chunk
+    monkeypatch.setattr(CachedCategory, "read_chunk", counted)
     return read
 
 
-def test_batches_do_not_depend_on_the_memory(category: zarr.Group, reads: list[int]) -> None:
+def test_batches_do_not_depend_on_the_memory(category: CachedCategory, reads: list[int]) -> None:
     count = 2 * IMAGES // 50
     small, large = NormalStream(category, ROWS, memory=0), NormalStream(category, ROWS)
     bounded, kept = [], 0
     for batch in islice(small.batches(50, 0), count):
         bounded.append(batch)
-        kept = max(kept, len(small._blocks))
-    assert kept == 17 < BLOCKS
+        kept = max(kept, small.held)
+    assert kept == 17 < CHUNKS
     # No block is read twice within an epoch, but for the one that a batch across two epochs touches.
-    assert len(reads) <= 2 * BLOCKS
+    assert len(reads) <= 2 * CHUNKS
     reads.clear()
     assert_equal(bounded, first_batches(large, count, size=50))
-    assert sorted(reads) == list(range(BLOCKS))
+    assert sorted(reads) == list(range(CHUNKS))
 
 
-def test_with_little_memory_an_epoch_still_shows_every_image_once(category: zarr.Group) -> None:
+def test_with_little_memory_an_epoch_still_shows_every_image_once(category: CachedCategory) -> None:
     bounded = NormalStream(category, ROWS, memory=0)
     size = IMAGES // 9
     # The batches of two epochs, which end in the middle of one.
@@ -155,8 +156,8 @@ def test_with_little_memory_an_epoch_still_shows_every_image_once(category: zarr
     assert shown.tolist() == list(order)[: 18 * size]
 
 
-def test_little_memory_is_all_that_is_used(category: zarr.Group) -> None:
-    block = BLOCK * (32 * 32 * 3 + 2 * 2 * 6 * 2)
+def test_little_memory_is_all_that_is_used(category: CachedCategory) -> None:
+    block = CHUNK * (32 * 32 * 3 + 2 * 2 * 6 * 2)
 
     def most(memory: int) -> int:
         """Bytes at the peak of two epochs."""
@@ -169,20 +170,20 @@ def test_little_memory_is_all_that_is_used(category: zarr.Group) -> None:
 
     # Beside the blocks: a batch, and what Zarr holds while it decodes a chunk.
     assert most(memory=0) < (17 + 8) * block
-    assert most(memory=40 * block) > (BLOCKS - 1) * block
+    assert most(memory=40 * block) > (CHUNKS - 1) * block
 
 
-def test_memory_bounds_the_blocks_kept(category: zarr.Group) -> None:
-    block = BLOCK * (32 * 32 * 3 + 2 * 2 * 6 * 2)
+def test_memory_bounds_the_blocks_kept(category: CachedCategory) -> None:
+    block = CHUNK * (32 * 32 * 3 + 2 * 2 * 6 * 2)
     stream = NormalStream(category, ROWS, memory=19 * block)
-    stream.read(ROWS[: 20 * BLOCK : BLOCK])
-    assert len(stream._blocks) == 19
+    stream.read(ROWS[: 20 * CHUNK : CHUNK])
+    assert stream.held == 19
 
 
 # --- images as a sequence -----------------------------------------------------------------------------------------
 
 
-def test_images_are_a_sequence(category: zarr.Group) -> None:
+def test_images_are_a_sequence(category: CachedCategory) -> None:
     rows = np.array([70, 3, 1200, 3])
     images = NormalStream(category, ROWS).images(rows)
     assert len(images) == 4
@@ -195,16 +196,16 @@ def test_images_are_a_sequence(category: zarr.Group) -> None:
         images[4]
 
 
-def test_images_are_read_when_they_are_asked_for(category: zarr.Group, reads: list[int]) -> None:
+def test_images_are_read_when_they_are_asked_for(category: CachedCategory, reads: list[int]) -> None:
     images = NormalStream(category, ROWS).images(ROWS)
     assert reads == []
-    images[5 * BLOCK]
+    images[5 * CHUNK]
     assert reads == [5]
 
 
-def test_shards_give_the_same_batches(category: zarr.Group, tiles: NDArray[np.uint8], tmp_path: Path) -> None:
-    sharded = open_category(open_cache(write_cache(tmp_path / "c.zarr", {"tile": tiles}, TINY, unit=4)), "tile")
-    assert unit_blocks(sharded) == 4 and array(sharded, "images").shards == (4 * BLOCK, 32, 32, 3)
+def test_shards_give_the_same_batches(category: CachedCategory, tiles: NDArray[np.uint8], tmp_path: Path) -> None:
+    sharded = open_cache(write_cache(tmp_path / "c.zarr", {"tile": tiles}, TINY, chunks_per_shard=4))["tile"]
+    assert sharded.chunks_per_shard == 4 and sharded.array("images").shards == (4 * CHUNK, 32, 32, 3)
     mine, yours = (first_batches(NormalStream(one, ROWS, memory=0), 30, size=50) for one in (sharded, category))
     assert_equal(mine, yours)
     assert numbers(mine[0].images).tolist() == mine[0].rows.tolist()

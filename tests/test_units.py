@@ -9,31 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_same_arrays, command_line, place, read_arrays
+from conftest import assert_same_arrays, changed_at, command_line, fill_cache, place, read_arrays
 
-from pipeline import creation
 from pipeline.backbone_spec import weights_digest
-from pipeline.block import Job, compute_block
-from pipeline.creation import LARGE, choose_unit, prepare_cache
+from pipeline.cache.cache import open_cache
+from pipeline.cache.create import prepare_cache
+from pipeline.cache.layout import CHUNK, LARGE, choose_shard, layout
 from pipeline.datasets import load
-from pipeline.precompute import precompute
+from pipeline.execution import Execution
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    array,
-    done_blocks,
-    layout,
-    open_cache,
-    open_category,
-    unit_blocks,
-    unit_states,
-    write_unit,
-)
+from pipeline.task import Job, compute_shard
 from pipeline.verify import verify_cache
 
 SETTINGS = PrecomputeSettings(image_size=64, pairs=2, stages=("blocks.4", "blocks.6"))
 # Two units of two blocks and a part of a third.
-COUNT = 4 * BLOCK + 9
+COUNT = 4 * CHUNK + 9
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +38,19 @@ def root(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pytes
 def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished cache of `root`, a block a unit."""
     store = tmp_path_factory.mktemp("units") / "whole.zarr"
-    precompute(load("folder", str(root)), str(store), SETTINGS, device="cpu")
+    fill_cache(load("folder", str(root)), str(store), SETTINGS, device="cpu")
     return store
 
 
-def sharded(store: Path, root: Path, unit: int = 2) -> str:
-    """An empty cache of `root` with so many blocks a unit; returns its id."""
-    dataset = load("folder", str(root))
-    return prepare_cache(
-        str(store),
-        dataset="folder",
-        image_root=str(root),
-        categories={one.name: [sample.path for sample in one.train] for one in dataset.categories},
-        settings=SETTINGS,
-        weights=weights_digest(SETTINGS.backbone, SETTINGS.weights),
-        overwrite=False,
-        unit=unit,
-    )
+def sharded(store: Path, root: Path, chunks: int = 2) -> str:
+    """An empty cache of `root` with so many chunks per shard; returns its id."""
+    weights = weights_digest(SETTINGS.backbone, SETTINGS.weights)
+    return prepare_cache(str(store), load("folder", str(root)), SETTINGS, weights, chunks_per_shard=chunks).id
 
 
 def objects(store: Path) -> dict[str, int]:
     """When each object that holds values was written, by its path in the category."""
-    files = (file for file in (store / "mono").rglob("*") if file.is_file() and file.name != "zarr.json")
-    return {file.relative_to(store / "mono").as_posix(): file.stat().st_mtime_ns for file in files}
+    return {name: when for name, when in changed_at(store / "mono").items() if not name.endswith("zarr.json")}
 
 
 def written(store: Path, before: dict[str, int]) -> set[str]:
@@ -78,47 +58,47 @@ def written(store: Path, before: dict[str, int]) -> set[str]:
 
 
 def test_large_categories_are_written_in_units_of_several_blocks() -> None:
-    assert [choose_unit(images) for images in (1, 64, LARGE - 1)] == [1, 1, 1]
-    assert choose_unit(LARGE) == choose_unit(10**7) > 1
+    assert [choose_shard(images) for images in (1, 64, LARGE - 1)] == [1, 1, 1]
+    assert choose_shard(LARGE) == choose_shard(10**7) > 1
 
 
 @pytest.mark.parametrize("unit", [1, 2, 3, 8])
 def test_two_tasks_never_share_an_object(root: Path, tmp_path: Path, unit: int) -> None:
     store = tmp_path / "c.zarr"
     sharded(store, root, unit)
-    category = open_category(open_cache(str(store), "r+"), "mono")
-    assert unit_blocks(category) == unit
+    category = open_cache(str(store), "r+")["mono"]
+    assert category.chunks_per_shard == unit
     names = {*layout(COUNT, SETTINGS), "done"} - {"paths"}
     by_task = []
-    for number, first in enumerate(range(0, COUNT, unit * BLOCK)):
-        count = min(unit * BLOCK, COUNT - first)
+    for number, first in enumerate(range(0, COUNT, unit * CHUNK)):
+        count = min(unit * CHUNK, COUNT - first)
         rows: dict[str, Any] = {
             name: np.full(shape, "x", object) if dtype == "str" else np.ones(shape, dtype)
             for name, (shape, dtype, _) in layout(count, SETTINGS).items()
             if name != "paths"
         }
         before = objects(store)
-        write_unit(category, number, rows)
+        category.write_shard(number, rows)
         by_task.append(written(store, before))
         assert {name.partition("/")[0] for name in by_task[-1]} == names
-        assert (unit_states(category, number) == 1).all()
+        assert category.pending_rows(number).done
     # Each writes one object of every array, and none that another writes.
     assert {len(task) for task in by_task} == {len(names)}
     assert len(set.union(*by_task)) == sum(map(len, by_task))
-    assert done_blocks(category).all() and len(done_blocks(category)) == 5
+    assert category.done.all() and len(category.done) == 5
 
 
 @pytest.mark.slow
 def test_tasks_of_two_blocks_compute_the_same_and_go_on(root: Path, whole: Path, tmp_path: Path) -> None:
     store = tmp_path / "c.zarr"
-    job = Job(str(store), sharded(store, root), str(root), SETTINGS, "cpu")
+    job = Job(str(store), sharded(store, root), str(root), "imagenet", Execution(device="cpu"))
     before = objects(store)
-    report = compute_block(job, "mono", 1)
+    report = compute_shard(job, "mono", 1)
     first = written(store, before)
-    assert (report.images, report.bad) == (2 * BLOCK, ())
-    assert done_blocks(open_category(open_cache(str(store)), "mono")).tolist() == [False, False, True, True, False]
+    assert (report.images, report.bad) == (2 * CHUNK, ())
+    assert open_cache(str(store))["mono"].done.tolist() == [False, False, True, True, False]
     before = objects(store)
-    assert precompute(load("folder", str(root)), str(store), SETTINGS, device="cpu").computed == COUNT - 2 * BLOCK
+    assert fill_cache(load("folder", str(root)), str(store), SETTINGS, device="cpu").computed == COUNT - 2 * CHUNK
     assert first.isdisjoint(written(store, before))
     assert_same_arrays(store, whole)
     assert verify_cache(str(store)).problems == ()
@@ -137,10 +117,10 @@ def test_a_task_killed_with_half_of_its_unit_written_is_done_again(root: Path, w
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = done_blocks(open_category(open_cache(str(store)), "mono"))
+    done = open_cache(str(store))["mono"].done
     assert not done.all()
     result = subprocess.run(command_line(*command), capture_output=True, text=True, check=True)
-    left = sum(min(BLOCK, COUNT - block * BLOCK) for block in np.flatnonzero(~done))
+    left = sum(min(CHUNK, COUNT - block * CHUNK) for block in np.flatnonzero(~done))
     assert f"{COUNT} images, {left} computed now" in result.stdout
     assert_same_arrays(store, whole)
 
@@ -151,7 +131,7 @@ def test_a_sharded_category_grows_within_its_units(root: Path, whole: Path, tmp_
     sharded(store, images)
 
     def run() -> int:
-        return precompute(load("folder", str(images)), str(store), SETTINGS, device="cpu").computed
+        return fill_cache(load("folder", str(images)), str(store), SETTINGS, device="cpu").computed
 
     assert run() == COUNT
     before = objects(store)
@@ -161,8 +141,8 @@ def test_a_sharded_category_grows_within_its_units(root: Path, whole: Path, tmp_
     assert run() == 3
     changed = {name for name in written(store, before) if not name.startswith(("paths/", "done/"))}
     assert {name.split("/")[2] for name in changed} == {"2"}
-    category = open_category(open_cache(str(store)), "mono")
-    assert unit_blocks(category) == 2 and array(category, "pairs").shards == (2 * BLOCK, 2, 2, 6)
+    category = open_cache(str(store))["mono"]
+    assert category.chunks_per_shard == 2 and category.array("pairs").shards == (2 * CHUNK, 2, 2, 6)
     arrays, old = read_arrays(store), read_arrays(whole)
     for name in layout(0, SETTINGS):
         np.testing.assert_array_equal(arrays[f"mono/{name}"][:COUNT], old[f"mono/{name}"], err_msg=name)
@@ -178,14 +158,14 @@ def test_a_category_keeps_the_layout_that_it_was_created_with(
     place(images, "wide/train/good", extra[:12])
     for file in extra:
         file.rename(tmp_path / file.name)
-    monkeypatch.setattr(creation, "LARGE", 8)
+    monkeypatch.setattr("pipeline.cache.layout.LARGE", 8)
     store = str(tmp_path / "c.zarr")
     tiny = PrecomputeSettings(image_size=32, pairs=1, stages=("blocks.6",))
-    precompute(load("folder", str(images)), store, tiny, device="cpu")
-    units = {name: unit_blocks(open_category(open_cache(store), name)) for name in ("mono", "wide")}
-    assert units == {"mono": 1, "wide": choose_unit(8)} and units["wide"] > 1
+    fill_cache(load("folder", str(images)), store, tiny, device="cpu")
+    units = {name: open_cache(store)[name].chunks_per_shard for name in ("mono", "wide")}
+    assert units == {"mono": 1, "wide": choose_shard(8)} and units["wide"] > 1
     for file in extra[:7]:
         shutil.copy(tmp_path / file.name, file)
-    assert precompute(load("folder", str(images)), store, tiny, device="cpu").computed == 7
-    assert unit_blocks(open_category(open_cache(store), "mono")) == 1
+    assert fill_cache(load("folder", str(images)), store, tiny, device="cpu").computed == 7
+    assert open_cache(store)["mono"].chunks_per_shard == 1
     assert verify_cache(store).problems == ()

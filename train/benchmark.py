@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from pipeline.block import torch_threads_kept
+from pipeline.cache.cache import cache_exists, open_cache
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
+from pipeline.execution import Execution
 from pipeline.files import write_text
 from pipeline.precompute import precompute
 from pipeline.progress import progress, unshown
-from pipeline.schedule import check_scheduler, run_blocks
+from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import cache_exists, cache_settings, category_names, open_cache
 from train.comparison import CellRow, comparison_markdown, rows_of, write_rows
 from train.comparison_plots import plot_comparison
 from train.machine import describe_machine
@@ -55,11 +53,11 @@ class Benchmark:
     out: Path
     arms: tuple[str, ...]
     seeds: int
+    execution: Execution
     categories: tuple[str, ...] = ()
     root: str | None = None
     image_size: int | None = None
     quick: bool = False
-    device: str = "auto"
     command: str = ""
 
     @property
@@ -83,13 +81,12 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell as it travels to a worker; threads: torch's there."""
+    """One cell as it travels to a worker."""
 
     benchmark: Benchmark
     category: str
     arm: str
     seed: int
-    threads: int
 
 
 def choose_arms(text: str) -> tuple[str, ...]:
@@ -103,29 +100,28 @@ def choose_arms(text: str) -> tuple[str, ...]:
     return arms
 
 
-def run_benchmark(benchmark: Benchmark, scheduler: str, workers: int | None) -> list[CellRow]:
+def run_benchmark(benchmark: Benchmark) -> list[CellRow]:
     """Compute what is not there yet, write the tables and plots to `out`, and return a row a cell.
 
-    scheduler: as for `pipeline.schedule.run_blocks`, with a cell a block and so one category a worker at a time;
-    "threads" takes the cells one after the other in this process, each with all cores; "processes" as many at once as
-    there are cores, each with one torch thread, which is faster on a CPU.
+    A task of the benchmark's execution is a cell, and so a worker has one category at a time. "threads" takes the cells
+    one after the other in this process, each with all cores; "processes" as many at once as there are cores, each with
+    one torch thread, which is faster on a CPU.
     """
-    check_scheduler(scheduler)
-    ready_cache(benchmark, scheduler, workers)
+    ready_cache(benchmark)
     runs = {arm: _open(benchmark, arm) for arm in benchmark.arms}
     for run in runs.values():
         if differing := differing_settings(run.out, run.kept()):
             raise UserError(f"{run.out} was made with other settings ({'; '.join(differing)}): give another --out")
     for run in runs.values():
         keep_settings(run.out, run.kept())
-    _run_cells(benchmark, runs, scheduler, workers)
+    _run_cells(benchmark, runs)
     seeds = range(benchmark.seeds)
     rows = [row for arm, run in runs.items() for row in rows_of(arm, write_results(run, list(seeds)))]
     _write_report(benchmark, runs, rows)
     return rows
 
 
-def ready_cache(benchmark: Benchmark, scheduler: str, workers: int | None) -> None:
+def ready_cache(benchmark: Benchmark) -> None:
     """Make the cache, or finish it with its own settings; one that is whole is taken as it is.
 
     UserError where it is of another data set or image size.
@@ -135,7 +131,7 @@ def ready_cache(benchmark: Benchmark, scheduler: str, workers: int | None) -> No
     settings = PrecomputeSettings(image_size=size or default)
     if cache_exists(store):
         cache = open_cache(store)
-        settings, found = cache_settings(cache), cache.attrs["dataset"]
+        settings, found = cache.settings, cache.dataset
         if found != benchmark.dataset:
             raise UserError(f"{store} is a cache of {found}, not of {benchmark.dataset}: give another --store")
         if size not in (None, settings.image_size):
@@ -143,18 +139,17 @@ def ready_cache(benchmark: Benchmark, scheduler: str, workers: int | None) -> No
                 f"{store} holds images of {settings.image_size} pixels, not {size}:"
                 " leave out --image-size or give another --store"
             )
-        if cache.attrs.get("complete") and set(benchmark.categories) <= set(category_names(cache)):
+        if cache.complete and set(benchmark.categories) <= set(cache.names()):
             return
     dataset = load(benchmark.dataset, benchmark.root, benchmark.categories)
     if benchmark.quick:
         fewer = tuple(replace(category, train=category.train[:_QUICK_NORMALS]) for category in dataset.categories)
         dataset = replace(dataset, categories=fewer)
-    precompute(dataset, store, settings, device=benchmark.device, scheduler=scheduler, workers=workers)
+    precompute([(dataset, store)], settings, benchmark.execution)
 
 
 def compute_cell(cell: Cell) -> str:
     """Compute one cell in whatever process Dask chose; returns the line of a mistake, "" where there was none."""
-    torch.set_num_threads(cell.threads)
     try:
         with unshown():
             run_cell(_open(cell.benchmark, cell.arm, (cell.category,)), cell.category, cell.seed)
@@ -169,17 +164,17 @@ def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = Non
         benchmark.out / arm,
         benchmark.settings(arm),
         categories=benchmark.categories if categories is None else categories,
-        device=benchmark.device,
+        device=benchmark.execution.device,
         resume=True,
         root=benchmark.root,
         test_images=_QUICK_TESTS if benchmark.quick else None,
     )
 
 
-def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, workers: int | None) -> None:
-    cores = os.cpu_count() or 1
+def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
+    execution, cores = benchmark.execution, os.cpu_count() or 1
     on_gpu = next(iter(runs.values())).device.type == "cuda"
-    at_once = 1 if scheduler == "threads" else workers or (1 if on_gpu else cores)
+    at_once = 1 if execution.scheduler == "threads" else execution.workers or (1 if on_gpu else cores)
     wanted = [
         (category, arm, seed)
         for category in next(iter(runs.values())).normals
@@ -188,8 +183,8 @@ def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, worke
     ]
     open_cells = [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]
     threads = max(1, cores // max(1, min(at_once, len(open_cells))))
-    tasks = [(Cell(benchmark, *key, threads),) for key in open_cells]
-    with progress("benchmark", len(wanted), "cells") as advance, torch_threads_kept():
+    tasks = [(Cell(benchmark, *key),) for key in open_cells]
+    with progress("benchmark", len(wanted), "cells") as advance:
         advance(len(wanted) - len(open_cells))
 
         def on_result(problem: str) -> None:
@@ -198,7 +193,7 @@ def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, worke
             advance(1)
 
         if tasks:
-            run_blocks(compute_cell, tasks, scheduler, at_once, on_result)
+            run_tasks(compute_cell, tasks, replace(execution, workers=at_once), on_result, threads)
     if left := [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]:
         raise RunError(f"{len(left)} cells were not computed, the first {', '.join(map(str, left[0]))}")
 
@@ -216,7 +211,7 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[Cel
         f"## {benchmark.dataset}",
         *([f"**{benchmark.note}.**"] if benchmark.note else []),
         f"    {benchmark.command}",
-        describe_machine(benchmark.device),
+        describe_machine(benchmark.execution.device),
         f"{images}; seeds {seeds}; {'; '.join(counts.values())}.",
         f"Every arm but untrained and patchcore: {described}.",
         comparison_markdown(rows, level=3),

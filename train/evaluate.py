@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import Sample
 from pipeline.images import decode_mask, decode_rgb, read_bytes
+from pipeline.layouts import Sample
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
 from train.features import Images

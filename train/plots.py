@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import RocCurveDisplay
 
-from pipeline.datasets import Sample
 from pipeline.files import replacing
 from pipeline.images import decode_mask, read_bytes
+from pipeline.layouts import Sample
 from train.evaluate import Evaluation, Scorer, read_images
 
 _SHOWN = 6

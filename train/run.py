@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 
 from pipeline.backbone import load_backbone
-from pipeline.datasets import Category, Sample, load_tests
+from pipeline.cache.cache import CachedCategory, open_cache
+from pipeline.datasets import load_tests
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_json
+from pipeline.layouts import Category, Sample
 from pipeline.progress import progress
 from pipeline.roots import absolute
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import cache_settings, choose_categories, done_blocks, open_cache, open_category, read_all
 from train.contrast import Contrast
 from train.detector import Detector, fit_detector, save_detector
 from train.evaluate import Evaluation, Scorer, evaluate
@@ -69,8 +69,8 @@ class Run:
 
     def kept(self) -> dict[str, Any]:
         """What `train.run_settings` keeps of the run: settings, and the digest of each category's list of images."""
-        root = open_cache(self.store)
-        images = {name: str(open_category(root, name).attrs["images_digest"]) for name in self.normals}
+        cache = open_cache(self.store)
+        images = {name: str(cache[name].group.attrs["images_digest"]) for name in self.normals}
         settings = {"train": self.settings.to_attributes(), "cache": self.cache.to_attributes()}
         return {**settings, "test": {"images": self.test_images}, "images": images}
 
@@ -126,13 +126,13 @@ def open_run(
     test_images: so many of each label and category are tested with, spread over the list; None takes all.
     """
     cache = open_cache(store)
-    names = list(dict.fromkeys(choose_categories(cache, categories, store)))
-    place = absolute(root or str(cache.attrs["root"]))
-    dataset = str(cache.attrs["dataset"])
+    names = list(dict.fromkeys(category.name for category in cache.choose(categories)))
+    place = absolute(root or cache.image_root)
+    dataset = cache.dataset
     on = choose_device(device)
     tests = {category.name: _tested(category, test_images) for category in load_tests(dataset, place, names)}
-    normals = {name: _normals(open_category(cache, name), name, store, settings.held_out) for name in names}
-    return Run(dataset, store, place, out, cache_settings(cache), settings, on, resume, normals, tests, test_images)
+    normals = {name: _normals(cache[name], store, settings.held_out) for name in names}
+    return Run(dataset, store, place, out, cache.settings, settings, on, resume, normals, tests, test_images)
 
 
 def write_results(run: Run, seeds: Sequence[int]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for left in (_FINISHED, "detector.pt"):
         (folder / left).unlink(missing_ok=True)
-    group, category = open_category(open_cache(run.store), name), run.tests[name]
+    group, category = open_cache(run.store)[name], run.tests[name]
     detector: Scorer
     if isinstance(run.settings, PatchCoreSettings):
         detector, n_train = _make_patchcore(run, run.settings, group, run.normals[name], seed)
@@ -202,19 +202,22 @@ def _tested(category: Category, most: int | None) -> Category:
     return replace(category, test=tuple(sorted(kept, key=lambda sample: sample.path)))
 
 
-def _normals(group: zarr.Group, name: str, store: str, held_out: float) -> _Normals:
+def _normals(group: CachedCategory, store: str, held_out: float) -> _Normals:
     """Rows of the normals to train on and of those held out; UserError where there are too few, or some to come."""
-    if not done_blocks(group).all():
-        raise UserError(f"{name} is not complete in {store}: run precompute again to finish it")
-    rows = np.flatnonzero(read_all(group, "valid"))
+    if not group.complete:
+        raise UserError(f"{group.name} is not complete in {store}: run precompute again to finish it")
+    rows = group.usable
     if len(rows) < _LEAST_NORMALS:
-        raise UserError(f"{name} has {len(rows)} normal images in {store}, too few: give {_LEAST_NORMALS} or more")
-    held = hold_out([str(path) for path in read_all(group, "paths")[rows]], held_out)
+        raise UserError(
+            f"{group.name} has {len(rows)} normal images in {store}, too few: give {_LEAST_NORMALS} or more"
+        )
+    paths = group.paths
+    held = hold_out([paths[row] for row in rows], held_out)
     return rows[~held], rows[held]
 
 
 def _make_patchcore(
-    run: Run, settings: PatchCoreSettings, group: zarr.Group, normals: _Normals, seed: int
+    run: Run, settings: PatchCoreSettings, group: CachedCategory, normals: _Normals, seed: int
 ) -> tuple[PatchCore, int]:
     trained_on, held_out = normals
     backbone = load_backbone(run.cache.backbone, run.cache.weights, run.cache.seed).to(run.device)
@@ -224,7 +227,7 @@ def _make_patchcore(
 
 
 def _make_detector(
-    run: Run, settings: TrainSettings, group: zarr.Group, normals: _Normals, name: str, seed: int, folder: Path
+    run: Run, settings: TrainSettings, group: CachedCategory, normals: _Normals, name: str, seed: int, folder: Path
 ) -> tuple[Detector, int]:
     trained_on, held_out = normals
     cache = run.cache

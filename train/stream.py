@@ -1,9 +1,9 @@
 """Stream normals and their patch pairs out of the cache, in shuffled batches, with bounded memory.
 
-The cache is read a block (one chunk) at a time. An epoch visits the blocks in shuffled order, mixes the images of a
-window of 16 blocks, and shows every image once. The order depends on the seed alone: whether the blocks fit in memory
-only decides how often they are read. A category of up to 4 GiB of blocks (about 21,000 images of 256 pixels) is read
-once and stays in memory; of a larger one the blocks used last stay, and an epoch reads each block about once.
+The cache is read a chunk at a time. An epoch visits the chunks in shuffled order, mixes the images of a window of 16
+chunks, and shows every image once. The order depends on the seed only: whether the chunks fit in memory decides how
+often they are read. A category of up to 4 GiB of chunks (about 21,000 images of 256 pixels) is read once and stays in
+memory; of a larger one the chunks used last stay, and an epoch reads each chunk about once.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itertools import islice
 from typing import overload
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from pipeline.store import BLOCK, Arrays, array, read_block
+from pipeline.cache.cache import CachedCategory
+from pipeline.cache.layout import Arrays, locate
 
 _WINDOW = 16
 _MEMORY = 4 * 2**30
@@ -38,11 +38,11 @@ def row_order(rows: NDArray[np.int64], seed: int) -> Iterator[int]:
 
     rows: (n,) ascending rows of the cache. The same (rows, seed) give the same order always.
     """
-    blocks = np.split(rows, np.flatnonzero(np.diff(rows // BLOCK)) + 1)
+    chunks = np.split(rows, np.flatnonzero(np.diff(locate(rows)[0])) + 1)
     epoch = 0
     while True:
         rng = np.random.default_rng([seed, epoch])
-        shuffled = [blocks[i] for i in rng.permutation(len(blocks))]
+        shuffled = [chunks[i] for i in rng.permutation(len(chunks))]
         for start in range(0, len(shuffled), _WINDOW):
             window = np.concatenate(shuffled[start : start + _WINDOW])
             yield from window[rng.permutation(len(window))].tolist()
@@ -52,12 +52,12 @@ def row_order(rows: NDArray[np.int64], seed: int) -> Iterator[int]:
 class NormalStream:
     """Batches of normals from one category of a cache."""
 
-    def __init__(self, category: zarr.Group, rows: NDArray[np.int64], memory: int = _MEMORY) -> None:
-        """rows: (n,) ascending rows to draw from. memory: bytes of blocks to keep, at least one window of them."""
+    def __init__(self, category: CachedCategory, rows: NDArray[np.int64], memory: int = _MEMORY) -> None:
+        """rows: (n,) ascending rows to draw from. memory: bytes of chunks to keep, at least one window of them."""
         self._category = category
-        self._image, self._pairs = (array(category, name).shape[1:] for name in ("images", "pairs"))
+        self._image, self._pairs = (category.array(name).shape[1:] for name in ("images", "pairs"))
         self._rows = rows
-        self._blocks: OrderedDict[int, Arrays] = OrderedDict()
+        self._chunks: OrderedDict[int, Arrays] = OrderedDict()
         self._memory = memory
 
     def batches(self, size: int, seed: int, first: int = 0) -> Iterator[Batch]:
@@ -70,24 +70,29 @@ class NormalStream:
         """The images and pairs of any rows, in their order."""
         images = np.empty((len(rows), *self._image), np.uint8)
         pairs = np.empty((len(rows), *self._pairs), np.int16)
-        for i, row in enumerate(rows.tolist()):
-            # Copied at once: a view would keep its whole block in memory until the batch is there.
-            block = self._block(row // BLOCK)
-            images[i], pairs[i] = block["images"][row % BLOCK], block["pairs"][row % BLOCK]
+        for i, (number, place) in enumerate(zip(*(part.tolist() for part in locate(rows)), strict=True)):
+            # Copied at once: a view would keep its whole chunk in memory until the batch is there.
+            chunk = self._chunk(number)
+            images[i], pairs[i] = chunk["images"][place], chunk["pairs"][place]
         return Batch(images, pairs, rows)
 
     def images(self, rows: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
         """The images (H,W,3) uint8 of `rows` as a sequence that reads them when they are asked for."""
         return _Images(self, rows)
 
-    def _block(self, number: int) -> Arrays:
-        if number not in self._blocks:
-            self._blocks[number] = read_block(self._category, number, ("images", "pairs"))
-            size = sum(array.nbytes for array in self._blocks[number].values())
-            while len(self._blocks) > max(_WINDOW + 1, self._memory // size):
-                self._blocks.popitem(last=False)
-        self._blocks.move_to_end(number)
-        return self._blocks[number]
+    @property
+    def held(self) -> int:
+        """Chunks in memory."""
+        return len(self._chunks)
+
+    def _chunk(self, number: int) -> Arrays:
+        if number not in self._chunks:
+            self._chunks[number] = self._category.read_chunk(number, ("images", "pairs"))
+            size = sum(array.nbytes for array in self._chunks[number].values())
+            while len(self._chunks) > max(_WINDOW + 1, self._memory // size):
+                self._chunks.popitem(last=False)
+        self._chunks.move_to_end(number)
+        return self._chunks[number]
 
 
 class _Images(Sequence[NDArray[np.uint8]]):

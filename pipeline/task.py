@@ -1,4 +1,4 @@
-"""One task of stage 1: the images of a write unit to saliency maps, clusters and patch pairs in the cache."""
+"""One task of precompute: the images of a shard to saliency maps, clusters and patch pairs in the cache."""
 
 from __future__ import annotations
 
@@ -6,40 +6,30 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone import Backbone, load_backbone
+from pipeline.cache.cache import CachedCategory, PendingRows, open_cache
+from pipeline.cache.layout import Arrays, layout
 from pipeline.clusters import cluster_maps
 from pipeline.device import choose_device
 from pipeline.errors import ImageError
-from pipeline.growth import open_rows
+from pipeline.execution import Execution
 from pipeline.images import decode_rgb, read_bytes
 from pipeline.pairs import draw_pairs, map_keys
 from pipeline.saliency import layercam, scale_maps
 from pipeline.schedule import worker_name
 from pipeline.settings import PrecomputeSettings
-from pipeline.store import (
-    BLOCK,
-    DONE,
-    Arrays,
-    layout,
-    open_cache,
-    open_category,
-    read_unit,
-    unit_states,
-    write_unit,
-)
 
 # On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours: the bits of
 # a convolution depend there on the size of the batch.
@@ -48,28 +38,25 @@ _IMAGES_AT_ONCE_CPU = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What every block of a run shares; small, since it travels with each task.
+    """What every task of a cache shares; small, since it travels with each. The settings are the category's.
 
-    bad_images: "stop" ends the run at an image that cannot be read, "skip" leaves its row empty. batch_size: images
-    through a GPU at once.
+    weights: as in the settings, a file by its absolute path.
     """
 
     store: str
     cache_id: str
-    root: str
-    settings: PrecomputeSettings
-    device: str = "auto"
-    bad_images: str = "stop"
-    batch_size: int = BLOCK
+    image_root: str
+    weights: str
+    execution: Execution
 
 
 @dataclass(frozen=True)
-class BlockReport:
+class TaskReport:
     """What one task came to: images done, the lines of those that could not be read, seconds by step, and by whom."""
 
     store: str
     category: str
-    unit: int
+    shard: int
     images: int
     bad: tuple[str, ...]
     seconds: dict[str, float]
@@ -83,76 +70,65 @@ class _Loaded:
     problem: str = ""
 
 
-def compute_block(job: Job, category: str, unit: int) -> BlockReport:
-    """Compute what is open of one write unit and write it; one whose blocks are all done is left alone.
+def compute_shard(job: Job, name: str, shard: int) -> TaskReport:
+    """Compute what is pending of one shard of a category and write it; a shard whose chunks are all done is left alone.
 
-    Runs wherever Dask puts it: it opens the store and loads the network once a process. With bad_images "stop" and
+    Runs wherever Dask puts it: it opens the store and loads the network once per process. With bad_images "stop" and
     an unreadable image nothing is written and the report carries the lines.
     """
     clock = _Clock()
-    group = _open_group(job.store, job.cache_id, category)
-    states, listed = unit_states(group, unit), read_unit(group, unit, ("paths", "sha256"))
-    count = len(listed["paths"])
-    if (states == DONE).all():
-        return BlockReport(job.store, category, unit, count, (), clock.seconds, worker_name())
-    rows = open_rows(states, listed["paths"], listed["sha256"])
-    paths = [str(path) for path in listed["paths"][rows]]
-    arrays, bad = _compute_by_block(job, paths, clock)
-    if not bad or job.bad_images == "skip":
-        write_unit(group, unit, _among_finished(group, unit, arrays, rows, count))
+    category = _open_category(job.store, job.cache_id, name)
+    pending = category.pending_rows(shard)
+    if pending.done:
+        return TaskReport(job.store, name, shard, pending.of, (), clock.seconds, worker_name())
+    arrays, bad = _compute_by_chunk(job, category, pending.paths, clock)
+    if not bad or job.execution.bad_images == "skip":
+        category.write_shard(shard, _among_finished(category, shard, arrays, pending))
     clock.lap("write")
-    return BlockReport(job.store, category, unit, len(rows), bad, clock.seconds, worker_name())
+    return TaskReport(job.store, name, shard, len(pending.rows), bad, clock.seconds, worker_name())
 
 
-def _among_finished(group: zarr.Group, unit: int, arrays: Arrays, rows: NDArray[np.int64], count: int) -> Arrays:
-    """The arrays of the whole unit: where only some rows were computed, between those that were there."""
-    if len(rows) == count:
+def _among_finished(category: CachedCategory, shard: int, arrays: Arrays, pending: PendingRows) -> Arrays:
+    """The arrays of the whole shard: where only some rows were computed, between those that were there."""
+    if len(pending.rows) == pending.of:
         return arrays
-    whole = read_unit(group, unit, tuple(arrays))
+    whole = category.read_shard(shard, tuple(arrays))
     for name, values in arrays.items():
-        whole[name][rows] = values
+        whole[name][pending.rows] = values
     return whole
 
 
-def _compute_by_block(job: Job, paths: Sequence[str], clock: _Clock) -> tuple[Arrays, tuple[str, ...]]:
-    """`_compute_arrays` for a block's worth of images at a time: beside the result only two of them are in memory."""
-    shapes = layout(len(paths), job.settings).items()
+def _compute_by_chunk(
+    job: Job, category: CachedCategory, paths: Sequence[str], clock: _Clock
+) -> tuple[Arrays, tuple[str, ...]]:
+    """`_compute_arrays` for a chunk's worth of images at a time: beside the result only two of them are in memory."""
+    settings, size = replace(category.settings, weights=job.weights), category.rows_per_chunk
+    shapes = layout(len(paths), settings).items()
     whole: Arrays = {name: np.zeros(shape, object if dtype == "str" else dtype) for name, (shape, dtype, _) in shapes}
     del whole["paths"]
     problems: list[str] = []
-    ahead = _read_ahead(job, paths[:BLOCK])
-    for start in range(0, len(paths), BLOCK):
-        loading, ahead = ahead, _read_ahead(job, paths[start + BLOCK : start + 2 * BLOCK])
-        arrays, bad = _compute_arrays(job, paths[start : start + BLOCK], loading, clock)
+    ahead = _read_ahead(job.image_root, paths[:size], settings)
+    for start in range(0, len(paths), size):
+        part, following = paths[start : start + size], paths[start + size : start + 2 * size]
+        loading, ahead = ahead, _read_ahead(job.image_root, following, settings)
+        arrays, bad = _compute_arrays(job, settings, part, loading, clock)
         problems += bad
         for name, values in arrays.items():
-            whole[name][start : start + BLOCK] = values
+            whole[name][start : start + size] = values
     return whole, tuple(problems)
 
 
-def _read_ahead(job: Job, paths: Sequence[str]) -> list[Future[_Loaded]]:
-    return [_readers().submit(_load_image, job.root, path, job.settings) for path in paths]
-
-
-@contextmanager
-def torch_threads_kept() -> Iterator[None]:
-    """Give the process its number of torch threads back, which blocks computed in it set to one."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _read_ahead(root: str, paths: Sequence[str], settings: PrecomputeSettings) -> list[Future[_Loaded]]:
+    return [_readers().submit(_load_image, root, path, settings) for path in paths]
 
 
 def _compute_arrays(
-    job: Job, paths: Sequence[str], loading: Sequence[Future[_Loaded]], clock: _Clock
+    job: Job, settings: PrecomputeSettings, paths: Sequence[str], loading: Sequence[Future[_Loaded]], clock: _Clock
 ) -> tuple[Arrays, tuple[str, ...]]:
-    settings = job.settings
-    device = choose_device(job.device)
+    device = choose_device(job.execution.device)
     backbone = _backbone(settings.backbone, settings.weights, settings.seed, str(device))
-    at_once = _IMAGES_AT_ONCE_CPU if device.type == "cpu" else job.batch_size
+    at_once = _IMAGES_AT_ONCE_CPU if device.type == "cpu" else job.execution.gpu_batch
     clock.lap("load")
-    torch.set_num_threads(1)  # the workers are the parallelism; more threads in each would fight over the cores
     images, maps, targets = [], [], []
     for start in range(0, len(paths), at_once):
         loaded = [future.result() for future in loading[start : start + at_once]]
@@ -160,7 +136,7 @@ def _compute_arrays(
         clock.lap("decode")
         if pixels:
             images += pixels
-            found, classes = _explain(backbone, np.stack(pixels), settings, device)
+            found, classes = _explain(backbone, np.stack(pixels), settings)
             maps.append(found)
             targets.append(classes)
         clock.lap("network")
@@ -180,10 +156,9 @@ def _compute_arrays(
     return arrays, bad
 
 
-def _explain(
-    backbone: Backbone, images: NDArray[np.uint8], settings: PrecomputeSettings, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(B,H,W,3) images to (B,L,h,w) uint8 saliency and (B,) classes, both on the device."""
+def _explain(backbone: Backbone, images: NDArray[np.uint8], settings: PrecomputeSettings) -> tuple[Tensor, Tensor]:
+    """(B,H,W,3) images to (B,L,h,w) uint8 saliency and (B,) classes, both on the backbone's device."""
+    device = backbone.device
     pixels = torch.from_numpy(images)
     if device.type == "cuda":
         pixels = pixels.pin_memory()  # the copy then runs beside the network of the images before
@@ -231,14 +206,14 @@ _CUDA_GATE = threading.Lock()
 
 @cache
 def _readers() -> ThreadPoolExecutor:
-    # Threads that read ahead of the network, at most as far as the blocks in hand: so it is bounded.
+    # Threads that read ahead of the network, at most as far as the chunks in hand: so it is bounded.
     return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
 
 
 @cache
-def _group(store: str, cache_id: str, category: str) -> zarr.Group:
+def _opened_category(store: str, cache_id: str, name: str) -> CachedCategory:
     # cache_id is part of the key: a cache that was started again is another one under the same name.
-    return open_category(open_cache(store, "r+"), category)
+    return open_cache(store, "r+")[name]
 
 
 @cache
@@ -252,13 +227,13 @@ def _backbone(name: str, weights: str, seed: int, device: str) -> Backbone:
         return _loaded_backbone(name, weights, seed, device)
 
 
-def _open_group(store: str, cache_id: str, category: str) -> zarr.Group:
+def _open_category(store: str, cache_id: str, name: str) -> CachedCategory:
     with _LOCK:
-        return _group(store, cache_id, category)
+        return _opened_category(store, cache_id, name)
 
 
 def _network_gate(device: torch.device) -> AbstractContextManager[object]:
-    """One block at a time on a GPU, while others decode and write; on a CPU every worker computes."""
+    """One task at a time on a GPU, while others decode and write; on a CPU every worker computes."""
     return nullcontext() if device.type == "cpu" else _CUDA_GATE
 
 

@@ -1,0 +1,109 @@
+"""Caches are created here, found again by the same command, and refused to others."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from zarr.codecs import ZstdCodec
+
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.group import holds_anything, open_group
+from pipeline.cache.layout import CHUNK, FORMAT, Attributes, choose_shard, images_digest, layout
+from pipeline.datasets import Dataset
+from pipeline.errors import UserError
+from pipeline.settings import PrecomputeSettings
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr", "dask", "cutswap")
+
+
+def prepare_cache(
+    store: str,
+    dataset: Dataset,
+    settings: PrecomputeSettings,
+    weights: str,
+    *,
+    overwrite: bool = False,
+    chunks_per_shard: int | None = None,
+) -> Cache:
+    """Create the cache of a data set, or open the one there is to go on with it.
+
+    settings: with their stages chosen. weights: the weights' digest. overwrite: the data set's categories start again,
+    and with them the whole cache where it holds no others. chunks_per_shard: of categories that are created; None
+    chooses by their number of images.
+    Raises UserError where something else lies at `store`, or a cache with other settings. The images of a category that
+    exists are left as they are: `pipeline.cache.update` brings them up to date.
+    """
+    attributes: Attributes = {"dataset": dataset.name, "settings": settings.to_attributes(), "weights": weights}
+    cache = _open_or_create(store, attributes | {"format": FORMAT, "cache_id": uuid.uuid4().hex})
+    listed = {category.name: [sample.path for sample in category.train] for category in dataset.categories}
+    only_these = overwrite and set(cache.names()) <= set(listed)
+    if not only_these:
+        _refuse_others(cache, dataset.name, settings, weights)
+    for name in cache.names():
+        if overwrite and name in listed:
+            # Before anything of it is deleted: killed half-way, it must not pass for whole.
+            cache.root[name].update_attributes({"ready": False})
+    if only_these:
+        cache.root.attrs.put(attributes | {"format": FORMAT, "cache_id": uuid.uuid4().hex})
+    cache.update_attributes(root=dataset.root, versions=_versions())
+    missing = [name for name in listed if name not in cache.names()]
+    if missing:
+        cache.update_attributes(complete=False)
+    for name in missing:
+        paths = listed[name]
+        _create_category(cache, name, paths, settings, chunks_per_shard or choose_shard(len(paths)))
+    cache.refresh_digests()
+    return cache
+
+
+def _open_or_create(store: str, attributes: Attributes) -> Cache:
+    if open_group(store, "r+") is None:
+        if holds_anything(store):
+            raise UserError(f"{store} exists and is no cache of ours: choose another --store")
+        # With its attributes from the start: killed at any moment, it is a cache or nothing.
+        open_group(store, "w-", attributes)
+    return open_cache(store, "r+")
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # a checkout need not be installed
+            versions[name] = version(name)
+    return versions
+
+
+def _refuse_others(cache: Cache, dataset: str, settings: PrecomputeSettings, weights: str) -> None:
+    # Weights count by their digest: the same file under another path is no other setting.
+    differences = [line for line in cache.settings.differences(settings) if not line.startswith("weights:")]
+    found = ("dataset", cache.dataset, dataset), ("weights", str(cache.root.attrs["weights"]), weights)
+    differences += [f"{name}: {mine}, not {yours}" for name, mine, yours in found if mine != yours]
+    if differences:
+        raise UserError(
+            f"{cache.store} was made with other settings ({'; '.join(differences)}):"
+            " give those, choose another --store, or start again with --overwrite"
+        )
+
+
+def _create_category(
+    cache: Cache, name: str, paths: Sequence[str], settings: PrecomputeSettings, chunks_per_shard: int
+) -> None:
+    group = cache.root.create_group(name, overwrite=True)
+    for key, (shape, dtype, dimensions) in layout(len(paths), settings).items():
+        group.create_array(
+            key,
+            shape=shape,
+            chunks=(CHUNK, *shape[1:]),
+            shards=None if chunks_per_shard == 1 else (chunks_per_shard * CHUNK, *shape[1:]),
+            dtype=str if dtype == "str" else dtype,
+            compressors=ZstdCodec(level=1),
+            dimension_names=dimensions,
+        )
+    chunks = (-(-len(paths) // CHUNK),)
+    group.create_array("done", shape=chunks, chunks=(chunks_per_shard,), dtype="uint8", dimension_names=("block",))
+    group["paths"][:] = np.array(paths, dtype=object)  # type: ignore[index]
+    group.update_attributes({"stages": list(settings.stages), "images_digest": images_digest(paths), "ready": True})
