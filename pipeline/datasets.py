@@ -31,7 +31,7 @@ class Dataset:
     categories: tuple[Category, ...]
 
     @property
-    def names(self) -> list[str]:
+    def category_names(self) -> list[str]:
         """The names of its categories."""
         return [category.name for category in self.categories]
 

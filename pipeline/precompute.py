@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.backbone_spec import choose_stages, weights_digest
-from pipeline.cache.cache import Cache, cache_exists, open_cache
+from pipeline.cache.cache import Cache, find_cache, open_cache
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.update import update_cache
 from pipeline.datasets import Dataset
@@ -93,7 +93,7 @@ def precompute(
     places = [(dataset, absolute(store)) for dataset, store in places]
     _refuse_shared_stores([store for _, store in places])
     settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
-    if overwrite or not all(cache_exists(store) for _, store in places):
+    if overwrite or not all(find_cache(store) for _, store in places):
         # Weights that cannot be had or do not fit must not leave a cache of theirs behind.
         from pipeline.backbone import load_backbone
 
@@ -119,7 +119,7 @@ def _prepare(dataset: Dataset, store: str, settings: PrecomputeSettings, overwri
     weights = weights_digest(settings.backbone, settings.weights)
     cache = prepare_cache(store, dataset, settings, weights, overwrite=overwrite)
     update_cache(cache, dataset, update)
-    return _Work(dataset, cache, tuple(cache.pending(dataset.names)))
+    return _Work(dataset, cache, tuple(cache.pending(dataset.category_names)))
 
 
 def _compute(works: Sequence[_Work], settings: PrecomputeSettings, execution: Execution) -> _Finished:
@@ -144,7 +144,7 @@ def _compute(works: Sequence[_Work], settings: PrecomputeSettings, execution: Ex
 
         run_tasks(compute_shard, tasks, execution, on_result)
     for work in works:
-        if left := len(list(work.cache.pending(work.dataset.names))):
+        if left := len(list(work.cache.pending(work.dataset.category_names))):
             raise RunError(f"{left} tasks of {work.cache.store} were not done: the same command goes on with them")
     return finished
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.cache.cache import cache_exists, open_cache
+from pipeline.cache.cache import find_cache
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
 from pipeline.execution import Execution
@@ -129,8 +129,7 @@ def ready_cache(benchmark: Benchmark) -> None:
     store, size = benchmark.store, benchmark.image_size
     default = _QUICK_SIZE if benchmark.quick else PrecomputeSettings().image_size
     settings = PrecomputeSettings(image_size=size or default)
-    if cache_exists(store):
-        cache = open_cache(store)
+    if cache := find_cache(store):
         settings, found = cache.settings, cache.dataset
         if found != benchmark.dataset:
             raise UserError(f"{store} is a cache of {found}, not of {benchmark.dataset}: give another --store")

@@ -225,18 +225,19 @@ class Cache:
 
 def open_cache(store: str, mode: Literal["r", "r+"] = "r") -> Cache:
     """The cache at a path or URL; raises UserError where there is none or its format is not ours."""
-    root = open_group(store, mode)
-    if root is None:
+    cache = find_cache(store, mode)
+    if cache is None:
         raise UserError(f"no cache at {store}: make one with `precompute --store {store}`")
-    found = root.attrs.get("format")
+    return cache
+
+
+def find_cache(store: str, mode: Literal["r", "r+"] = "r") -> Cache | None:
+    """The cache at a path or URL, None where there is no Zarr group; UserError where its format is not ours."""
+    root = open_group(store, mode)
+    found = FORMAT if root is None else root.attrs.get("format")
     if found != FORMAT:
         raise UserError(f"{store} is no cache of format {FORMAT} (found {found}): choose another --store")
-    return Cache(store, root)
-
-
-def cache_exists(store: str) -> bool:
-    """Whether a Zarr group lies at `store`."""
-    return open_group(store, "r") is not None
+    return None if root is None else Cache(store, root)
 
 
 def default_store() -> str:

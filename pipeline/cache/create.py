@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from zarr.codecs import ZstdCodec
 
-from pipeline.cache.cache import Cache, open_cache
-from pipeline.cache.group import holds_anything, open_group
+from pipeline.cache.cache import Cache, find_cache
+from pipeline.cache.group import create_group, holds_anything
 from pipeline.cache.layout import CHUNK, FORMAT, Attributes, choose_shard, images_digest, layout
 from pipeline.datasets import Dataset
 from pipeline.errors import UserError
@@ -38,7 +38,8 @@ def prepare_cache(
     exists are left as they are: `pipeline.cache.update` brings them up to date.
     """
     attributes: Attributes = {"dataset": dataset.name, "settings": settings.to_attributes(), "weights": weights}
-    cache = _open_or_create(store, attributes | {"format": FORMAT, "cache_id": uuid.uuid4().hex})
+    attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex}
+    cache = find_cache(store, "r+") or _create(store, attributes)
     listed = {category.name: [sample.path for sample in category.train] for category in dataset.categories}
     only_these = overwrite and set(cache.names()) <= set(listed)
     if not only_these:
@@ -48,7 +49,7 @@ def prepare_cache(
             # Before anything of it is deleted: killed half-way, it must not pass for whole.
             cache.root[name].update_attributes({"ready": False})
     if only_these:
-        cache.root.attrs.put(attributes | {"format": FORMAT, "cache_id": uuid.uuid4().hex})
+        cache.root.attrs.put(attributes)
     cache.update_attributes(root=dataset.root, versions=_versions())
     missing = [name for name in listed if name not in cache.names()]
     if missing:
@@ -60,13 +61,11 @@ def prepare_cache(
     return cache
 
 
-def _open_or_create(store: str, attributes: Attributes) -> Cache:
-    if open_group(store, "r+") is None:
-        if holds_anything(store):
-            raise UserError(f"{store} exists and is no cache of ours: choose another --store")
-        # With its attributes from the start: killed at any moment, it is a cache or nothing.
-        open_group(store, "w-", attributes)
-    return open_cache(store, "r+")
+def _create(store: str, attributes: Attributes) -> Cache:
+    if holds_anything(store):
+        raise UserError(f"{store} exists and is no cache of ours: choose another --store")
+    # With its attributes from the start: killed at any moment, it is a cache or nothing.
+    return Cache(store, create_group(store, attributes))
 
 
 def _versions() -> dict[str, str]:

@@ -13,8 +13,23 @@ from pipeline.errors import UserError
 from pipeline.remote import failure, is_url, need_extra, open_filesystem, options
 
 
-def open_group(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | None = None) -> zarr.Group | None:
-    """The root group, None where there is none; mode "w-" creates it. Raises UserError for what cannot be opened."""
+def open_group(store: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
+    """The root group, None where there is none; UserError where it cannot be opened."""
+    try:
+        return _open(store, mode)
+    except (FileNotFoundError, GroupNotFoundError):
+        return None
+
+
+def create_group(store: str, attributes: Attributes) -> zarr.Group:
+    """A new root group with its attributes; UserError where it cannot be created."""
+    try:
+        return _open(store, "w-", attributes)
+    except (FileNotFoundError, GroupNotFoundError) as error:
+        raise UserError(f"{store} cannot be created ({failure(error)}): choose another --store") from error
+
+
+def _open(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | None = None) -> zarr.Group:
     remote = _is_remote(store)
     if remote:
         need_extra(store)
@@ -28,10 +43,8 @@ def open_group(store: str, mode: Literal["r", "r+", "w-"], attributes: Attribute
             attributes=attributes,
             storage_options=options(store) if remote else None,
         )
-    except (FileNotFoundError, GroupNotFoundError) as error:
-        if mode != "w-":
-            return None
-        raise UserError(f"{store} cannot be created ({failure(error)}): choose another --store") from error
+    except (FileNotFoundError, GroupNotFoundError):
+        raise
     except Exception as error:
         # ImportError: fsspec lacks the package for the URL; ValueError: damaged metadata, or no URL that it knows.
         reason = str(error) if isinstance(error, ValueError | ImportError) else failure(error)
