@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import torch
@@ -24,10 +23,11 @@ from pipeline.clusters import cluster_maps
 from pipeline.pairs import draw_pairs, map_keys
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import array, cache_settings, open_cache, open_category, read_all
-from train.run import train
+from train.metrics import METRICS
+from train.results import over_seeds, percent
+from train.run import open_run, train
 from train.settings import TrainSettings
 
-FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 Pairs = NDArray[np.int16]
 
 
@@ -64,17 +64,16 @@ def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterato
 
 def main(store: str, category: str, seeds: int) -> None:
     settings = cache_settings(open_cache(store))
-    table = Table("pairs", *(name.replace("_", " ") for name in FIGURES), title=f"{category}, {seeds} seeds, percent")
+    table = Table("pairs", *(metric.title for metric in METRICS), title=f"{category}, {seeds} seeds, percent")
     with tempfile.TemporaryDirectory() as name:
         for label, pairs in variants(store, category, settings):
             copy, out = Path(name) / "cache.zarr", Path(name) / "run"
             shutil.copytree(store, copy)
             array(open_category(open_cache(str(copy), "r+"), category), "pairs")[:] = pairs
-            summary = train(str(copy), out, TrainSettings(), categories=[category], seeds=range(seeds))
-            result = summary["categories"][category]
-            figures = [result[figure] for figure in FIGURES]
-            table.add_row(label, *("-" if values is None else f"{100 * mean(values):.1f}" for values in figures))
-            Console(stderr=True).print(f"{label}: {100 * mean(result['image_auroc']):.1f}")
+            cells = train(open_run(str(copy), out, TrainSettings(), categories=[category]), range(seeds))
+            figures = [over_seeds([cell.metrics.get(metric.name) for cell in cells])[0] for metric in METRICS]
+            table.add_row(label, *(percent(figure, None) for figure in figures))
+            Console(stderr=True).print(f"{label}: {percent(figures[0], None)}")
             for folder in (copy, out):
                 shutil.rmtree(folder)
     Console().print(table)

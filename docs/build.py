@@ -11,15 +11,12 @@ import pipeline as pipeline  # first: repairs torchvision where its compiled par
 from train.benchmark import QUICK
 from train.comparison import comparison_markdown, markdown, read_rows
 from train.machine import describe_machine
+from train.metrics import METRICS
+from train.results import CellResult, over_seeds, percent
 
 REPOSITORY = Path(__file__).parents[1]
-FIGURES = {
-    "image_auroc": "image AUROC",
-    "untrained_image_auroc": "untrained Gaussian",
-    "image_ap": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO",
-}
+FIGURES = {METRICS[0].name: METRICS[0].title, "untrained_image_auroc": "untrained Gaussian"}
+FIGURES |= {metric.name: metric.title for metric in METRICS[1:]}
 SHOWN = ("image_size", "backbone", "negatives", "proxy", "steps", "batch_size", "backbone_lr", "scorer", "seeds")
 
 
@@ -49,8 +46,11 @@ def benchmark_folders(folder: Path) -> list[Path]:
 
 def all_of(benchmarks: list[Path]) -> str:
     """The categories of all data sets in one table a figure, with the mean over them."""
-    rows = [row for folder in benchmarks for row in read_rows(folder / "results.csv")]
-    return f"## All data sets\n\n{comparison_markdown(rows, level=3)}"
+    arms: dict[str, list[CellResult]] = {}
+    for folder in benchmarks:
+        for arm, cells in read_rows(folder / "results.csv").items():
+            arms.setdefault(arm, []).extend(cells)
+    return f"## All data sets\n\n{comparison_markdown(arms, level=3)}"
 
 
 def scorers_of(benchmarks: list[Path]) -> str:
@@ -65,7 +65,7 @@ def scorers_of(benchmarks: list[Path]) -> str:
             plain = arms["untrained"]["categories"][category]
             figures = {"untrained": values["untrained_image_auroc"], **values["scorers"]}
             header = ["category", *figures, "sum of the arm untrained"]
-            rows.append([category, *map(percent, figures.values()), percent(plain["scorers"]["sum"])])
+            rows.append([category, *map(shown, figures.values()), shown(plain["scorers"]["sum"])])
     if not rows:
         return ""
     return (
@@ -83,8 +83,8 @@ def section(name: str, results: dict[str, Any]) -> str:
             category,
             str(values["n_train"]),
             str(values["n_test"]),
-            *(percent(values.get(key)) for key in FIGURES),
-            *(percent(values["scorers"].get(name)) for name in ("gde", "head")),
+            *(shown(values.get(key)) for key in FIGURES),
+            *(shown(values["scorers"].get(name)) for name in ("gde", "head")),
         ]
         for category, values in results["categories"].items()
     ]
@@ -110,15 +110,9 @@ def maps_of(store: str) -> str:
     return markdown([header, *rows])
 
 
-def percent(values: list[float | None] | None) -> str:
+def shown(values: list[float | None] | None) -> str:
     """Mean ± standard error of the figures of all seeds, "-" where one is missing."""
-    from train.metrics import mean_and_standard_error
-
-    defined = [value for value in values or () if value is not None]
-    if not defined or len(defined) < len(values or ()):
-        return "-"
-    mean, error = mean_and_standard_error(defined)
-    return f"{100 * mean:.2f}" + (f" ± {100 * error:.2f}" if error is not None else "")
+    return percent(*over_seeds(values), 2)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from pipeline.progress import progress, unshown
 from pipeline.schedule import check_scheduler, run_blocks
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import cache_exists, cache_settings, category_names, open_cache
-from train.comparison import CellRow, comparison_markdown, rows_of, write_rows
+from train.comparison import Arms, comparison_markdown, write_rows
 from train.comparison_plots import plot_comparison
 from train.machine import describe_machine
 from train.patchcore import PatchCoreSettings
-from train.run import Run, Settings, finished, open_run, run_cell, write_results
-from train.run_settings import differing_settings, keep_settings
+from train.results import CellResult
+from train.run import Run, Settings, open_run, run_cell, write_results
 from train.settings import NEGATIVES, TrainSettings
 
 # "untrained" is `train --negatives none`; "patchcore" is `train.patchcore`.
@@ -103,8 +103,8 @@ def choose_arms(text: str) -> tuple[str, ...]:
     return arms
 
 
-def run_benchmark(benchmark: Benchmark, scheduler: str, workers: int | None) -> list[CellRow]:
-    """Compute what is not there yet, write the tables and plots to `out`, and return a row a cell.
+def run_benchmark(benchmark: Benchmark, scheduler: str, workers: int | None) -> dict[str, list[CellResult]]:
+    """Compute what is not there yet, write the tables and plots to `out`, and return what each arm came to.
 
     scheduler: as for `pipeline.schedule.run_blocks`, with a cell a block and so one category a worker at a time;
     "threads" takes the cells one after the other in this process, each with all cores; "processes" as many at once as
@@ -114,15 +114,14 @@ def run_benchmark(benchmark: Benchmark, scheduler: str, workers: int | None) -> 
     ready_cache(benchmark, scheduler, workers)
     runs = {arm: _open(benchmark, arm) for arm in benchmark.arms}
     for run in runs.values():
-        if differing := differing_settings(run.out, run.kept()):
-            raise UserError(f"{run.out} was made with other settings ({'; '.join(differing)}): give another --out")
+        if differing := "; ".join(run.folder.differing(run.kept())):
+            raise UserError(f"{run.folder.path} was made with other settings ({differing}): give another --out")
     for run in runs.values():
-        keep_settings(run.out, run.kept())
+        run.folder.keep(run.kept())
     _run_cells(benchmark, runs, scheduler, workers)
-    seeds = range(benchmark.seeds)
-    rows = [row for arm, run in runs.items() for row in rows_of(arm, write_results(run, list(seeds)))]
-    _write_report(benchmark, runs, rows)
-    return rows
+    arms = {arm: write_results(run, list(range(benchmark.seeds))) for arm, run in runs.items()}
+    _write_report(benchmark, runs, arms)
+    return arms
 
 
 def ready_cache(benchmark: Benchmark, scheduler: str, workers: int | None) -> None:
@@ -164,7 +163,7 @@ def compute_cell(cell: Cell) -> str:
 
 
 def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = None) -> Run:
-    return open_run(
+    run = open_run(
         benchmark.store,
         benchmark.out / arm,
         benchmark.settings(arm),
@@ -172,8 +171,8 @@ def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = Non
         device=benchmark.device,
         resume=True,
         root=benchmark.root,
-        test_images=_QUICK_TESTS if benchmark.quick else None,
     )
+    return run.with_fewer_tests(_QUICK_TESTS) if benchmark.quick else run
 
 
 def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, workers: int | None) -> None:
@@ -186,7 +185,7 @@ def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, worke
         for arm in runs
         for seed in range(benchmark.seeds)
     ]
-    open_cells = [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]
+    open_cells = _unfinished(wanted, runs)
     threads = max(1, cores // max(1, min(at_once, len(open_cells))))
     tasks = [(Cell(benchmark, *key, threads),) for key in open_cells]
     with progress("benchmark", len(wanted), "cells") as advance, torch_threads_kept():
@@ -199,17 +198,23 @@ def _run_cells(benchmark: Benchmark, runs: dict[str, Run], scheduler: str, worke
 
         if tasks:
             run_blocks(compute_cell, tasks, scheduler, at_once, on_result)
-    if left := [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]:
+    if left := _unfinished(wanted, runs):
         raise RunError(f"{len(left)} cells were not computed, the first {', '.join(map(str, left[0]))}")
 
 
-def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[CellRow]) -> None:
+def _unfinished(cells: Sequence[tuple[str, str, int]], runs: dict[str, Run]) -> list[tuple[str, str, int]]:
+    """Those of the cells, each a category, arm and seed, that are not in their run folders."""
+    return [(name, arm, seed) for name, arm, seed in cells if not runs[arm].folder.cell(name, seed).finished]
+
+
+def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> None:
     out, cache = benchmark.out, next(iter(runs.values())).cache
-    write_rows(out / "results.csv", rows)
-    plot_comparison(out, rows, benchmark.note)
+    write_rows(out / "results.csv", arms)
+    plot_comparison(out, arms, benchmark.note)
     recipe = benchmark.recipe.to_attributes()
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items() if name != "negatives")
-    counts = {row.category: f"{row.category} {row.n_train} normals, {row.n_test} test images" for row in rows}
+    cells = [cell for found in arms.values() for cell in found]
+    counts = {cell.category: f"{cell.category} {cell.n_train} normals, {cell.n_test} test images" for cell in cells}
     seeds = ", ".join(str(seed) for seed in range(benchmark.seeds))
     images = f"Image size {cache.image_size}, backbone {cache.backbone}"
     parts = [
@@ -219,6 +224,6 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[Cel
         describe_machine(benchmark.device),
         f"{images}; seeds {seeds}; {'; '.join(counts.values())}.",
         f"Every arm but untrained and patchcore: {described}.",
-        comparison_markdown(rows, level=3),
+        comparison_markdown(arms, level=3),
     ]
     write_text(out / "results.md", "\n\n".join(parts))
