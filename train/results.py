@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,18 +94,20 @@ class ScoreRow:
 def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> dict[str, Any]:
     """The contents of `results.json`: dataset, categories, mean and settings, all plain JSON values.
 
-    cells: of one data set. A category holds a list for each metric, scorer and threshold, with an entry a seed in the
-    order of the cells, or null for a metric that needs masks and has none; and the same by class of defect.
+    cells: of one data set. A category holds a list for threshold, each metric and each scorer, with an entry a seed in
+    the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds the
+    same of each class of defect.
 
     `mean` holds, for each figure, the mean over categories of each category's mean over seeds, and under
-    `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed
-    by itself, and the standard error is of those. It is None for one seed, and where categories have
-    different numbers of seeds. A category without the figure is left out of the mean, and `n_categories`
-    says how many are in it; None if there is none. ValueError without a cell.
+    `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed by
+    itself, and the standard error is of those. It is None for one seed, and where categories have different numbers
+    of seeds. A category without the figure is left out of the mean, and `n_categories` says how many are in it; None
+    if there is none. ValueError without a cell.
     """
     if not cells:
         raise ValueError("there is no category to summarise")
-    categories = {name: _category(found) for name, found in by_category(cells).items()}
+    names = dict.fromkeys(cell.category for cell in cells)
+    categories = {name: _category([cell for cell in cells if cell.category == name]) for name in names}
     figures = (*(metric.name for metric in METRICS), _UNTRAINED_AUROC)
     means = {name: over_categories([c[name] for c in categories.values()]) for name in figures}
     mean: dict[str, Any] = {name: value for name, (value, _, _) in means.items()}
@@ -116,14 +118,6 @@ def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> di
         lists = {name: [c[part].get(name) for c in categories.values()] for name in names}
         mean[part] = {name: over_categories(values)[0] for name, values in lists.items()}
     return {"dataset": cells[0].dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
-
-
-def by_category(cells: Iterable[CellResult]) -> dict[str, list[CellResult]]:
-    """The cells of each category, both in the order given."""
-    found: dict[str, list[CellResult]] = {}
-    for cell in cells:
-        found.setdefault(cell.category, []).append(cell)
-    return found
 
 
 def write_scores_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
