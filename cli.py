@@ -255,6 +255,7 @@ def train(
     """Train a detector per category and seed on the cache's negatives, and score the test images."""
     from pipeline.cache.cache import default_store, open_cache
     from train.results import results_table
+    from train.run import open_run
     from train.run import train as run
 
     settings = TrainSettings(
@@ -271,9 +272,9 @@ def train(
     )
     store = store or default_store()
     folder = Path(out or f"runs/{open_cache(store).dataset}")
-    summary = run(store, folder, settings, categories=categories, seeds=seeds, device=device, resume=resume, root=root)
-    Console().print(results_table(summary))
-    click.echo(f"{folder / 'results.json'}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
+    asked = open_run(store, folder, settings, categories=categories, device=device, resume=resume, root=root)
+    Console().print(results_table(run(asked, seeds)))
+    click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 
 
 @main.command()
@@ -325,8 +326,8 @@ def benchmark(
         quick=quick,
         command=_typed(context),
     )
-    rows = run_benchmark(asked)
-    for table in comparison_tables(rows, ": ".join(filter(None, (dataset, asked.note)))):
+    results = run_benchmark(asked)
+    for table in comparison_tables(results, ": ".join(filter(None, (dataset, asked.note)))):
         Console().print(table)
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder an arm")
 

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import torch
@@ -24,10 +23,11 @@ from pipeline.cache.cache import open_cache
 from pipeline.clusters import cluster_maps
 from pipeline.pairs import draw_pairs, map_keys
 from pipeline.settings import PrecomputeSettings
-from train.run import train
+from train.metrics import METRICS
+from train.results import over_seeds, percent
+from train.run import open_run, train
 from train.settings import TrainSettings
 
-FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 Pairs = NDArray[np.int16]
 
 
@@ -63,17 +63,16 @@ def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterato
 
 def main(store: str, category: str, seeds: int) -> None:
     settings = open_cache(store)[category].settings
-    table = Table("pairs", *(name.replace("_", " ") for name in FIGURES), title=f"{category}, {seeds} seeds, percent")
+    table = Table("pairs", *(metric.title for metric in METRICS), title=f"{category}, {seeds} seeds, percent")
     with tempfile.TemporaryDirectory() as name:
         for label, pairs in variants(store, category, settings):
             copy, out = Path(name) / "cache.zarr", Path(name) / "run"
             shutil.copytree(store, copy)
             open_cache(str(copy), "r+")[category].array("pairs")[:] = pairs
-            summary = train(str(copy), out, TrainSettings(), categories=[category], seeds=range(seeds))
-            result = summary["categories"][category]
-            figures = [result[figure] for figure in FIGURES]
-            table.add_row(label, *("-" if values is None else f"{100 * mean(values):.1f}" for values in figures))
-            Console(stderr=True).print(f"{label}: {100 * mean(result['image_auroc']):.1f}")
+            cells = train(open_run(str(copy), out, TrainSettings(), categories=[category]), range(seeds))
+            figures = [over_seeds([cell.metrics.get(metric.name) for cell in cells])[0] for metric in METRICS]
+            table.add_row(label, *(percent(figure, None) for figure in figures))
+            Console(stderr=True).print(f"{label}: {percent(figures[0], None)}")
             for folder in (copy, out):
                 shutil.rmtree(folder)
     Console().print(table)

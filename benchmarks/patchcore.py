@@ -13,12 +13,12 @@ from rich.console import Console
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
 from train.patchcore import PatchCoreSettings
 from train.results import results_table
-from train.run import train
+from train.run import open_run, train
 
 
 def main(store: str, seeds: int, categories: list[str]) -> None:
-    out = Path("runs/patchcore")
-    Console().print(results_table(train(store, out, PatchCoreSettings(), categories=categories, seeds=range(seeds))))
+    run = open_run(store, Path("runs/patchcore"), PatchCoreSettings(), categories=categories)
+    Console().print(results_table(train(run, range(seeds))))
 
 
 if __name__ == "__main__":

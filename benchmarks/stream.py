@@ -37,6 +37,7 @@ from train.fit import fit
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
 from train.normals import look_at
+from train.run_folder import CellFolder
 from train.settings import TrainSettings
 from train.stream import NormalStream
 
@@ -148,7 +149,7 @@ def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSetti
 
     def loop() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            fit(network, stream, cache, settings, 0, Path(folder), False, lambda _: None, contrast)
+            fit(network, stream, cache, settings, 0, CellFolder(Path(folder)), False, lambda _: None, contrast)
 
     def fixed() -> None:
         fixed_steps(network, contrast, batch, settings)

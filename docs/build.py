@@ -11,15 +11,13 @@ import pipeline as pipeline  # first: repairs torchvision where its compiled par
 from train.benchmark import QUICK
 from train.comparison import comparison_markdown, markdown, read_rows
 from train.machine import describe_machine
+from train.metrics import METRICS
+from train.results import CellResult, over_seeds, percent
+from train.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
-FIGURES = {
-    "image_auroc": "image AUROC",
-    "untrained_image_auroc": "untrained Gaussian",
-    "image_ap": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO",
-}
+FIGURES = {METRICS[0].name: METRICS[0].title, "untrained_image_auroc": "untrained Gaussian"}
+FIGURES |= {metric.name: metric.title for metric in METRICS[1:]}
 SHOWN = ("image_size", "backbone", "negatives", "proxy", "steps", "batch_size", "backbone_lr", "scorer", "seeds")
 
 
@@ -29,8 +27,8 @@ def main() -> None:
     benchmarks = benchmark_folders(runs / "benchmark")
     if not benchmarks:
         sys.exit("no runs/benchmark/*/results.csv: run `cli.py benchmark` first (docs/commands.md has the commands)")
-    arms = [json.loads(path.read_text()) for folder in benchmarks for path in sorted(folder.glob("*/results.json"))]
-    others = {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/results.json"))}
+    arms = [results for folder in benchmarks for results in results_below(folder).values()]
+    others = results_below(runs)
     sections = [(REPOSITORY / "docs" / "commands.md").read_text(), all_of(benchmarks)]
     sections += [scorers_of(benchmarks)]
     sections += [(folder / "results.md").read_text() for folder in benchmarks]
@@ -47,10 +45,19 @@ def benchmark_folders(folder: Path) -> list[Path]:
     return [path for path in found if QUICK not in (path / "results.md").read_text()]
 
 
+def results_below(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the run folders directly below came to, by name."""
+    runs = [RunFolder(path) for path in sorted(folder.iterdir())]
+    return {run.path.name: json.loads(run.results.read_text()) for run in runs if run.results.exists()}
+
+
 def all_of(benchmarks: list[Path]) -> str:
     """The categories of all data sets in one table a figure, with the mean over them."""
-    rows = [row for folder in benchmarks for row in read_rows(folder / "results.csv")]
-    return f"## All data sets\n\n{comparison_markdown(rows, level=3)}"
+    arms: dict[str, list[CellResult]] = {}
+    for folder in benchmarks:
+        for arm, cells in read_rows(folder / "results.csv").items():
+            arms.setdefault(arm, []).extend(cells)
+    return f"## All data sets\n\n{comparison_markdown(arms, level=3)}"
 
 
 def scorers_of(benchmarks: list[Path]) -> str:
@@ -58,14 +65,14 @@ def scorers_of(benchmarks: list[Path]) -> str:
     header: list[str] = []
     rows = []
     for folder in benchmarks:
-        arms = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
+        arms = results_below(folder)
         if not {"cutswap", "untrained"} <= arms.keys():
             continue
         for category, values in arms["cutswap"]["categories"].items():
             plain = arms["untrained"]["categories"][category]
             figures = {"untrained": values["untrained_image_auroc"], **values["scorers"]}
             header = ["category", *figures, "sum of the arm untrained"]
-            rows.append([category, *map(percent, figures.values()), percent(plain["scorers"]["sum"])])
+            rows.append([category, *map(of_seeds, figures.values()), of_seeds(plain["scorers"]["sum"])])
     if not rows:
         return ""
     return (
@@ -83,8 +90,8 @@ def section(name: str, results: dict[str, Any]) -> str:
             category,
             str(values["n_train"]),
             str(values["n_test"]),
-            *(percent(values.get(key)) for key in FIGURES),
-            *(percent(values["scorers"].get(name)) for name in ("gde", "head")),
+            *(of_seeds(values.get(key)) for key in FIGURES),
+            *(of_seeds(values["scorers"].get(name)) for name in ("gde", "head")),
         ]
         for category, values in results["categories"].items()
     ]
@@ -110,15 +117,9 @@ def maps_of(store: str) -> str:
     return markdown([header, *rows])
 
 
-def percent(values: list[float | None] | None) -> str:
+def of_seeds(values: list[float | None] | None) -> str:
     """Mean ± standard error of the figures of all seeds, "-" where one is missing."""
-    from train.metrics import mean_and_standard_error
-
-    defined = [value for value in values or () if value is not None]
-    if not defined or len(defined) < len(values or ()):
-        return "-"
-    mean, error = mean_and_standard_error(defined)
-    return f"{100 * mean:.2f}" + (f" ± {100 * error:.2f}" if error is not None else "")
+    return percent(*over_seeds(values), 2)
 
 
 if __name__ == "__main__":

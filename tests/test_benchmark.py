@@ -2,7 +2,6 @@ import csv
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -16,17 +15,18 @@ from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.execution import Execution
 from train.benchmark import ARMS, Benchmark, choose_arms, ready_cache, run_benchmark
-from train.comparison import CellRow, read_rows
+from train.comparison import read_rows
 from train.patchcore import PatchCoreSettings
+from train.results import CellResult
 from train.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A quick benchmark of poly, two seeds, and the rows that it returned."""
+    """A quick benchmark of poly, two seeds, and what it returned."""
 
     asked: Benchmark
-    rows: list[CellRow]
+    arms: dict[str, list[CellResult]]
 
 
 HERE = Execution("threads", device="cpu")
@@ -44,14 +44,6 @@ def asked_of(cache: SmallCache, out: Path, arms: str = "untrained,cutswap,patchc
         execution=HERE,
         command="python cli.py benchmark --quick",
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """One torch thread a cell, as `conftest` has it for all other tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.benchmark.os.cpu_count", lambda: 1)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +91,16 @@ def test_arms_are_read_once_each() -> None:
 
 
 def test_a_row_a_cell(finished: Finished) -> None:
-    rows = read_rows(finished.asked.out / "results.csv")
-    assert rows == finished.rows
-    assert [(row.category, row.arm, row.seed) for row in rows] == [
-        ("poly", arm, seed) for arm in finished.asked.arms for seed in (0, 1)
+    with (finished.asked.out / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["category"], row["arm"], row["seed"]) for row in rows] == [
+        ("poly", arm, seed) for arm in finished.asked.arms for seed in "01"
     ]
     for row in rows:
-        cell = json.loads((finished.asked.out / row.arm / f"poly/seed-{row.seed}/cell.json").read_text())
-        assert row.image_auroc == cell["image_auroc"] and (row.n_train, row.n_test) == (3, 7)
+        cell = json.loads((finished.asked.out / row["arm"] / f"poly/seed-{row['seed']}/cell.json").read_text())
+        assert float(row["image_auroc"]) == cell["image_auroc"] and (row["n_train"], row["n_test"]) == ("3", "7")
+        assert finished.arms[row["arm"]][int(row["seed"])].metrics["image_auroc"] == cell["image_auroc"]
+    assert read_rows(finished.asked.out / "results.csv") == finished.arms
 
 
 def test_an_arm_has_a_run_folder_as_train_writes_it(finished: Finished) -> None:
@@ -167,8 +161,7 @@ def test_a_finished_cell_is_read_back(finished: Finished, tmp_path: Path) -> Non
     shutil.copytree(finished.asked.out, out)
     (out / "cutswap/poly/seed-1/cell.json").unlink()
     before = changes(out, "*/poly/seed-*/*")
-    rows = run_benchmark(replace(finished.asked, out=out))
-    assert rows == finished.rows
+    assert run_benchmark(replace(finished.asked, out=out)) == finished.arms
     changed = {name for name, when in changes(out, "*/poly/seed-*/*").items() if when != before.get(name)}
     assert changed and all(name.startswith("cutswap/poly/seed-1/") for name in changed)
 
@@ -178,10 +171,9 @@ def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Pa
     shutil.copytree(finished.asked.out, out)
     before = changes(out, "*/poly/seed-*/cell.json")
     more = replace(finished.asked, out=out, arms=("untrained", "cutpaste-scar"), seeds=1)
-    assert [(row.arm, row.seed) for row in run_benchmark(more)] == [
-        ("untrained", 0),
-        ("cutpaste-scar", 0),
-    ]
+    arms = run_benchmark(more)
+    assert list(arms) == ["untrained", "cutpaste-scar"] and all(len(cells) == 1 for cells in arms.values())
+    assert arms["untrained"] == finished.arms["untrained"][:1]
     after = changes(out, "*/poly/seed-*/cell.json")
     assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
 

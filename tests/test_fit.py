@@ -25,6 +25,7 @@ from train.features import extract
 from train.fit import fit
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
+from train.run_folder import CellFolder
 from train.scorers import fit_gaussian
 from train.settings import TrainSettings
 from train.stream import NormalStream
@@ -103,7 +104,7 @@ def run(
             raise Killed
 
     folder.mkdir(exist_ok=True)
-    fit(network, stream(store), CACHE, settings, seed, folder, resume, advance)
+    fit(network, stream(store), CACHE, settings, seed, CellFolder(folder), resume, advance)
     assert done == settings.steps
     return {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -283,6 +284,7 @@ import test_fit
 from pipeline.backbone import load_backbone
 from train.fit import fit
 from train.network import CutSwapNetwork
+from train.run_folder import CellFolder
 
 torch.set_num_threads(1)
 done = 0
@@ -295,7 +297,8 @@ def advance(count):
 
 torch.manual_seed(0)
 network = CutSwapNetwork(load_backbone(test_fit.CACHE.backbone, test_fit.CACHE.weights), 2, frozen=False)
-fit(network, test_fit.stream({store!r}), test_fit.CACHE, test_fit.LONG, test_fit.SEED, Path({folder!r}), False, advance)
+cell = CellFolder(Path({folder!r}))
+fit(network, test_fit.stream({store!r}), test_fit.CACHE, test_fit.LONG, test_fit.SEED, cell, False, advance)
 """
 LONG = replace(QUICK, steps=55, batch_size=1)
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +12,14 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from train.metrics import (
+    METRICS,
+    PixelRanking,
     aupro,
     has_pixel_truth,
     image_ap,
     image_auroc,
     mean_and_standard_error,
+    measure,
     pixel_auroc,
     threshold_at,
 )
@@ -60,14 +62,16 @@ def _slow_aupro(masks: NDArray[np.bool_], maps: NDArray[np.float32], limit: floa
 @settings(max_examples=150, deadline=None)
 def test_aupro_is_its_definition(seed: int, levels: int, limit: float) -> None:
     masks, maps = _case(seed, levels)
-    assert aupro(masks, maps, limit) == pytest.approx(_slow_aupro(masks, maps, limit), abs=1e-12)
+    assert aupro(PixelRanking.of(masks, maps), limit) == pytest.approx(_slow_aupro(masks, maps, limit), abs=1e-12)
 
 
 @given(seed=SEEDS, levels=st.sampled_from([1, 3, 10_000]))
 @settings(max_examples=80, deadline=None)
 def test_pixel_auroc_is_scikit_learns(seed: int, levels: int) -> None:
     masks, maps = _case(seed, levels)
-    assert pixel_auroc(masks, maps) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    assert pixel_auroc(PixelRanking.of(masks, maps)) == pytest.approx(
+        roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12
+    )
 
 
 @given(seed=SEEDS, levels=st.sampled_from([4, 50]))
@@ -76,23 +80,26 @@ def test_pixel_figures_do_not_change_with_a_rising_function_or_the_order_of_imag
     masks, maps = _case(seed, levels)
     order = np.random.default_rng(seed).permutation(len(masks))
     for figure in (pixel_auroc, aupro):
-        value = figure(masks, maps)
+        value = figure(PixelRanking.of(masks, maps))
         assert value is not None
-        assert figure(masks, maps**3 * 5 - 7) == pytest.approx(value, abs=1e-12)
-        assert figure(masks[order], maps[order]) == pytest.approx(value, abs=1e-12)
+        assert figure(PixelRanking.of(masks, maps**3 * 5 - 7)) == pytest.approx(value, abs=1e-12)
+        assert figure(PixelRanking.of(masks[order], maps[order])) == pytest.approx(value, abs=1e-12)
         assert 0 <= value <= 1
 
 
 def test_pixel_figures_of_known_maps() -> None:
     masks = _case(0, 2)[0]
     truth = masks.astype(np.float32)
-    assert pixel_auroc(masks, truth) == 1
-    assert aupro(masks, truth) == pytest.approx(1)
-    assert pixel_auroc(masks, -truth) == 0
-    assert aupro(masks, -truth) == 0
+    found = PixelRanking.of(masks, truth)
+    assert pixel_auroc(found) == 1
+    assert aupro(found) == pytest.approx(1)
+    missed = PixelRanking.of(masks, -truth)
+    assert pixel_auroc(missed) == 0
+    assert aupro(missed) == 0
     # One score everywhere: the curve is the diagonal, so its mean up to 0.3 is 0.15.
-    assert pixel_auroc(masks, 0 * truth) == 0.5
-    assert aupro(masks, 0 * truth) == pytest.approx(0.15)
+    flat = PixelRanking.of(masks, 0 * truth)
+    assert pixel_auroc(flat) == 0.5
+    assert aupro(flat) == pytest.approx(0.15)
 
 
 def test_aupro_counts_a_small_region_as_much_as_a_large_one() -> None:
@@ -101,8 +108,9 @@ def test_aupro_counts_a_small_region_as_much_as_a_large_one() -> None:
     masks[0, 15, 15] = True
     small_missed = masks.astype(np.float32)
     small_missed[0, 15, 15] = -1
-    assert aupro(masks, small_missed) == pytest.approx(0.5)
-    assert (pixel_auroc(masks, small_missed) or 0) > 0.98
+    pixels = PixelRanking.of(masks, small_missed)
+    assert aupro(pixels) == pytest.approx(0.5)
+    assert (pixel_auroc(pixels) or 0) > 0.98
 
 
 def test_diagonal_neighbours_are_one_region() -> None:
@@ -111,7 +119,7 @@ def test_diagonal_neighbours_are_one_region() -> None:
     chain_found = masks.astype(np.float32)
     chain_found[0, 9, 9] = -1
     # Two regions, the chain and the single pixel; with 4 neighbours there would be five, and four found.
-    assert aupro(masks, chain_found) == pytest.approx(0.5)
+    assert aupro(PixelRanking.of(masks, chain_found)) == pytest.approx(0.5)
 
 
 def test_regions_do_not_reach_into_the_next_image() -> None:
@@ -119,14 +127,15 @@ def test_regions_do_not_reach_into_the_next_image() -> None:
     masks[0, -1], masks[1, 0] = True, True
     second_missed = masks.astype(np.float32)
     second_missed[1, 0] = -1
-    assert aupro(masks, second_missed) == pytest.approx(0.5)
+    assert aupro(PixelRanking.of(masks, second_missed)) == pytest.approx(0.5)
 
 
 def test_figures_that_are_not_defined_are_none() -> None:
     maps = np.random.default_rng(0).random((2, 4, 4)).astype(np.float32)
     for masks in (np.zeros(maps.shape, dtype=bool), np.ones(maps.shape, dtype=bool)):
-        assert pixel_auroc(masks, maps) is None
-        assert aupro(masks, maps) is None
+        pixels = PixelRanking.of(masks, maps)
+        assert pixel_auroc(pixels) is None
+        assert aupro(pixels) is None
     for label in (0, 1):
         labels = np.full(5, label)
         assert image_auroc(labels, np.arange(5.0)) is None
@@ -139,27 +148,27 @@ def test_anomalous_images_without_a_mask_are_left_out() -> None:
     with_high_scores = np.concatenate([maps, maps[:1] + 100])
     kept = has_pixel_truth(np.array([1, 1, 0, 1]), unmarked)
     assert kept.tolist() == [True, True, True, False]
-    assert aupro(unmarked[kept], with_high_scores[kept]) == aupro(masks, maps)
-    assert aupro(unmarked, with_high_scores) != aupro(masks, maps)
+    value = aupro(PixelRanking.of(masks, maps))
+    assert aupro(PixelRanking.of(unmarked[kept], with_high_scores[kept])) == value
+    assert aupro(PixelRanking.of(unmarked, with_high_scores)) != value
 
 
-@pytest.mark.parametrize("figure", [pixel_auroc, aupro])
-def test_pixel_figures_refuse_what_they_cannot_rank(figure: Any) -> None:
+def test_what_cannot_be_ranked_is_refused() -> None:
     masks, maps = _case(0, 5)
     broken = maps.copy()
     broken[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="finite"):
-        figure(masks, broken)
+        PixelRanking.of(masks, broken)
     with pytest.raises(ValueError, match="masks and maps"):
-        figure(masks[:2], maps)
+        PixelRanking.of(masks[:2], maps)
     with pytest.raises(ValueError, match="masks and maps"):
-        figure(masks.astype(np.uint8), maps)
+        PixelRanking.of(masks.astype(np.uint8), maps)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", [0.0, -0.1, 1.1, 30.0])
 def test_aupro_refuses_a_limit_outside_0_to_1(limit: float) -> None:
     with pytest.raises(ValueError, match="false positive rate"):
-        aupro(*_case(0, 5), fpr_limit=limit)
+        aupro(PixelRanking.of(*_case(0, 5)), fpr_limit=limit)
 
 
 @pytest.mark.slow
@@ -171,7 +180,7 @@ def test_pixel_figures_of_a_large_category_take_seconds() -> None:
         mask[y : y + 20, x : x + 30] = True
     maps = rng.standard_normal(masks.shape).astype(np.float32)
     start = time.perf_counter()
-    assert aupro(masks, maps) == pytest.approx(0.15, abs=0.01)
+    assert aupro(PixelRanking.of(masks, maps)) == pytest.approx(0.15, abs=0.01)
     assert time.perf_counter() - start < 15
 
 
@@ -183,6 +192,34 @@ def test_image_figures_are_scikit_learns(seed: int, count: int) -> None:
     scores = rng.integers(0, 6, count).astype(np.float64)
     assert image_auroc(labels, scores) == roc_auc_score(labels, scores)
     assert image_ap(labels, scores) == average_precision_score(labels, scores)
+
+
+@given(seed=SEEDS, levels=st.sampled_from([1, 3, 10_000]), chosen=st.lists(st.booleans(), min_size=3, max_size=3))
+@settings(max_examples=80, deadline=None)
+def test_the_pixels_of_some_images_are_ranked_as_if_there_were_no_others(
+    seed: int, levels: int, chosen: list[bool]
+) -> None:
+    masks, maps = _case(seed, levels)
+    images = np.array(chosen)
+    some, alone = PixelRanking.of(masks, maps).select(images), PixelRanking.of(masks[images], maps[images])
+    np.testing.assert_array_equal(some.scores, alone.scores)
+    for figure in (pixel_auroc, aupro):
+        assert figure(some) == pytest.approx(figure(alone), abs=1e-12)
+
+
+def test_every_metric_is_measured_once_and_without_masks_those_of_images_alone() -> None:
+    masks, maps = _case(2, 50)
+    labels, scores = masks.any(axis=(1, 2)).astype(np.int64), maps.max(axis=(1, 2)).astype(np.float64)
+    pixels = PixelRanking.of(masks, maps)
+    measured = measure(labels, scores, pixels)
+    assert measured == {
+        "image_auroc": image_auroc(labels, scores),
+        "image_ap": image_ap(labels, scores),
+        "pixel_auroc": pixel_auroc(pixels),
+        "aupro": aupro(pixels),
+    }
+    assert [metric.name for metric in METRICS] == list(measured) and None not in measured.values()
+    assert measure(labels, scores, None) == {**measured, "pixel_auroc": None, "aupro": None}
 
 
 @given(

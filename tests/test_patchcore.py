@@ -11,7 +11,7 @@ from pipeline.backbone import Backbone, load_backbone
 from pipeline.settings import PrecomputeSettings
 from train.network import patch_embedding
 from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
-from train.run import train
+from train.run import open_run, train
 
 CACHE = PrecomputeSettings(image_size=64, stages=("blocks.1", "blocks.4"))
 # Of 64 pixels at stride 8.
@@ -77,18 +77,17 @@ def test_the_threshold_is_of_the_normals_held_out(whole: PatchCore, photos: NDAr
 
 def test_its_run_folder_is_one_of_train(small_cache: SmallCache, tmp_path: Path) -> None:
     settings = PatchCoreSettings(coreset=0.02)
-    summary = train(small_cache.store, tmp_path, settings, categories=["poly"], seeds=(0, 1), device="cpu")
-    poly = summary["categories"]["poly"]
-    assert (poly["n_train"], poly["n_test"]) == (3, 7)
-    assert poly["scorers"] == {"patchcore": poly["image_auroc"]} and poly["untrained_image_auroc"] is None
+    run = open_run(small_cache.store, tmp_path, settings, categories=["poly"], device="cpu", resume=True)
+    cells = train(run, (0, 1))
+    assert [(cell.seed, cell.n_train, cell.n_test) for cell in cells] == [(0, 3, 7), (1, 3, 7)]
+    assert all(cell.scorers == {"patchcore": cell.metrics["image_auroc"]} for cell in cells)
     assert {path.name for path in (tmp_path / "poly/seed-1").iterdir()} == {
         "cell.json",
         "maps.png",
         "scores.csv",
         "scores.png",
     }
-    again = train(small_cache.store, tmp_path, settings, categories=["poly"], seeds=(0, 1), device="cpu", resume=True)
-    assert again == summary
+    assert train(run, (0, 1)) == cells
     other = replace(settings, coreset=0.03)
     with pytest.raises(Exception, match=r"train.coreset: 0.02, not 0.03"):
-        train(small_cache.store, tmp_path, other, categories=["poly"], device="cpu", resume=True)
+        train(replace(run, settings=other))

@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import ImageError, UserError
-from train.predict import find_detector, overlay, predict
-from train.run import train
+from train.predict import overlay, predict
+from train.run import open_run, train
 from train.settings import TrainSettings
 
 
@@ -33,7 +33,7 @@ def alone(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copytree(small_cache.store, store)
     open_cache(str(store), "r+").update_attributes(root=str(root))
     settings = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01)
-    train(str(store), run, settings, categories=["poly"], device="cpu")
+    train(open_run(str(store), run, settings, categories=["poly"], device="cpu"))
     shutil.copytree(root / "poly/test", folder / "pictures")
     run.rename(folder / "copy of it")
     shutil.rmtree(root)
@@ -143,45 +143,6 @@ def test_nothing_to_score_is_a_mistake(alone: Alone, tmp_path: Path) -> None:
             predict(alone.run, [str(tmp_path / target)], tmp_path / "out", device="cpu")
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-# --- which detector -----------------------------------------------------------------------------------------------
-
-
-def detectors(root: Path, *folders: str) -> Path:
-    for folder in folders:
-        (root / folder).mkdir(parents=True)
-        (root / folder / "detector.pt").touch()
-    return root
-
-
-@pytest.mark.parametrize("given", ["", "poly", "poly/seed-2", "poly/seed-2/detector.pt"])
-def test_a_run_a_category_a_seed_or_a_file_may_be_given(given: str, tmp_path: Path) -> None:
-    run = detectors(tmp_path / "run", "poly/seed-10", "poly/seed-2")
-    assert find_detector(run / given) == run / "poly/seed-2/detector.pt"
-
-
-@pytest.mark.parametrize("name", ["seed-3", "copied-detector", "x", "seed-3 (copy)"])
-def test_a_copied_seed_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
-    assert find_detector(detectors(tmp_path, name) / name) == tmp_path / name / "detector.pt"
-
-
-def test_a_seed_folder_beside_its_copy_is_taken(tmp_path: Path) -> None:
-    run = detectors(tmp_path, "seed-1", "seed-1-old", "seed-old")
-    assert find_detector(run).parent.name in {"seed-1", "seed-1-old", "seed-old"}
-
-
-def test_a_run_of_several_categories_is_refused(tmp_path: Path) -> None:
-    run = detectors(tmp_path, "poly/seed-0", "mono/seed-0", "mono/seed-1")
-    with pytest.raises(UserError) as caught:
-        find_detector(run)
-    assert str(run / "mono") in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_folder_without_a_detector_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no detector") as caught:
-        find_detector(tmp_path)
-    assert str(tmp_path) in str(caught.value)
 
 
 # --- the overlay --------------------------------------------------------------------------------------------------

@@ -9,45 +9,52 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from train.metrics import METRICS
 from train.results import (
-    CategoryResult,
+    CellResult,
+    DefectResult,
     ScoreRow,
     results_table,
     summarise,
     write_scores_csv,
 )
 
-SCREW = CategoryResult(
-    image_auroc=[0.70, 0.80, 0.90],
-    image_ap=[0.6, 0.7, 0.8],
-    pixel_auroc=[0.91, 0.92, 0.93],
-    aupro=[0.5, 0.5, 0.5],
-    threshold=3.25,
-    n_train=320,
-    n_test=160,
-    scorers={"gaussian": [0.70, 0.80, 0.90], "k-nearest": [0.5, 0.5, 0.5]},
-    untrained_image_auroc=[0.85],
-    untrained={"gaussian": [0.85]},
-)
-TILE = replace(
-    SCREW,
-    image_auroc=[0.90, 1.00, 0.95],
-    pixel_auroc=None,
-    aupro=None,
-    scorers={"gaussian": [0.90, 1.00, 0.95]},
-    untrained_image_auroc=[0.9],
-    untrained={"gaussian": [0.9]},
-)
+NAMES = [metric.name for metric in METRICS]
+
+
+def cells(category: str, *aurocs: float | None, **changes: Any) -> list[CellResult]:
+    """A cell for each image AUROC, with seeds from 0 on."""
+    scorers = {"untrained": 0.85, "k-nearest": 0.5}
+    return [
+        replace(
+            CellResult("mvtec", category, seed, 320, 160, 3.25 + seed, dict.fromkeys(NAMES, 0.5), scorers),
+            **{"metrics": {**dict.fromkeys(NAMES, 0.5), "image_auroc": auroc}, **changes},
+        )
+        for seed, auroc in enumerate(aurocs)
+    ]
+
+
+def unmarked(*aurocs: float | None, category: str = "tile", untrained: float | None = 0.9) -> list[CellResult]:
+    """The same of a category without masks."""
+    return [
+        replace(cell, metrics={**cell.metrics, "pixel_auroc": None, "aupro": None}, scorers={"untrained": untrained})
+        for cell in cells(category, *aurocs)
+    ]
+
+
+SCREW = cells("screw", 0.70, 0.80, 0.90)
+TILE = unmarked(0.90, 1.00, 0.95)
+CRACKED = {"crack": DefectResult(3, {"image_auroc": 0.25, "aupro": None}), "spot": DefectResult(2, {"image_auroc": 1})}
 
 
 def _summary() -> dict[str, Any]:
-    return summarise("mvtec", {"screw": SCREW, "tile": TILE}, {"steps": 100, "negatives": "cutswap"})
+    return summarise([*SCREW, *TILE], {"steps": 100, "negatives": "cutswap"})
 
 
-def _printed(summary: dict[str, Any]) -> list[str]:
-    console = Console(width=200)
+def _printed(cells: list[CellResult], width: int = 200) -> list[str]:
+    console = Console(width=width)
     with console.capture() as capture:
-        console.print(results_table(summary))
+        console.print(results_table(cells))
     return capture.get().splitlines()
 
 
@@ -59,14 +66,25 @@ def test_results_hold_the_agreed_keys_and_survive_json() -> None:
     assert loaded["dataset"] == "mvtec"
     assert loaded["settings"] == {"steps": 100, "negatives": "cutswap"}
     screw, tile = loaded["categories"]["screw"], loaded["categories"]["tile"]
-    agreed = {"image_auroc", "image_ap", "pixel_auroc", "aupro", "threshold", "n_train", "n_test"}
-    assert agreed <= set(screw)
+    agreed = {*NAMES, "threshold", "n_train", "n_test", "scorers", "untrained_image_auroc", "untrained", "by_defect"}
+    assert set(screw) == agreed
     assert screw["image_auroc"] == [0.70, 0.80, 0.90]
-    assert (screw["threshold"], screw["n_train"], screw["n_test"]) == (3.25, 320, 160)
-    assert screw["scorers"]["k-nearest"] == [0.5, 0.5, 0.5]
-    assert screw["untrained"] == {"gaussian": [0.85]}
-    assert tile["pixel_auroc"] is None
-    assert tile["aupro"] is None
+    assert (screw["threshold"], screw["n_train"], screw["n_test"]) == ([3.25, 4.25, 5.25], 320, 160)
+    assert screw["scorers"] == {"k-nearest": [0.5, 0.5, 0.5]}
+    assert screw["untrained_image_auroc"] == [0.85, 0.85, 0.85]
+    assert screw["untrained"] == {"gde": [0.85, 0.85, 0.85]}
+    assert tile["pixel_auroc"] is tile["aupro"] is None
+    assert screw["by_defect"] == {}
+
+
+def test_every_metric_is_told_by_class_of_defect_and_seed() -> None:
+    before = replace(TILE[0], by_defect={"spot": CRACKED["spot"]})
+    found = summarise([before, replace(TILE[1], by_defect=CRACKED)], {})["categories"]["tile"]["by_defect"]
+    absent = {"image_ap": [None, None], "pixel_auroc": None, "aupro": None}
+    assert found == {
+        "crack": {"n": 3, "image_auroc": [None, 0.25], **absent},
+        "spot": {"n": 2, "image_auroc": [1, 1], **absent},
+    }
 
 
 def test_the_mean_is_over_categories_and_its_error_over_seeds() -> None:
@@ -75,14 +93,14 @@ def test_the_mean_is_over_categories_and_its_error_over_seeds() -> None:
     assert mean["image_auroc"] == pytest.approx(0.875)
     assert mean["standard_error"]["image_auroc"] == pytest.approx(0.0381881, abs=1e-6)
     assert mean["untrained_image_auroc"] == pytest.approx(0.875)
-    assert mean["standard_error"]["untrained_image_auroc"] is None
-    assert mean["scorers"] == pytest.approx({"gaussian": 0.875, "k-nearest": 0.5})
-    assert mean["untrained"] == pytest.approx({"gaussian": 0.875})
+    assert mean["standard_error"]["untrained_image_auroc"] == pytest.approx(0)
+    assert mean["scorers"] == pytest.approx({"k-nearest": 0.5})
+    assert mean["untrained"] == pytest.approx({"gde": 0.875})
 
 
 def test_a_category_without_a_figure_is_left_out_of_its_mean_and_counted() -> None:
     mean = _summary()["mean"]
-    assert mean["pixel_auroc"] == pytest.approx(0.92)
+    assert mean["pixel_auroc"] == pytest.approx(0.5)
     assert mean["n_categories"] == {
         "image_auroc": 2,
         "image_ap": 2,
@@ -90,16 +108,15 @@ def test_a_category_without_a_figure_is_left_out_of_its_mean_and_counted() -> No
         "aupro": 1,
         "untrained_image_auroc": 2,
     }
-    undefined = replace(TILE, image_auroc=[None] * 3, scorers={}, untrained_image_auroc=None, untrained={})
-    alone = summarise("folder", {"tile": undefined}, {})["mean"]
-    assert alone["image_auroc"] is None
-    assert alone["aupro"] is None
-    assert alone["n_categories"]["image_auroc"] == 0
+    alone = summarise([replace(cell, scorers={}) for cell in unmarked(None, None)], {})
+    assert alone["categories"]["tile"]["image_auroc"] == [None, None]
+    assert alone["categories"]["tile"]["untrained_image_auroc"] is None
+    assert alone["mean"]["image_auroc"] is alone["mean"]["aupro"] is None
+    assert alone["mean"]["n_categories"]["image_auroc"] == 0
 
 
 def test_categories_with_different_numbers_of_seeds_have_no_common_error() -> None:
-    short = replace(TILE, image_auroc=[0.5], image_ap=[0.5], scorers={})
-    mean = summarise("mvtec", {"screw": SCREW, "tile": short}, {})["mean"]
+    mean = summarise([*SCREW, *unmarked(0.5)], {})["mean"]
     assert mean["image_auroc"] == pytest.approx(0.65)
     assert mean["standard_error"]["image_auroc"] is None
 
@@ -107,22 +124,34 @@ def test_categories_with_different_numbers_of_seeds_have_no_common_error() -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_auroc": [0.7, 0.8, float("nan")]}, "image_auroc must be in 0..1"),
-        ({"image_auroc": [70.0, 80.0, 90.0]}, "image_auroc must be in 0..1"),
-        ({"untrained": {"gaussian": [1.5]}}, "untrained gaussian must be"),
-        ({"scorers": {"gaussian": [0.5]}}, "one entry a seed"),
-        ({"aupro": []}, "one entry a seed"),
+        ({"metrics": {"image_auroc": float("nan")}}, "image_auroc must be in 0..1"),
+        ({"metrics": {"image_auroc": 70.0}}, "image_auroc must be in 0..1"),
+        ({"scorers": {"knn": 1.5}}, "scorer knn must be"),
+        ({"by_defect": {"crack": DefectResult(3, {"aupro": -0.5})}}, "aupro of crack must be"),
         ({"threshold": float("inf")}, "threshold"),
     ],
 )
 def test_a_result_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(SCREW, **changes)
+        replace(SCREW[0], **changes)
+
+
+@pytest.mark.parametrize("cell", [SCREW[2], replace(TILE[1], by_defect=CRACKED), replace(TILE[0], metrics={})])
+def test_a_cell_survives_json(cell: CellResult) -> None:
+    text = json.dumps(cell.to_json(), allow_nan=False)
+    assert CellResult.from_json(json.loads(text), cell.dataset, cell.category, cell.seed) == cell
+
+
+def test_a_cell_of_a_plain_folder_written_before_has_no_figures() -> None:
+    cell = CellResult.from_json({"threshold": 1.5, "n_train": 4, "n_test": 0}, "folder", "pictures", 3)
+    assert cell == CellResult("folder", "pictures", 3, 4, 0, 1.5)
+    found = summarise([cell], {})["categories"]["pictures"]
+    assert [found[name] for name in NAMES] == [[None], [None], None, None]
 
 
 def test_no_category_is_refused() -> None:
     with pytest.raises(ValueError, match="no category"):
-        summarise("mvtec", {}, {})
+        summarise([], {})
 
 
 def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
@@ -157,12 +186,12 @@ def test_score_rows_that_do_not_fit_leave_the_old_file(tmp_path: Path, rows: lis
 
 
 def test_the_table_shows_percent_and_dashes_and_says_where_training_lost() -> None:
-    lines = _printed(_summary())
+    lines = _printed([*SCREW, *TILE])
     screw, tile, mean = (
-        next(line for line in lines if line.startswith(f"│ {name} ")) for name in ("screw", "tile", "mean")
+        next(line for line in lines if line.startswith(f" {name} ")) for name in ("screw", "tile", "mean")
     )
     assert "80.0 ± 5.8" in screw
-    assert "85.0" in screw
+    assert "85.0 ± 0.0" in screw
     assert "worse than untrained by 5.0" in screw
     assert "95.0 ± 2.9" in tile
     assert tile.count(" - ") == 2
@@ -170,21 +199,32 @@ def test_the_table_shows_percent_and_dashes_and_says_where_training_lost() -> No
     assert "87.5 ± 3.8" in mean
     assert "worse in 1 of 2" in mean
     assert lines.index(mean) > max(lines.index(screw), lines.index(tile))
+    assert "by defect" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_has_a_line_a_class_of_defect_where_there_are_several(width: int) -> None:
+    cracked = [replace(cell, by_defect=CRACKED) for cell in SCREW]
+    single = [replace(cell, by_defect={"[b]dent": DefectResult(1, {"image_auroc": 0.77})}) for cell in TILE]
+    lines = _printed([*cracked, *single], width)
+    assert all(len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    assert "crack 25.0" in text and "spot 100.0" in text and "…" not in text
+    assert "dent" not in text  # its figure is the category's
 
 
 def test_the_table_says_when_training_lost_on_the_mean() -> None:
-    better_before = replace(TILE, untrained_image_auroc=[1.0])
-    mean = _printed(summarise("mvtec", {"screw": SCREW, "tile": better_before}, {}))[-2]
+    mean = _printed([*SCREW, *unmarked(0.90, 1.00, 0.95, untrained=1.0)])[-2]
     assert "worse than untrained by 5.0; worse in 2 of 2" in mean
 
 
 def test_means_over_different_categories_are_not_compared() -> None:
-    never_run = replace(TILE, untrained_image_auroc=None, image_auroc=[0.5, 0.5, 0.5], scorers={})
-    mean = _printed(summarise("mvtec", {"screw": SCREW, "[bold]tile": never_run}, {}))[-2]
+    never_run = [replace(cell, scorers={}) for cell in unmarked(0.5, 0.5, 0.5, category="[bold]tile")]
+    mean = _printed([*SCREW, *never_run])[-2]
     assert "65.0" in mean
     assert "85.0" in mean
     assert "worse than untrained" not in mean
 
 
 def test_names_are_printed_as_they_are() -> None:
-    assert any("[bold]tile" in line for line in _printed(summarise("mvtec", {"[bold]tile": TILE}, {})))
+    assert any("[bold]tile" in line for line in _printed(unmarked(0.5, category="[bold]tile")))

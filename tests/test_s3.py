@@ -22,7 +22,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.datasets import load
 from pipeline.errors import RunError, UserError
 from train.predict import predict
-from train.run import train
+from train.run import open_run, train
 from train.settings import TrainSettings
 
 SMALL = ("--image-size", 64, "--pairs", 4, "--device", "cpu")
@@ -143,8 +143,8 @@ def test_train_streams_from_it_and_predict_needs_the_run_alone(
     killed: str, small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = TrainSettings(steps=2, batch_size=2, coreset=30)
-    results = train(killed, tmp_path / "run", settings, categories=["poly"], device="cpu")
-    assert results["settings"]["store"] == killed and results["categories"]["poly"]["n_test"] == 7
+    (cell,) = train(open_run(killed, tmp_path / "run", settings, categories=["poly"], device="cpu"))
+    assert (cell.category, cell.n_test) == ("poly", 7)
     monkeypatch.setenv("AWS_ENDPOINT_URL", NOBODY)
     images = [str(small_cache.root / "poly/test/crack")]
     predictions, _ = predict(tmp_path / "run", images, tmp_path / "predicted", device="cpu")

@@ -20,12 +20,12 @@ from pipeline.precompute import precompute
 from pipeline.progress import progress, unshown
 from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from train.comparison import CellRow, comparison_markdown, rows_of, write_rows
+from train.comparison import Arms, comparison_markdown, write_rows
 from train.comparison_plots import plot_comparison
 from train.machine import describe_machine
 from train.patchcore import PatchCoreSettings
-from train.run import Run, Settings, finished, open_run, run_cell, write_results
-from train.run_settings import differing_settings, keep_settings
+from train.results import CellResult
+from train.run import Run, Settings, open_run, run_cell, write_results
 from train.settings import NEGATIVES, TrainSettings
 
 # "untrained" is `train --negatives none`; "patchcore" is `train.patchcore`.
@@ -100,8 +100,8 @@ def choose_arms(text: str) -> tuple[str, ...]:
     return arms
 
 
-def run_benchmark(benchmark: Benchmark) -> list[CellRow]:
-    """Compute what is not there yet, write the tables and plots to `out`, and return a row a cell.
+def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
+    """Compute what is not there yet, write the tables and plots to `out`, and return what each arm came to.
 
     A task of the benchmark's execution is a cell, and so a worker has one category at a time. "threads" takes the cells
     one after the other in this process, each with all cores; "processes" as many at once as there are cores, each with
@@ -110,15 +110,14 @@ def run_benchmark(benchmark: Benchmark) -> list[CellRow]:
     ready_cache(benchmark)
     runs = {arm: _open(benchmark, arm) for arm in benchmark.arms}
     for run in runs.values():
-        if differing := differing_settings(run.out, run.kept()):
-            raise UserError(f"{run.out} was made with other settings ({'; '.join(differing)}): give another --out")
+        if differing := "; ".join(run.folder.differing(run.kept())):
+            raise UserError(f"{run.folder.path} was made with other settings ({differing}): give another --out")
     for run in runs.values():
-        keep_settings(run.out, run.kept())
+        run.folder.keep(run.kept())
     _run_cells(benchmark, runs)
-    seeds = range(benchmark.seeds)
-    rows = [row for arm, run in runs.items() for row in rows_of(arm, write_results(run, list(seeds)))]
-    _write_report(benchmark, runs, rows)
-    return rows
+    arms = {arm: write_results(run, list(range(benchmark.seeds))) for arm, run in runs.items()}
+    _write_report(benchmark, runs, arms)
+    return arms
 
 
 def ready_cache(benchmark: Benchmark) -> None:
@@ -158,7 +157,7 @@ def compute_cell(cell: Cell) -> str:
 
 
 def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = None) -> Run:
-    return open_run(
+    run = open_run(
         benchmark.store,
         benchmark.out / arm,
         benchmark.settings(arm),
@@ -166,8 +165,8 @@ def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = Non
         device=benchmark.execution.device,
         resume=True,
         root=benchmark.root,
-        test_images=_QUICK_TESTS if benchmark.quick else None,
     )
+    return run.with_fewer_tests(_QUICK_TESTS) if benchmark.quick else run
 
 
 def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
@@ -180,7 +179,7 @@ def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
         for arm in runs
         for seed in range(benchmark.seeds)
     ]
-    open_cells = [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]
+    open_cells = _unfinished(wanted, runs)
     threads = max(1, cores // max(1, min(at_once, len(open_cells))))
     tasks = [(Cell(benchmark, *key),) for key in open_cells]
     with progress("benchmark", len(wanted), "cells") as advance:
@@ -193,17 +192,23 @@ def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
 
         if tasks:
             run_tasks(compute_cell, tasks, replace(execution, workers=at_once), on_result, threads)
-    if left := [key for key in wanted if not finished(runs[key[1]], key[0], key[2])]:
+    if left := _unfinished(wanted, runs):
         raise RunError(f"{len(left)} cells were not computed, the first {', '.join(map(str, left[0]))}")
 
 
-def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[CellRow]) -> None:
+def _unfinished(cells: Sequence[tuple[str, str, int]], runs: dict[str, Run]) -> list[tuple[str, str, int]]:
+    """Those of the cells, each a category, arm and seed, that are not in their run folders."""
+    return [(name, arm, seed) for name, arm, seed in cells if not runs[arm].folder.cell(name, seed).finished]
+
+
+def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> None:
     out, cache = benchmark.out, next(iter(runs.values())).cache
-    write_rows(out / "results.csv", rows)
-    plot_comparison(out, rows, benchmark.note)
+    write_rows(out / "results.csv", arms)
+    plot_comparison(out, arms, benchmark.note)
     recipe = benchmark.recipe.to_attributes()
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items() if name != "negatives")
-    counts = {row.category: f"{row.category} {row.n_train} normals, {row.n_test} test images" for row in rows}
+    cells = [cell for found in arms.values() for cell in found]
+    counts = {cell.category: f"{cell.category} {cell.n_train} normals, {cell.n_test} test images" for cell in cells}
     seeds = ", ".join(str(seed) for seed in range(benchmark.seeds))
     images = f"Image size {cache.image_size}, backbone {cache.backbone}"
     parts = [
@@ -213,6 +218,6 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], rows: Sequence[Cel
         describe_machine(benchmark.execution.device),
         f"{images}; seeds {seeds}; {'; '.join(counts.values())}.",
         f"Every arm but untrained and patchcore: {described}.",
-        comparison_markdown(rows, level=3),
+        comparison_markdown(arms, level=3),
     ]
     write_text(out / "results.md", "\n\n".join(parts))

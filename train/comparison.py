@@ -1,78 +1,62 @@
-"""Arms against each other: a row a cell, and tables of mean and standard error over seeds, categories by arms."""
+"""Arms against each other: a line a cell, and tables of mean and standard error over seeds, categories by arms."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.files import write_text
-from train.results import PerSeed, over_categories, over_seeds
+from train.metrics import METRICS, Metric
+from train.results import CellResult, PerSeed, over_categories, over_seeds, percent
+from train.run_folder import RunFolder
 
-FIGURES = {"image_auroc": "Image AUROC", "image_ap": "Image AP", "pixel_auroc": "Pixel AUROC", "aupro": "AUPRO"}
-
+# What each arm came to.
+Arms = Mapping[str, Sequence[CellResult]]
 # The header first.
 Cells = list[list[str]]
 
-
-@dataclass(frozen=True)
-class CellRow:
-    """What one category, arm and seed came to; figures in 0..1, None where not defined or not measured."""
-
-    dataset: str
-    category: str
-    arm: str
-    seed: int
-    image_auroc: float | None
-    image_ap: float | None
-    pixel_auroc: float | None
-    aupro: float | None
-    n_train: int
-    n_test: int
+_NAMES = [metric.name for metric in METRICS]
 
 
-def rows_of(arm: str, summary: Mapping[str, Any]) -> list[CellRow]:
-    """The rows of one arm, from what its `results.json` holds."""
-    rows = []
-    for name, category in summary["categories"].items():
-        counts = {count: category[count] for count in ("n_train", "n_test")}
-        for i, seed in enumerate(summary["settings"]["seeds"]):
-            figures = {figure: category[figure] and category[figure][i] for figure in FIGURES}
-            rows.append(CellRow(summary["dataset"], name, arm, seed, **counts, **figures))
-    return rows
-
-
-def write_rows(path: Path, rows: Sequence[CellRow]) -> None:
-    """Write `results.csv`, atomically: a line a cell, an empty field for None."""
+def write_rows(path: Path, arms: Arms) -> None:
+    """Write `results.csv`, atomically: a line a category, arm and seed, an empty field for None."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(CellRow)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["dataset", "category", "arm", "seed", *_NAMES, "n_train", "n_test"])
+    for arm, cells in arms.items():
+        for cell in cells:
+            figures = map(cell.metrics.get, _NAMES)
+            writer.writerow([cell.dataset, cell.category, arm, cell.seed, *figures, cell.n_train, cell.n_test])
     write_text(path, text.getvalue())
 
 
-def read_rows(path: Path) -> list[CellRow]:
-    """The inverse of `write_rows`."""
+def read_rows(path: Path) -> dict[str, list[CellResult]]:
+    """The cells that a benchmark's `results.csv` lists, from the run folders of its arms, which lie beside it."""
+    arms: dict[str, list[CellResult]] = {}
     with path.open(newline="") as file:
-        return [_row(line) for line in csv.DictReader(file)]
+        for line in csv.DictReader(file):
+            cell = RunFolder(path.parent / line["arm"]).cell(line["category"], int(line["seed"]))
+            arms.setdefault(line["arm"], []).append(cell.read(line["dataset"]))
+    return arms
 
 
-def compare(rows: Sequence[CellRow], figure: str) -> Cells:
-    """Percent, mean ± standard error over seeds: a row a category that has the figure, a column an arm; the mean last.
+def compare(arms: Arms, metric: Metric) -> Cells:
+    """Percent, mean ± standard error over seeds: a row a category that has the metric, a column an arm; the mean last.
 
     Only the header where no category has it. The mean over categories is taken for each seed by itself, and its error
     is that of those means. "-" where a cell is missing, and in the mean of an arm that lacks a category.
     """
-    arms = list(dict.fromkeys(row.arm for row in rows))
     values: dict[tuple[str, str], dict[str, list[float | None]]] = {}
-    for row in rows:
-        values.setdefault((row.dataset, row.category), {}).setdefault(row.arm, []).append(getattr(row, figure))
+    for arm, cells in arms.items():
+        for cell in cells:
+            of_arm = values.setdefault((cell.dataset, cell.category), {}).setdefault(arm, [])
+            of_arm.append(cell.metrics.get(metric.name))
     measured = {
         place: by_arm
         for place, by_arm in values.items()
@@ -82,20 +66,20 @@ def compare(rows: Sequence[CellRow], figure: str) -> Cells:
     table = [["category", *arms]]
     for (dataset, category), by_arm in measured.items():
         name = f"{dataset}: {category}" if several else category
-        table.append([name, *(_percent(*over_seeds(by_arm.get(arm))) for arm in arms)])
+        table.append([name, *(percent(*over_seeds(by_arm.get(arm)), 2) for arm in arms)])
     if len(measured) > 1:
         table.append(["mean", *(_mean([by_arm.get(arm) for by_arm in measured.values()]) for arm in arms)])
     return table
 
 
-def comparison_tables(rows: Sequence[CellRow], title: str) -> list[Table]:
-    """For the terminal: a table of each figure that was measured."""
+def comparison_tables(arms: Arms, title: str) -> list[Table]:
+    """For the terminal: a table of each metric that was measured."""
     tables = []
-    for figure, name in FIGURES.items():
-        header, *body = compare(rows, figure)
+    for metric in METRICS:
+        header, *body = compare(arms, metric)
         if not body:
             continue
-        table = Table(title=escape(f"{title}: {name}, percent, mean ± standard error over seeds"))
+        table = Table(title=escape(f"{title}: {_heading(metric)}, percent, mean ± standard error over seeds"))
         for heading in header:
             justify: Literal["left", "right"] = "left" if heading == "category" else "right"
             # Folded at its hyphens, so that a narrow terminal shows the whole name.
@@ -108,13 +92,14 @@ def comparison_tables(rows: Sequence[CellRow], title: str) -> list[Table]:
     return tables
 
 
-def comparison_markdown(rows: Sequence[CellRow], level: int) -> str:
+def comparison_markdown(arms: Arms, level: int) -> str:
     """The same as Markdown, each under a heading of that level."""
     parts = []
-    for figure, name in FIGURES.items():
-        table = compare(rows, figure)
+    for metric in METRICS:
+        table = compare(arms, metric)
         if len(table) > 1:
-            parts.append(f"{'#' * level} {name}, percent, mean ± standard error over seeds\n\n{markdown(table)}\n")
+            heading = f"{'#' * level} {_heading(metric)}, percent, mean ± standard error over seeds"
+            parts.append(f"{heading}\n\n{markdown(table)}\n")
     return "\n".join(parts)
 
 
@@ -124,25 +109,10 @@ def markdown(table: Cells) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def _heading(metric: Metric) -> str:
+    return metric.title[0].upper() + metric.title[1:]
+
+
 def _mean(per_category: Sequence[PerSeed | None]) -> str:
     mean, error, count = over_categories(per_category)
-    return _percent(mean, error) if count == len(per_category) else "-"
-
-
-def _percent(mean: float | None, error: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{100 * mean:.2f}" if error is None else f"{100 * mean:.2f} ± {100 * error:.2f}"
-
-
-def _row(line: Mapping[str, str]) -> CellRow:
-    figures = {figure: float(line[figure]) if line[figure] else None for figure in FIGURES}
-    return CellRow(
-        line["dataset"],
-        line["category"],
-        line["arm"],
-        int(line["seed"]),
-        n_train=int(line["n_train"]),
-        n_test=int(line["n_test"]),
-        **figures,
-    )
+    return percent(mean, error, 2) if count == len(per_category) else "-"

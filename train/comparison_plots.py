@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +14,26 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from pipeline.files import replacing
-from train.comparison import CellRow
-from train.results import over_seeds
+from train.comparison import Arms
+from train.metrics import METRICS
+from train.results import CellResult, over_seeds
+from train.run_folder import RunFolder
 
 _COLUMNS = 4
 _NORMAL, _ANOMALOUS = "#4477aa", "#cc3311"
 _RATES = np.linspace(0, 1, 201)
 
-# Labels (N,) and scores (N,) of a cell's test images.
-_Scores = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-
-def plot_comparison(folder: Path, rows: Sequence[CellRow], note: str) -> list[Path]:
+def plot_comparison(folder: Path, arms: Arms, note: str) -> list[Path]:
     """Write bars.png, roc.png and histograms.png to a benchmark's folder, from it and its arms' `scores.csv`.
 
     note: put into every title. Categories without two labels to tell apart have no ROC curve.
     """
-    colours = {arm: f"C{i}" for i, arm in enumerate(_distinct(rows, "arm"))}
+    colours = {arm: f"C{i}" for i, arm in enumerate(arms)}
     drawn = {
-        "bars.png": _bars(rows, colours, note),
-        "roc.png": _roc_curves(folder, rows, colours, note),
-        "histograms.png": _histograms(folder, rows, note),
+        "bars.png": _bars(arms, colours, note),
+        "roc.png": _roc_curves(folder, arms, colours, note),
+        "histograms.png": _histograms(folder, arms, note),
     }
     for name, figure in drawn.items():
         with replacing(folder / name) as file:
@@ -43,14 +41,14 @@ def plot_comparison(folder: Path, rows: Sequence[CellRow], note: str) -> list[Pa
     return [folder / name for name in drawn]
 
 
-def _bars(rows: Sequence[CellRow], colours: dict[str, str], note: str) -> Figure:
-    categories = _distinct(rows, "category")
+def _bars(arms: Arms, colours: dict[str, str], note: str) -> Figure:
+    categories = _categories(arms)
     figure = Figure(figsize=(max(8, 3 + len(categories) * (0.4 + 0.25 * len(colours))), 4.5), layout="constrained")
     axes = figure.subplots()
-    lowest = 100.0
+    lowest, decisive = 100.0, METRICS[0]
     for i, (arm, colour) in enumerate(colours.items()):
         for x, category in enumerate(categories):
-            cells = [row.image_auroc for row in rows if row.arm == arm and row.category == category]
+            cells = [cell.metrics.get(decisive.name) for cell in arms[arm] if cell.category == category]
             mean, error = over_seeds(cells)
             if mean is not None:
                 place = x + (i - (len(colours) - 1) / 2) * 0.8 / len(colours)
@@ -58,20 +56,24 @@ def _bars(rows: Sequence[CellRow], colours: dict[str, str], note: str) -> Figure
                 lowest = min(lowest, 100 * mean)
     axes.set_xticks(range(len(categories)), categories, rotation=30 if len(categories) > 4 else 0)
     # Bars of 70 to 99 percent from 0 on would all look alike; the axis says where it starts.
-    axes.set(ylim=(max(0, lowest - 5), 101), ylabel="image AUROC, percent", title="mean and standard error over seeds")
+    axes.set(
+        ylim=(max(0, lowest - 5), 101), ylabel=f"{decisive.title}, percent", title="mean and standard error over seeds"
+    )
     handles = [Patch(color=colour, label=arm) for arm, colour in colours.items()]
     figure.legend(handles=handles, loc="outside right center", fontsize=8)
     figure.suptitle(note, fontsize=9)
     return figure
 
 
-def _roc_curves(folder: Path, rows: Sequence[CellRow], colours: dict[str, str], note: str) -> Figure:
-    categories = _distinct(rows, "category")
+def _roc_curves(folder: Path, arms: Arms, colours: dict[str, str], note: str) -> Figure:
+    categories = _categories(arms)
     figure, panels = _grid(len(categories), min(_COLUMNS, len(categories)))
     for axes, category in zip(panels, categories, strict=False):
         for arm, colour in colours.items():
-            cells = [row for row in rows if row.arm == arm and row.category == category]
-            curves = [_roc(_read_scores(folder, cell)) for cell in cells if cell.image_auroc is not None]
+            found = [
+                _read_scores(folder / arm, cell) for cell in arms[arm] if cell.category == category and cell.n_test
+            ]
+            curves = [_roc(labels, scores) for labels, scores in found if 0 < labels.sum() < len(labels)]
             if curves:
                 axes.plot(_RATES, np.mean(curves, 0), color=colour, label=arm)
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
@@ -82,18 +84,17 @@ def _roc_curves(folder: Path, rows: Sequence[CellRow], colours: dict[str, str], 
     return figure
 
 
-def _histograms(folder: Path, rows: Sequence[CellRow], note: str) -> Figure:
-    first = min(row.seed for row in rows)
-    shown = [row for row in rows if row.seed == first and row.n_test]
-    arms = _distinct(rows, "arm")
+def _histograms(folder: Path, arms: Arms, note: str) -> Figure:
+    first = min(cell.seed for cells in arms.values() for cell in cells)
+    shown = [(cell, arm) for arm, cells in arms.items() for cell in cells if cell.seed == first and cell.n_test]
     figure, panels = _grid(len(shown), len(arms))
-    for axes, row in zip(panels, sorted(shown, key=lambda row: row.category), strict=False):
-        labels, scores = _read_scores(folder, row)
+    for axes, (cell, arm) in zip(panels, sorted(shown, key=lambda one: one[0].category), strict=False):
+        labels, scores = _read_scores(folder / arm, cell)
         # Robust bounds: a single far outlier must not squeeze all others into one bar.
         bins = np.linspace(scores.min(), np.quantile(scores, 0.99) + 1e-9, 30).tolist()
         for label, name, colour in ((0, "normal", _NORMAL), (1, "anomalous", _ANOMALOUS)):
             axes.hist(np.minimum(scores[labels == label], bins[-1]), bins=bins, alpha=0.6, color=colour, label=name)
-        axes.set_title(f"{row.category}: {row.arm}", fontsize=9)
+        axes.set_title(f"{cell.category}: {arm}", fontsize=9)
         axes.tick_params(labelsize=7)
     if shown:
         panels[0].legend(fontsize=7)
@@ -111,16 +112,17 @@ def _grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _roc(scores: _Scores) -> NDArray[np.float64]:
-    false_positives, true_positives, _ = roc_curve(*scores)
+def _roc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    false_positives, true_positives, _ = roc_curve(labels, scores)
     return np.asarray(np.interp(_RATES, false_positives, true_positives), np.float64)
 
 
-def _read_scores(folder: Path, cell: CellRow) -> _Scores:
-    with (folder / cell.arm / cell.category / f"seed-{cell.seed}" / "scores.csv").open(newline="") as file:
+def _read_scores(run: Path, cell: CellResult) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels (N,) and scores (N,) of a cell's test images."""
+    with RunFolder(run).cell(cell.category, cell.seed).scores.open(newline="") as file:
         lines = list(csv.DictReader(file))
     return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
 
 
-def _distinct(rows: Sequence[CellRow], name: str) -> list[str]:
-    return list(dict.fromkeys(getattr(row, name) for row in rows))
+def _categories(arms: Arms) -> list[str]:
+    return list(dict.fromkeys(cell.category for cells in arms.values() for cell in cells))

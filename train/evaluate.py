@@ -16,7 +16,8 @@ from pipeline.layouts import Sample
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
 from train.features import Images
-from train.metrics import aupro, has_pixel_truth, image_ap, image_auroc, pixel_auroc
+from train.metrics import PixelRanking, has_pixel_truth, image_auroc, measure
+from train.results import DefectResult
 
 _IMAGES_AHEAD = 64
 
@@ -34,13 +35,11 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures in 0..1, None where not defined, and the scores they come from; scorers: image AUROC by name."""
+    """Figures as in `train.results.CellResult`, and the scores and labels (N,) of the images they come from."""
 
-    image_auroc: float | None
-    image_ap: float | None
-    pixel_auroc: float | None
-    aupro: float | None
+    metrics: dict[str, float | None]
     scorers: dict[str, float | None]
+    by_defect: dict[str, DefectResult]
     scores: Scores
     labels: NDArray[np.int64]
 
@@ -57,9 +56,9 @@ def read_images(root: str, paths: Sequence[str], cache: PrecomputeSettings) -> I
 
 
 def evaluate(detector: Scorer, root: str, samples: Sequence[Sample]) -> Evaluation:
-    """Score test samples below `root` and measure: image AUROC and AP of every scorer, pixel AUROC and AUPRO.
+    """Score test samples below `root` and measure: every metric, of all and of each class of defect beside the normals.
 
-    Anomalous images without a mask, or with an empty one, take no part in the pixel figures.
+    Anomalous images without a mask, or with an empty one, take no part in the metrics that need masks.
     """
     cache = detector.cache
     labels = np.array([sample.label for sample in samples], np.int64)
@@ -67,15 +66,15 @@ def evaluate(detector: Scorer, root: str, samples: Sequence[Sample]) -> Evaluati
     decisive = detector.decisive(scores)
     masks = np.stack([_mask(root, sample, cache) for sample in samples])
     known = has_pixel_truth(labels, masks)
-    return Evaluation(
-        image_auroc(labels, decisive),
-        image_ap(labels, decisive),
-        pixel_auroc(masks[known], scores.maps[known]),
-        aupro(masks[known], scores.maps[known]),
-        {name: image_auroc(labels, values) for name, values in scores.image.items()},
-        scores,
-        labels,
-    )
+    pixels = PixelRanking.of(masks[known], scores.maps[known]) if masks.any() else None
+    by_defect = {}
+    for defect in sorted({sample.defect for sample in samples if sample.label}):
+        shown = np.array([sample.defect == defect for sample in samples])
+        chosen = shown | (labels == 0)
+        some = None if pixels is None else pixels.select(chosen[known])
+        by_defect[defect] = DefectResult(int(shown.sum()), measure(labels[chosen], decisive[chosen], some))
+    scorers = {name: image_auroc(labels, values) for name, values in scores.image.items()}
+    return Evaluation(measure(labels, decisive, pixels), scorers, by_defect, scores, labels)
 
 
 def _mask(root: str, sample: Sample, cache: PrecomputeSettings) -> NDArray[np.bool_]:

@@ -25,6 +25,7 @@ from train.augment import jitter_colour, translate
 from train.contrast import Contrast, Moments
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
+from train.run_folder import CellFolder
 from train.settings import TrainSettings
 from train.stream import Batch, NormalStream
 
@@ -38,25 +39,24 @@ def fit(
     cache: PrecomputeSettings,
     settings: TrainSettings,
     seed: int,
-    folder: Path,
+    cell: CellFolder,
     resume: bool,
     advance: Advance,
     contrast: Contrast | None = None,
 ) -> None:
     """Train `network`, on its device and in place, for `settings.steps` steps, and show their images to `contrast`.
 
-    folder: gets `log.csv` (step, loss, accuracy, rate) and `checkpoint.pt`, which resume continues from. Raises
-    UserError where the loss is not finite, before the weights are not.
+    cell: gets a log (step, loss, accuracy, rate) and a checkpoint, which resume continues from. Raises UserError where
+    the loss is not finite, before the weights are not.
     """
     device = network.backbone.device
     optimiser = _optimiser(network, settings)
-    checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
     if not resume:
-        checkpoint.unlink(missing_ok=True)  # of an earlier run: cut off now, this one must not be resumed from it
+        cell.checkpoint.unlink(missing_ok=True)  # of an earlier run: cut off now, this one must not be resumed from it
     moments = {} if contrast is None else contrast.moments
-    start = _restore(checkpoint, network, optimiser, moments) if checkpoint.exists() else 0
+    start = _restore(cell.checkpoint, network, optimiser, moments) if cell.checkpoint.exists() else 0
     advance(start)
-    rows = _kept_lines(log, start)
+    rows = _kept_lines(cell.log, start)
     network.train()
     network.backbone.eval()  # its batch statistics stay those of pretraining
     batches = stream.batches(settings.batch_size, seed * 2 + _STREAM, start)
@@ -83,9 +83,9 @@ def fit(
         rows.append([step, f"{loss_now:.6f}", f"{accuracy.item():.4f}", f"{rate:.6f}"])
         advance(1)
         if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == settings.steps:
-            _write_log(log, rows)
+            _write_log(cell.log, rows)
             state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "contrast": moments}
-            write_tensors(checkpoint, {"step": step + 1, **state})
+            write_tensors(cell.checkpoint, {"step": step + 1, **state})
     network.eval()
 
 

@@ -1,4 +1,4 @@
-"""Figures of merit: image AUROC and AP, pixel AUROC, AUPRO, thresholds, means over seeds.
+"""Figures of merit: the list of all that is measured, `METRICS`, and how; thresholds, means over seeds.
 
 An anomaly score is higher for the more anomalous; label 1 and mask True mean anomalous. A figure that is not
 defined, such as an AUROC of one class alone, is None and never NaN.
@@ -7,7 +7,8 @@ defined, such as an AUROC of one class alone, is None and never NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,48 +43,137 @@ def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> ND
     """Which (N,) images the pixel figures may use, from labels (N,) and masks (N, H, W).
 
     All but the anomalous images whose mask is empty: there the place of the anomaly is not known, and
-    counting all their pixels as normal would punish a map that finds it. Select with this before calling
-    `pixel_auroc` and `aupro`, to which an empty mask is a normal image.
+    counting all their pixels as normal would punish a map that finds it. Select with this before ranking their
+    pixels, as an empty mask is a normal image there.
     """
     usable: NDArray[np.bool_] = np.logical_or(np.asarray(labels) == 0, masks.any(axis=(1, 2)))
     return usable
 
 
-def pixel_auroc(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> float | None:
-    """Area under the ROC curve, 0..1, over the pixels of all maps (N, H, W), exact, ties counted half.
+@dataclass(frozen=True, eq=False)
+class PixelRanking:
+    """The pixels of anomaly maps by falling score, sorted once for every metric of pixels.
 
-    None where the masks (N, H, W) are all True or all False. ValueError for other shapes or a score that is
-    not finite.
+    scores: (P,) float; regions: (P,) int32, which connected anomalous region a pixel lies in (8 neighbours, within an
+    image), from 1, and 0 for a normal pixel; images: (P,) int32, which image it is of.
     """
-    _check(masks, maps)
-    anomalous = int(np.count_nonzero(masks))
-    normal = masks.size - anomalous
+
+    scores: NDArray[np.float32]
+    regions: NDArray[np.int32]
+    images: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> PixelRanking:
+        """Rank the pixels of maps (N, H, W) with masks (N, H, W).
+
+        ValueError for other shapes, masks that are not boolean, or a score that is not finite.
+        """
+        if masks.shape != maps.shape or masks.ndim != 3 or masks.dtype != np.bool_:
+            raise ValueError(
+                f"masks and maps must be (N, H, W), masks boolean: got {masks.dtype} {masks.shape}, {maps.shape}"
+            )
+        if not np.isfinite(maps).all():
+            raise ValueError("an anomaly map holds a value that is not finite")
+        regions, found = np.zeros(masks.shape, np.int32), 0
+        for region, mask in zip(regions, masks, strict=True):
+            if mask.any():
+                labelled, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+                region[mask] = labelled[mask] + found
+                found += count
+        order = np.argsort(maps, axis=None)[::-1]
+        images = (order // math.prod(maps.shape[1:])).astype(np.int32)
+        return cls(maps.ravel()[order], regions.ravel()[order], images)
+
+    def select(self, images: NDArray[np.bool_]) -> PixelRanking:
+        """The pixels of the images that are True in (N,), in the same order and so without another sort."""
+        kept = images[self.images]
+        return PixelRanking(self.scores[kept], self.regions[kept], self.images[kept])
+
+    def sizes(self) -> NDArray[np.int64]:
+        """(R + 1,): how many pixels are normal, then how many each region has; 0 for one of an image not selected."""
+        return np.bincount(self.regions, minlength=1)
+
+    def cumulated(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Normal pixels detected, and weight of anomalous pixels detected, at each falling threshold; from 0, 0.
+
+        weights: (R + 1,), of a pixel of each region, 0 first. Pixels of one score make one step, so that their order
+        does not count.
+        """
+        last_of_score = np.append(self.scores[1:] != self.scores[:-1], True)
+        normals = np.cumsum(self.regions == 0)[last_of_score]
+        weight = np.cumsum(weights[self.regions])[last_of_score]
+        return np.concatenate(([0.0], normals)), np.concatenate(([0.0], weight))
+
+
+def pixel_auroc(pixels: PixelRanking) -> float | None:
+    """Area under the ROC curve, 0..1, over all pixels, exact, ties counted half.
+
+    None where they are all normal or all anomalous.
+    """
+    normal, *regions = pixels.sizes().tolist()
+    anomalous = sum(regions)
     if anomalous == 0 or normal == 0:
         return None
-    false_positives, true_positives = _cumulated(maps, masks.astype(np.float64))
+    false_positives, true_positives = pixels.cumulated(np.minimum(np.arange(1.0 + len(regions)), 1))
     return float(np.trapezoid(true_positives, false_positives) / (anomalous * normal))
 
 
-def aupro(masks: NDArray[np.bool_], maps: NDArray[np.float32], fpr_limit: float = 0.3) -> float | None:
+def aupro(pixels: PixelRanking, fpr_limit: float = 0.3) -> float | None:
     """Area under the per-region-overlap curve up to a false positive rate, divided by that rate; 0..1.
 
-    Per-region overlap: the detected share of each connected anomalous region (8 neighbours, within an image),
-    averaged over the regions of all masks (N, H, W), so that small ones count as much as large ones. False
-    positive rate: the detected share of all normal pixels. Every distinct score of the maps (N, H, W) is a
-    threshold, and the curve is linear between them and at the limit. Source: Bergmann et al., IJCV 129, 2021,
-    and the evaluation code published with it. None where the masks hold no region or no normal pixel.
-    ValueError for other shapes, a score that is not finite, or a limit outside 0 < limit <= 1.
+    Per-region overlap: the detected share of each connected anomalous region, averaged over the regions of all images,
+    so that small ones count as much as large ones. False positive rate: the detected share of all normal pixels. Every
+    distinct score is a threshold, and the curve is linear between them and at the limit. Source: Bergmann et al., IJCV
+    129, 2021, and the evaluation code published with it. None where there is no region or no normal pixel. ValueError
+    for a limit outside 0 < limit <= 1.
     """
-    _check(masks, maps)
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"the false positive rate to integrate to is in 0..1, not {fpr_limit}")
-    shares = _region_shares(masks)
-    normal = masks.size - int(np.count_nonzero(masks))
-    if shares is None or normal == 0:
+    sizes = pixels.sizes()
+    normal, regions = int(sizes[0]), np.count_nonzero(sizes[1:])
+    if regions == 0 or normal == 0:
         return None
-    false_positives, overlap = _cumulated(maps, shares)
+    shares = 1 / np.maximum(sizes, 1) / regions
+    shares[0] = 0
+    false_positives, overlap = pixels.cumulated(shares)
     # The cumulated shares can pass 1 by rounding.
     return min(1.0, _area_up_to(false_positives / normal, overlap, fpr_limit) / fpr_limit)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit, in 0..1 and higher for the better, or None where it is not defined.
+
+    name: its key in `results.json` and `cell.json` and its column in `results.csv`; title: what tables call it.
+    function: of labels (N,) and scores (N,) of images; where needs_masks, of the `PixelRanking` of their maps.
+    """
+
+    name: str
+    title: str
+    function: Callable[..., float | None]
+    needs_masks: bool = False
+
+
+# All that is measured, in the order of every table; the first one is what scorers and arms are compared by.
+METRICS = (
+    Metric("image_auroc", "image AUROC", image_auroc),
+    Metric("image_ap", "image AP", image_ap),
+    Metric("pixel_auroc", "pixel AUROC", pixel_auroc, needs_masks=True),
+    Metric("aupro", "AUPRO", aupro, needs_masks=True),
+)
+
+
+def measure(
+    labels: NDArray[np.integer], scores: NDArray[np.floating], pixels: PixelRanking | None
+) -> dict[str, float | None]:
+    """Every metric by name, of images with labels (N,) and scores (N,), and of their pixels; None: no masks."""
+
+    def value(metric: Metric) -> float | None:
+        if not metric.needs_masks:
+            return metric.function(labels, scores)
+        return None if pixels is None else metric.function(pixels)
+
+    return {metric.name: value(metric) for metric in METRICS}
 
 
 def threshold_at(scores: NDArray[np.floating], false_alarm_rate: float) -> float:
@@ -115,45 +205,6 @@ def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float | Non
     if len(numbers) == 1:
         return float(numbers[0]), None
     return float(numbers.mean()), float(numbers.std(ddof=1) / math.sqrt(len(numbers)))
-
-
-def _check(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> None:
-    if masks.shape != maps.shape or masks.ndim != 3 or masks.dtype != np.bool_:
-        raise ValueError(
-            f"masks and maps must be (N, H, W), masks boolean: got {masks.dtype} {masks.shape}, {maps.shape}"
-        )
-    if not np.isfinite(maps).all():
-        raise ValueError("an anomaly map holds a value that is not finite")
-
-
-def _region_shares(masks: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """(N, H, W): 1 / (size of the pixel's region * number of regions), 0 on normals; None without a region."""
-    shares = np.zeros(masks.shape)
-    regions = 0
-    for share, mask in zip(shares, masks, strict=True):
-        if mask.any():
-            labelled, found = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-            sizes = np.bincount(labelled[mask])
-            share[mask] = 1 / sizes[labelled[mask]]
-            regions += found
-    return shares / regions if regions else None
-
-
-def _cumulated(
-    maps: NDArray[np.float32], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normal pixels detected, and weight of anomalous pixels detected, at each falling threshold; from 0, 0.
-
-    A pixel is anomalous where its weight is above 0. Pixels of one score make one step, so that their order
-    does not count.
-    """
-    order = np.argsort(maps, axis=None)[::-1]
-    ordered = maps.ravel()[order]
-    last_of_score = np.append(ordered[1:] != ordered[:-1], True)
-    sorted_weights = weights.ravel()[order]
-    normals = np.cumsum(sorted_weights == 0)[last_of_score]
-    weight = np.cumsum(sorted_weights)[last_of_score]
-    return np.concatenate(([0.0], normals)), np.concatenate(([0.0], weight))
 
 
 def _area_up_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:

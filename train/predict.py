@@ -20,6 +20,7 @@ from pipeline.images import decode_rgb
 from pipeline.progress import progress
 from pipeline.roots import list_images
 from train.detector import Detector, load_detector
+from train.run_folder import find_detector as find_detector
 
 _IMAGES_AT_ONCE = 64
 _TABLE = "predictions.csv"
@@ -59,25 +60,6 @@ def predict(
             table.writerow(["path", "score", "anomalous"])
             table.writerows([p.path, repr(p.score), int(p.anomalous)] for p in predictions)
     return predictions, bad
-
-
-def find_detector(run: Path) -> Path:
-    """The `detector.pt` of a seed's folder, of a category's (its lowest seed), or of a run with one category."""
-    if run.is_file():
-        return run
-    for pattern in ("detector.pt", "seed-*/detector.pt", "*/seed-*/detector.pt"):
-        found = sorted(run.glob(pattern), key=lambda path: (path.parts[:-2], _seed(path.parent)))
-        categories = sorted({path.parent.parent.name for path in found})
-        if len(categories) > 1:
-            raise UserError(f"{run} holds several categories: give one, such as {run / categories[0]}")
-        if found:
-            return found[0]
-    raise UserError(f"no detector below {run}: give the folder that `train --out` wrote")
-
-
-def _seed(folder: Path) -> int:
-    number = folder.name.removeprefix("seed-")  # a folder of another name is one that the user copied
-    return int(number) if number.isdecimal() else 0
 
 
 def _files(targets: Sequence[str]) -> Iterator[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""What a training run writes down: `results.json`, `scores.csv`, and the table shown at its end."""
+"""What a cell came to, and the views of a run's cells: `results.json` and the table shown at its end; `scores.csv`."""
 
 from __future__ import annotations
 
@@ -10,53 +10,75 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.files import write_text
-from train.metrics import mean_and_standard_error
+from train.metrics import METRICS, Metric, mean_and_standard_error
 
 PerSeed = Sequence[float | None]
+# By the name of a metric or a scorer.
+Measured = Mapping[str, float | None]
 
-_FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro", "untrained_image_auroc")
 _OWN_COLUMNS = ("path", "label", "score")
+# A scorer that every detector but PatchCore has: the network before training.
+_UNTRAINED = "untrained"
+_UNTRAINED_AUROC = "untrained_image_auroc"
 
 
 @dataclass(frozen=True)
-class CategoryResult:
-    """Figures in 0..1 of one category, each a list with one entry a seed, in the order of the seeds.
+class DefectResult:
+    """One class of defect: how many images show it, and the metrics of these beside all normal ones."""
 
-    An entry of None: not defined, such as the AUROC of a test set without anomalies. A figure of None: not
-    measured, such as AUPRO without masks. `image_auroc` is that of the default scorer and `scorers` holds all
-    by name; `untrained_image_auroc` and `untrained` are the same for the network before training, whose lists
-    may be of another length. `threshold` is on the scale of the image score, `n_train` and `n_test` count
-    images. ValueError for a figure outside 0..1, no seed, or lists of unequal length.
+    n: int
+    metrics: Measured
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one category and seed came to, figures in 0..1, by the names of `train.metrics.METRICS`.
+
+    None: not defined, such as the AUROC of a test set without anomalies, or not measured, such as AUPRO without masks.
+    n_train and n_test count images; threshold is on the scale of the image score. metrics: of the default scorer, empty
+    without test images. scorers: image AUROC of each by name. by_defect: of each class of defect, the folder's name.
+    ValueError for a figure outside 0..1 or a threshold that is not finite.
     """
 
-    image_auroc: PerSeed
-    image_ap: PerSeed
-    pixel_auroc: PerSeed | None
-    aupro: PerSeed | None
-    threshold: float
+    dataset: str
+    category: str
+    seed: int
     n_train: int
     n_test: int
-    scorers: Mapping[str, PerSeed] = field(default_factory=dict)
-    untrained_image_auroc: PerSeed | None = None
-    untrained: Mapping[str, PerSeed] = field(default_factory=dict)
+    threshold: float
+    metrics: Measured = field(default_factory=dict)
+    scorers: Measured = field(default_factory=dict)
+    by_defect: Mapping[str, DefectResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        named = {name: getattr(self, name) for name in _FIGURES}
-        named |= {f"scorers {name}": values for name, values in self.scorers.items()}
-        untrained = {f"untrained {name}": values for name, values in self.untrained.items()}
-        for name, values in (named | untrained).items():
-            if any(value is not None and not 0 <= value <= 1 for value in values or ()):
-                raise ValueError(f"{name} must be in 0..1, got {list(values)}")
-        named.pop("untrained_image_auroc")
-        lengths = {name: len(values) for name, values in named.items() if values is not None}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise ValueError(f"every figure needs one entry a seed, got {lengths}")
+        figures = {**self.metrics, **{f"scorer {name}": value for name, value in self.scorers.items()}}
+        for defect, result in self.by_defect.items():
+            figures |= {f"{name} of {defect}": value for name, value in result.metrics.items()}
+        for name, value in figures.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {value}")
         if not math.isfinite(self.threshold):
             raise ValueError(f"the threshold must be finite, got {self.threshold}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of `cell.json`: all but what its path says."""
+        counts = {"threshold": self.threshold, "n_train": self.n_train, "n_test": self.n_test}
+        by_defect = {name: {"n": result.n, **result.metrics} for name, result in self.by_defect.items()}
+        return {**counts, **self.metrics, "scorers": dict(self.scorers), "by_defect": by_defect}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], dataset: str, category: str, seed: int) -> CellResult:
+        """The inverse of `to_json`, also of a `cell.json` that lacks scorers, classes of defect or some metric."""
+        by_defect = {
+            name: DefectResult(found["n"], _metrics_in(found)) for name, found in value.get("by_defect", {}).items()
+        }
+        counts = value["n_train"], value["n_test"], value["threshold"]
+        return cls(dataset, category, seed, *counts, _metrics_in(value), value.get("scorers", {}), by_defect)
 
 
 @dataclass(frozen=True)
@@ -69,29 +91,33 @@ class ScoreRow:
     scorers: Mapping[str, float] = field(default_factory=dict)
 
 
-def summarise(
-    dataset: str, per_category: Mapping[str, CategoryResult], settings: Mapping[str, object]
-) -> dict[str, Any]:
+def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> dict[str, Any]:
     """The contents of `results.json`: dataset, categories, mean and settings, all plain JSON values.
 
+    cells: of one data set. A category holds a list for threshold, each metric and each scorer, with an entry a seed in
+    the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds the
+    same of each class of defect.
+
     `mean` holds, for each figure, the mean over categories of each category's mean over seeds, and under
-    `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed
-    by itself, and the standard error is of those. It is None for one seed, and where categories have
-    different numbers of seeds. A category without the figure is left out of the mean, and `n_categories`
-    says how many are in it; None if there is none. ValueError without a category.
+    `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed by
+    itself, and the standard error is of those. It is None for one seed, and where categories have different numbers
+    of seeds. A category without the figure is left out of the mean, and `n_categories` says how many are in it; None
+    if there is none. ValueError without a cell.
     """
-    if not per_category:
+    if not cells:
         raise ValueError("there is no category to summarise")
-    categories = {name: _plain(result) for name, result in per_category.items()}
-    means = {figure: over_categories([c[figure] for c in categories.values()]) for figure in _FIGURES}
-    mean: dict[str, Any] = {figure: value for figure, (value, _, _) in means.items()}
-    mean["standard_error"] = {figure: error for figure, (_, error, _) in means.items()}
-    mean["n_categories"] = {figure: count for figure, (_, _, count) in means.items()}
-    for arm in ("scorers", "untrained"):
-        names = dict.fromkeys(name for category in categories.values() for name in category[arm])
-        lists = {name: [c[arm].get(name) for c in categories.values()] for name in names}
-        mean[arm] = {name: over_categories(values)[0] for name, values in lists.items()}
-    return {"dataset": dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
+    names = dict.fromkeys(cell.category for cell in cells)
+    categories = {name: _category([cell for cell in cells if cell.category == name]) for name in names}
+    figures = (*(metric.name for metric in METRICS), _UNTRAINED_AUROC)
+    means = {name: over_categories([c[name] for c in categories.values()]) for name in figures}
+    mean: dict[str, Any] = {name: value for name, (value, _, _) in means.items()}
+    mean["standard_error"] = {name: error for name, (_, error, _) in means.items()}
+    mean["n_categories"] = {name: count for name, (_, _, count) in means.items()}
+    for part in ("scorers", "untrained"):
+        names = dict.fromkeys(name for category in categories.values() for name in category[part])
+        lists = {name: [c[part].get(name) for c in categories.values()] for name in names}
+        mean[part] = {name: over_categories(values)[0] for name, values in lists.items()}
+    return {"dataset": cells[0].dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
 
 
 def write_scores_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
@@ -115,48 +141,41 @@ def write_scores_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
     write_text(path, text.getvalue())
 
 
-def results_table(summary: Mapping[str, Any]) -> Table:
-    """Table of what `summarise` gave: percent, mean ± standard error over seeds, "-" for what is missing.
+def results_table(cells: Sequence[CellResult]) -> Table:
+    """Table of a run's cells: percent, mean ± standard error over seeds, "-" for what is missing.
 
-    One row a category and the mean last; the note says where the trained network is worse than the untrained.
+    One row a category and the mean last; the note says where the trained network is worse than the untrained. Image
+    AUROC by class of defect stands in categories of two classes or more: that of a single one is the category's.
     """
-    table = Table(title=escape(f"{summary['dataset']}: percent, mean ± standard error over seeds"))
-    table.add_column("category")
-    for heading in ("image AUROC", "untrained", "image AP", "pixel AUROC", "AUPRO"):
-        table.add_column(heading, justify="right")
-    table.add_column("note")
-    columns = ("image_auroc", "untrained_image_auroc", "image_ap", "pixel_auroc", "aupro")
+    summary = summarise(cells, {})
+    categories, mean = summary["categories"], summary["mean"]
+    decisive, *others = METRICS
+    columns = {decisive.name: decisive.title, _UNTRAINED_AUROC: "untrained", **{m.name: m.title for m in others}}
+    classes = {name: _classes(category["by_defect"], decisive) for name, category in categories.items()}
+    title = escape(f"{summary['dataset']}: percent, mean ± standard error over seeds")
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("category", overflow="fold")
+    for heading in columns.values():
+        table.add_column(heading, justify="right", overflow="fold")
+    if shown := any(classes.values()):
+        # A class stays beside its figure; on a narrow terminal the other columns are wrapped.
+        table.add_column(f"{decisive.title}\nby defect", justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold")
     worse = 0
-    for name, category in summary["categories"].items():
-        cells = {figure: over_seeds(category[figure]) for figure in columns}
-        note = _worse(cells["image_auroc"][0], cells["untrained_image_auroc"][0])
+    for name, category in categories.items():
+        cell = {figure: over_seeds(category[figure]) for figure in columns}
+        note = _worse(cell[decisive.name][0], cell[_UNTRAINED_AUROC][0])
         worse += bool(note)
-        table.add_row(escape(name), *(_percent(*cells[figure]) for figure in columns), note)
-    mean, notes = summary["mean"], []
+        table.add_row(escape(name), *(percent(*cell[figure]) for figure in columns), *[classes[name]] * shown, note)
+    notes = []
     # Means over different categories say nothing about training.
-    if mean["n_categories"]["image_auroc"] == mean["n_categories"]["untrained_image_auroc"]:
-        notes.append(_worse(mean["image_auroc"], mean["untrained_image_auroc"]))
-    notes.append(f"worse in {worse} of {len(summary['categories'])}" if worse else "")
+    if mean["n_categories"][decisive.name] == mean["n_categories"][_UNTRAINED_AUROC]:
+        notes.append(_worse(mean[decisive.name], mean[_UNTRAINED_AUROC]))
+    notes.append(f"worse in {worse} of {len(categories)}" if worse else "")
     table.add_section()
-    shown = (_percent(mean[figure], mean["standard_error"][figure]) for figure in columns)
-    table.add_row("mean", *shown, "; ".join(filter(None, notes)))
+    means = (percent(mean[figure], mean["standard_error"][figure]) for figure in columns)
+    table.add_row("mean", *means, *[""] * shown, "; ".join(filter(None, notes)))
     return table
-
-
-def _plain(result: CategoryResult) -> dict[str, Any]:
-    plain: dict[str, Any] = {name: _floats(getattr(result, name)) for name in _FIGURES}
-    plain |= {
-        "threshold": float(result.threshold),
-        "n_train": int(result.n_train),
-        "n_test": int(result.n_test),
-    }
-    plain["scorers"] = {name: _floats(values) for name, values in result.scorers.items()}
-    plain["untrained"] = {name: _floats(values) for name, values in result.untrained.items()}
-    return plain
-
-
-def _floats(values: PerSeed | None) -> list[float | None] | None:
-    return None if values is None else [None if value is None else float(value) for value in values]
 
 
 def over_seeds(values: PerSeed | None) -> tuple[float | None, float | None]:
@@ -179,10 +198,50 @@ def over_categories(per_category: Sequence[PerSeed | None]) -> tuple[float | Non
     return sum(means) / len(means), error, len(means)
 
 
-def _percent(mean: float | None, error: float | None) -> str:
+def percent(mean: float | None, error: float | None, digits: int = 1) -> str:
+    """Mean ± standard error in percent, the mean alone where there is no error, "-" where there is no mean."""
     if mean is None:
         return "-"
-    return f"{100 * mean:.1f}" if error is None else f"{100 * mean:.1f} ± {100 * error:.1f}"
+    return f"{100 * mean:.{digits}f}" + ("" if error is None else f" ± {100 * error:.{digits}f}")
+
+
+def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
+    """What `results.json` says of one category, from its cells."""
+    names = dict.fromkeys(name for cell in cells for name in cell.scorers)
+    scorers = {name: [cell.scorers.get(name) for cell in cells] for name in names}
+    untrained = scorers.pop(_UNTRAINED, None)
+    defects = {name: result.n for cell in cells for name, result in cell.by_defect.items()}
+    nothing = DefectResult(0, {})
+    return {
+        **_per_seed([cell.metrics for cell in cells]),
+        _UNTRAINED_AUROC: untrained,
+        "threshold": [cell.threshold for cell in cells],
+        "n_train": cells[0].n_train,
+        "n_test": cells[0].n_test,
+        "scorers": scorers,
+        "untrained": {} if untrained is None else {"gde": untrained},
+        "by_defect": {
+            name: {"n": n, **_per_seed([cell.by_defect.get(name, nothing).metrics for cell in cells])}
+            for name, n in sorted(defects.items())
+        },
+    }
+
+
+def _per_seed(measured: Sequence[Measured]) -> dict[str, PerSeed | None]:
+    def values(metric: Metric) -> PerSeed | None:
+        found = [one.get(metric.name) for one in measured]
+        return None if metric.needs_masks and found.count(None) == len(found) else found
+
+    return {metric.name: values(metric) for metric in METRICS}
+
+
+def _metrics_in(value: Mapping[str, Any]) -> Measured:
+    return {metric.name: value[metric.name] for metric in METRICS if metric.name in value}
+
+
+def _classes(by_defect: Mapping[str, Mapping[str, Any]], metric: Metric) -> str:
+    lines = [f"{escape(name)} {percent(over_seeds(found[metric.name])[0], None)}" for name, found in by_defect.items()]
+    return "\n".join(lines) if len(lines) > 1 else ""
 
 
 def _worse(trained: float | None, untrained: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,22 +24,19 @@ from pipeline.roots import absolute
 from pipeline.settings import PrecomputeSettings
 from train.contrast import Contrast
 from train.detector import Detector, fit_detector, save_detector
-from train.evaluate import Evaluation, Scorer, evaluate
+from train.evaluate import Scorer, evaluate
 from train.fit import fit
 from train.network import CutSwapNetwork
 from train.normals import look_at
 from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
 from train.plots import plot_maps, plot_scores
-from train.results import CategoryResult, ScoreRow, summarise, write_scores_csv
-from train.run_settings import differing_settings, keep_settings
+from train.results import CellResult, ScoreRow, summarise, write_scores_csv
+from train.run_folder import CellFolder, RunFolder
 from train.settings import TrainSettings
 from train.stream import NormalStream
 
 # Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
 _LEAST_NORMALS = 4
-
-# In the folder of a category and seed; written last.
-_FINISHED = "cell.json"
 
 Settings = TrainSettings | PatchCoreSettings
 # Rows of the normals to train on, and of those held out.
@@ -51,58 +47,46 @@ _Normals = tuple[NDArray[np.int64], NDArray[np.int64]]
 class Run:
     """What every category and seed of a run shares.
 
-    root: of the test images, absolute; out: the run folder; normals and tests: of every category of the run;
-    test_images: of each label and category, None for all.
+    root: of the test images, absolute; resume: whether results and checkpoints that lie in `folder` are gone on with;
+    normals and tests: of every category of the run; test_images: of each label and category, None for all.
     """
 
     dataset: str
     store: str
     root: str
-    out: Path
+    folder: RunFolder
     cache: PrecomputeSettings
     settings: Settings
     device: torch.device
     resume: bool
     normals: dict[str, _Normals]
     tests: dict[str, Category]
-    test_images: int | None
+    test_images: int | None = None
 
     def kept(self) -> dict[str, Any]:
-        """What `train.run_settings` keeps of the run: settings, and the digest of each category's list of images."""
+        """What its folder keeps of the run: settings, and the digest of each category's list of images."""
         cache = open_cache(self.store)
         images = {name: str(cache[name].group.attrs["images_digest"]) for name in self.normals}
         settings = {"train": self.settings.to_attributes(), "cache": self.cache.to_attributes()}
         return {**settings, "test": {"images": self.test_images}, "images": images}
 
-    def cell(self, name: str, seed: int) -> Path:
-        """The folder of one category and seed."""
-        return self.out / name / f"seed-{seed}"
+    def with_fewer_tests(self, most: int) -> Run:
+        """The run with at most so many test images of each label and category, spread over the list."""
+        tests = {name: _fewer_tests(category, most) for name, category in self.tests.items()}
+        return replace(self, tests=tests, test_images=most)
 
 
-def train(
-    store: str,
-    out: Path,
-    settings: Settings,
-    *,
-    categories: Sequence[str] = (),
-    seeds: Sequence[int] = (0,),
-    device: str = "auto",
-    resume: bool = False,
-    root: str | None = None,
-) -> dict[str, Any]:
-    """Train every category with every seed; returns and writes `results.json` (see `train.results.summarise`).
+def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
+    """Train every category with every seed; write `results.json` and return what each cell came to.
 
-    root: where the test images lie, if they are no longer where precompute found them; the images to train on come
-    from the cache alone. resume: results and checkpoints that lie in `out` are gone on with; without it each is made
-    anew.
+    UserError on resume where the folder was made with other settings; without resume each cell is made anew.
     """
-    run = open_run(store, out, settings, categories=categories, device=device, resume=resume, root=root)
-    differing = differing_settings(out, run.kept())
-    if differing and resume:
+    differing = "; ".join(run.folder.differing(run.kept()))
+    if differing and run.resume:
         raise UserError(
-            f"{out} was made with other settings ({'; '.join(differing)}): give those, or leave out --resume"
+            f"{run.folder.path} was made with other settings ({differing}): give those, or leave out --resume"
         )
-    keep_settings(out, run.kept())
+    run.folder.keep(run.kept())
     seeds = list(dict.fromkeys(seeds))
     for name in run.normals:
         for seed in seeds:
@@ -112,39 +96,33 @@ def train(
 
 def open_run(
     store: str,
-    out: Path,
+    folder: Path,
     settings: Settings,
     *,
     categories: Sequence[str] = (),
     device: str = "auto",
     resume: bool = False,
     root: str | None = None,
-    test_images: int | None = None,
 ) -> Run:
-    """A run of some categories, or all, of the cache, as for `train`; mistakes are told here, and nothing written.
+    """A run of some categories, or all, of the cache at `store`; mistakes are told here, and nothing written.
 
-    test_images: so many of each label and category are tested with, spread over the list; None takes all.
+    root: where the test images lie, if they are no longer where precompute found them; the images to train on come
+    from the cache alone.
     """
     cache = open_cache(store)
-    names = list(dict.fromkeys(category.name for category in cache.choose(categories)))
-    place = absolute(root or cache.image_root)
-    dataset = cache.dataset
-    on = choose_device(device)
-    tests = {category.name: _tested(category, test_images) for category in load_tests(dataset, place, names)}
-    normals = {name: _normals(cache[name], store, settings.held_out) for name in names}
-    return Run(dataset, store, place, out, cache.settings, settings, on, resume, normals, tests, test_images)
+    cached = {category.name: category for category in cache.choose(categories)}
+    place, on = absolute(root or cache.image_root), choose_device(device)
+    tests = {category.name: category for category in load_tests(cache.dataset, place, list(cached))}
+    normals = {name: _normals(category, store, settings.held_out) for name, category in cached.items()}
+    return Run(cache.dataset, store, place, RunFolder(folder), cache.settings, settings, on, resume, normals, tests)
 
 
-def write_results(run: Run, seeds: Sequence[int]) -> dict[str, Any]:
-    """Write `results.json` of a run whose cells are all finished, and return what it holds."""
-    cells = {
-        name: [json.loads((run.cell(name, seed) / _FINISHED).read_text()) for seed in seeds] for name in run.normals
-    }
-    results = {name: _category_result(found) for name, found in cells.items()}
+def write_results(run: Run, seeds: Sequence[int]) -> list[CellResult]:
+    """Write `results.json` of a run whose cells are all finished, and return what each came to."""
+    cells = [run.folder.cell(name, seed).read(run.dataset) for name in run.normals for seed in seeds]
     described = {**run.settings.to_attributes(), "seeds": seeds, "store": run.store, "cache": run.cache.to_attributes()}
-    summary = summarise(run.dataset, results, described)
-    write_json(run.out / "results.json", summary)
-    return summary
+    write_json(run.folder.results, summarise(cells, described))
+    return cells
 
 
 def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
@@ -161,40 +139,45 @@ def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     return held
 
 
-def finished(run: Run, name: str, seed: int) -> bool:
-    """Whether the cell of a category and seed is whole; with which settings, `train.run_settings` knows."""
-    return (run.cell(name, seed) / _FINISHED).exists()
-
-
 def run_cell(run: Run, name: str, seed: int) -> None:
     """Make one category's detector with one seed, score its test images and write it all down.
 
     On resume a finished cell is left as it is.
     """
-    if run.resume and finished(run, name, seed):
+    cell = run.folder.cell(name, seed)
+    if run.resume and cell.finished:
         return
-    folder = run.cell(name, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in (_FINISHED, "detector.pt"):
-        (folder / left).unlink(missing_ok=True)
-    group, category = open_cache(run.store)[name], run.tests[name]
+    cell.clear()
+    group, tests = open_cache(run.store)[name], run.tests[name].test
     detector: Scorer
     if isinstance(run.settings, PatchCoreSettings):
         detector, n_train = _make_patchcore(run, run.settings, group, run.normals[name], seed)
     else:
-        detector, n_train = _make_detector(run, run.settings, group, run.normals[name], name, seed, folder)
-        save_detector(detector, folder / "detector.pt")
-    cell: dict[str, Any] = {"threshold": detector.threshold, "n_train": n_train, "n_test": len(category.test)}
-    if category.test:
-        evaluation = evaluate(detector, run.root, category.test)
-        cell |= _write_evaluation(evaluation, detector, category, run.root, folder)
-    write_json(folder / _FINISHED, cell)
+        detector, n_train = _make_detector(run, run.settings, group, run.normals[name], name, seed, cell)
+        save_detector(detector, cell.detector)
+    result = CellResult(run.dataset, name, seed, n_train, len(tests), detector.threshold)
+    cell.write(_evaluated(result, detector, run.root, tests, cell) if tests else result)
 
 
-def _tested(category: Category, most: int | None) -> Category:
-    """The category with at most so many test images of each label, spread over the list."""
-    if most is None:
-        return category
+def _evaluated(
+    result: CellResult, detector: Scorer, root: str, tests: Sequence[Sample], cell: CellFolder
+) -> CellResult:
+    """The result with what the test images say; writes their scores and plots."""
+    evaluation = evaluate(detector, root, tests)
+    scores = evaluation.scores.image
+    decisive = detector.decisive(evaluation.scores)
+    rows = [
+        ScoreRow(sample.path, sample.label, float(decisive[i]), {name: float(v[i]) for name, v in scores.items()})
+        for i, sample in enumerate(tests)
+    ]
+    write_scores_csv(cell.scores, rows)
+    plot_scores(cell.scores_plot, evaluation.labels, decisive, detector.threshold, result.category)
+    plot_maps(cell.maps_plot, detector, root, tests, evaluation)
+    figures = evaluation.metrics, evaluation.scorers, evaluation.by_defect
+    return replace(result, metrics=figures[0], scorers=figures[1], by_defect=figures[2])
+
+
+def _fewer_tests(category: Category, most: int) -> Category:
     kept: list[Sample] = []
     for label in (0, 1):
         samples = [sample for sample in category.test if sample.label == label]
@@ -227,7 +210,7 @@ def _make_patchcore(
 
 
 def _make_detector(
-    run: Run, settings: TrainSettings, group: CachedCategory, normals: _Normals, name: str, seed: int, folder: Path
+    run: Run, settings: TrainSettings, group: CachedCategory, normals: _Normals, name: str, seed: int, cell: CellFolder
 ) -> tuple[Detector, int]:
     trained_on, held_out = normals
     cache = run.cache
@@ -244,46 +227,5 @@ def _make_detector(
         network.whitening.fit(seen.gaussian)
         contrast = Contrast(pretrained, seen, seed)
         with progress(f"train {name} seed {seed}", settings.steps, "steps") as advance:
-            fit(network, stream, cache, settings, seed, folder, run.resume, advance, contrast)
+            fit(network, stream, cache, settings, seed, cell, run.resume, advance, contrast)
     return fit_detector(cache, settings, pretrained, network, contrast, seen, kept, seed), len(seen.rows)
-
-
-def _write_evaluation(
-    evaluation: Evaluation, detector: Scorer, category: Category, root: str, folder: Path
-) -> dict[str, Any]:
-    scores = evaluation.scores.image
-    decisive = detector.decisive(evaluation.scores)
-    rows = [
-        ScoreRow(sample.path, sample.label, float(decisive[i]), {name: float(v[i]) for name, v in scores.items()})
-        for i, sample in enumerate(category.test)
-    ]
-    write_scores_csv(folder / "scores.csv", rows)
-    plot_scores(folder / "scores.png", evaluation.labels, decisive, detector.threshold, category.name)
-    plot_maps(folder / "maps.png", detector, root, category.test, evaluation)
-    figures = ("image_auroc", "image_ap", "pixel_auroc", "aupro", "scorers")
-    return {name: getattr(evaluation, name) for name in figures}
-
-
-def _category_result(cells: Sequence[dict[str, Any]]) -> CategoryResult:
-    def per_seed(figure: str) -> list[float | None]:
-        return [cell.get(figure) for cell in cells]
-
-    def measured(figure: str) -> list[float | None] | None:
-        values = per_seed(figure)
-        return None if all(value is None for value in values) else values
-
-    names = list(cells[0].get("scorers", {}))
-    scorers = {name: [cell["scorers"][name] for cell in cells] for name in names}
-    untrained = scorers.pop("untrained", None)
-    return CategoryResult(
-        image_auroc=per_seed("image_auroc"),
-        image_ap=per_seed("image_ap"),
-        pixel_auroc=measured("pixel_auroc"),
-        aupro=measured("aupro"),
-        threshold=float(np.mean([cell["threshold"] for cell in cells])),
-        n_train=cells[0]["n_train"],
-        n_test=cells[0]["n_test"],
-        scorers=scorers,
-        untrained_image_auroc=untrained,
-        untrained={} if untrained is None else {"gde": untrained},
-    )

@@ -1,0 +1,81 @@
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.datasets import Sample, load
+from pipeline.settings import PrecomputeSettings
+from train.detector import Scores
+from train.evaluate import evaluate
+from train.metrics import METRICS
+
+CACHE = PrecomputeSettings(image_size=32)
+SIZE = CACHE.image_size
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """A detector by eye: what is bright is anomalous; `mean` and `max` are its scorers, and `mean` decides."""
+
+    cache: PrecomputeSettings = CACHE
+    threshold: float = 100.0
+
+    def score(self, images: Iterable[NDArray[np.uint8]]) -> Scores:
+        maps = np.stack([image.mean(2, dtype=np.float32) for image in images])
+        return Scores({"mean": maps.mean((1, 2), np.float64), "max": maps.max((1, 2)).astype(np.float64)}, maps)
+
+    def decisive(self, scores: Scores) -> NDArray[np.float64]:
+        return scores.image["mean"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise to test on: good images, cracks with masks but for the last one, and spots without any."""
+    folder, rng = tmp_path_factory.mktemp("parts"), np.random.default_rng(0)
+    for name, count, shift in (("train/good", 1, 0), ("test/good", 9, 0), ("test/crack", 5, 30), ("test/spot", 4, 5)):
+        (folder / "parts" / name).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(0, 150, (SIZE, SIZE), np.uint8)
+            image[4:9, 2 + i : 6 + i] += shift
+            Image.fromarray(image).save(folder / f"parts/{name}/{i}.png")
+    (folder / "parts/ground_truth/crack").mkdir(parents=True)
+    for i in range(4):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[4:9, 2 + i : 6 + i] = 255
+        Image.fromarray(mask).save(folder / f"parts/ground_truth/crack/{i}_mask.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(root: Path) -> tuple[Sample, ...]:
+    return load("folder", str(root)).categories[0].test
+
+
+def test_a_class_of_defect_is_measured_as_if_it_were_the_only_one(root: Path, samples: tuple[Sample, ...]) -> None:
+    found = evaluate(Brightness(), str(root), samples)
+    assert {name: result.n for name, result in found.by_defect.items()} == {"crack": 5, "spot": 4}
+    for defect, result in found.by_defect.items():
+        alone = [sample for sample in samples if sample.defect in ("good", defect)]
+        assert result.metrics == pytest.approx(evaluate(Brightness(), str(root), alone).metrics, abs=1e-12)
+        assert list(result.metrics) == [metric.name for metric in METRICS]
+    crack, spot = (found.by_defect[name].metrics for name in ("crack", "spot"))
+    assert None not in crack.values() and spot["pixel_auroc"] is spot["aupro"] is None
+    assert crack != found.metrics
+
+
+def test_an_image_whose_anomaly_has_no_place_takes_no_part_in_the_maps(root: Path, samples: tuple[Sample, ...]) -> None:
+    found = evaluate(Brightness(), str(root), samples).metrics
+    placed = evaluate(Brightness(), str(root), [sample for sample in samples if not sample.label or sample.mask])
+    for metric in METRICS:
+        assert (found[metric.name] == placed.metrics[metric.name]) is metric.needs_masks
+
+
+def test_without_masks_only_images_are_measured(root: Path, samples: tuple[Sample, ...]) -> None:
+    found = evaluate(Brightness(), str(root), [replace(sample, mask=None) for sample in samples])
+    for measured in (found.metrics, *(result.metrics for result in found.by_defect.values())):
+        assert {name for name, value in measured.items() if value is None} == {"pixel_auroc", "aupro"}
+    assert found.scorers["mean"] == found.metrics["image_auroc"] != found.scorers["max"]
