@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from pipeline.store import open_cache, open_category, read_all
-from train.detector import load_detector
+from train.detector import Detector
 from train.metrics import image_auroc
 from train.negatives import make_negatives
 from train.run import hold_out
@@ -32,10 +32,10 @@ KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
 
 def judge(cell: Path, store: str, category: str) -> dict[str, float]:
     """Mean AUROC over kinds, by scorer, of one cell's detector on its held-out normals and their negatives."""
-    detector = load_detector(cell / "detector.pt", torch.device("cpu"))
+    detector = Detector.load(cell, "cpu")
     group = open_category(open_cache(store), category)
     rows = np.flatnonzero(read_all(group, "valid"))
-    rows = rows[hold_out([str(path) for path in read_all(group, "paths")[rows]], detector.settings.held_out)]
+    rows = rows[hold_out([str(path) for path in read_all(group, "paths")[rows]], detector.settings["held_out"])]
     batch = NormalStream(group, rows).read(rows)
     images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
     normal = detector.score(list(batch.images)).image

@@ -16,8 +16,7 @@ from pipeline.errors import UserError
 from pipeline.store import cache_settings, category_names, open_cache, open_category, read_all
 from train.benchmark import ARMS, Benchmark, choose_arms, ready_cache, run_benchmark
 from train.comparison import CellRow, read_rows
-from train.patchcore import PatchCoreSettings
-from train.settings import TrainSettings
+from train.settings import PatchCoreSettings, TrainSettings
 
 
 @dataclass(frozen=True)

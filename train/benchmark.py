@@ -25,12 +25,11 @@ from pipeline.store import cache_exists, cache_settings, category_names, open_ca
 from train.comparison import CellRow, comparison_markdown, rows_of, write_rows
 from train.comparison_plots import plot_comparison
 from train.machine import describe_machine
-from train.patchcore import PatchCoreSettings
 from train.run import Run, Settings, finished, open_run, run_cell, write_results
 from train.run_settings import differing_settings, keep_settings
-from train.settings import NEGATIVES, TrainSettings
+from train.settings import NEGATIVES, PatchCoreSettings, TrainSettings
 
-# "untrained" is `train --negatives none`; "patchcore" is `train.patchcore`.
+# "untrained" is `train --negatives none`; "patchcore" has settings of its own.
 ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
 
 # A quick look: does all of it work here? Its figures say nothing.

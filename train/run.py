@@ -23,17 +23,19 @@ from pipeline.progress import progress
 from pipeline.roots import absolute
 from pipeline.settings import PrecomputeSettings
 from pipeline.store import cache_settings, choose_categories, done_blocks, open_cache, open_category, read_all
+from train.calibration import calibrate
 from train.contrast import Contrast
-from train.detector import Detector, fit_detector, save_detector
-from train.evaluate import Evaluation, Scorer, evaluate
+from train.detector import Detector
+from train.evaluate import Evaluation, evaluate
 from train.fit import fit
+from train.fitted import fit_scorers
 from train.network import CutSwapNetwork
 from train.normals import look_at
-from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
 from train.plots import plot_maps, plot_scores
+from train.recipe import recipe_of
 from train.results import CategoryResult, ScoreRow, summarise, write_scores_csv
 from train.run_settings import differing_settings, keep_settings
-from train.settings import TrainSettings
+from train.settings import PatchCoreSettings, TrainSettings
 from train.stream import NormalStream
 
 # Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
@@ -178,12 +180,8 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     for left in (_FINISHED, "detector.pt"):
         (folder / left).unlink(missing_ok=True)
     group, category = open_category(open_cache(run.store), name), run.tests[name]
-    detector: Scorer
-    if isinstance(run.settings, PatchCoreSettings):
-        detector, n_train = _make_patchcore(run, run.settings, group, run.normals[name], seed)
-    else:
-        detector, n_train = _make_detector(run, run.settings, group, run.normals[name], name, seed, folder)
-        save_detector(detector, folder / "detector.pt")
+    detector, n_train = _make_detector(run, group, name, seed, folder)
+    detector.save(folder / "detector.pt")
     cell: dict[str, Any] = {"threshold": detector.threshold, "n_train": n_train, "n_test": len(category.test)}
     if category.test:
         evaluation = evaluate(detector, run.root, category.test)
@@ -213,40 +211,32 @@ def _normals(group: zarr.Group, name: str, store: str, held_out: float) -> _Norm
     return rows[~held], rows[held]
 
 
-def _make_patchcore(
-    run: Run, settings: PatchCoreSettings, group: zarr.Group, normals: _Normals, seed: int
-) -> tuple[PatchCore, int]:
-    trained_on, held_out = normals
-    backbone = load_backbone(run.cache.backbone, run.cache.weights, run.cache.seed).to(run.device)
-    stream = NormalStream(group, trained_on)
-    images, kept = stream.images(trained_on), stream.images(held_out)
-    return fit_patchcore(run.cache, settings, backbone, images, kept, seed), len(images)
-
-
-def _make_detector(
-    run: Run, settings: TrainSettings, group: zarr.Group, normals: _Normals, name: str, seed: int, folder: Path
-) -> tuple[Detector, int]:
-    trained_on, held_out = normals
-    cache = run.cache
+def _make_detector(run: Run, group: zarr.Group, name: str, seed: int, folder: Path) -> tuple[Detector, int]:
+    """The detector of one category and seed, and the number of normals that it was trained on."""
+    cache, settings = run.cache, run.settings
+    trained_on, held_out = run.normals[name]
+    recipe = recipe_of(cache.backbone, settings)
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
     stream = NormalStream(group, trained_on)
-    kept = stream.images(held_out)
-    seen = look_at(pretrained, stream.images(trained_on), trained_on, seed)
+    seen = look_at(pretrained, recipe, stream.images(trained_on), trained_on, seed)
     network = contrast = None
-    if settings.negatives != "none":
+    if isinstance(settings, TrainSettings) and settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         frozen = settings.backbone_lr == 0
         trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
-        network = CutSwapNetwork(trunk.to(run.device), settings.classes(len(cache.stages)), frozen).to(run.device)
+        classes = settings.classes(len(cache.stages))
+        network = CutSwapNetwork(trunk.to(run.device), recipe, classes, frozen).to(run.device)
         network.whitening.fit(seen.gaussian)
-        contrast = Contrast(pretrained, seen, seed)
+        contrast = Contrast(pretrained, recipe, seen, seed)
         with progress(f"train {name} seed {seed}", settings.steps, "steps") as advance:
             fit(network, stream, cache, settings, seed, folder, run.resume, advance, contrast)
-    return fit_detector(cache, settings, pretrained, network, contrast, seen, kept, seed), len(seen.rows)
+    fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
+    calibration = calibrate(fitted, stream.images(held_out), settings.false_alarms)
+    return Detector(cache, settings.to_attributes(), fitted, calibration), len(trained_on)
 
 
 def _write_evaluation(
-    evaluation: Evaluation, detector: Scorer, category: Category, root: str, folder: Path
+    evaluation: Evaluation, detector: Detector, category: Category, root: str, folder: Path
 ) -> dict[str, Any]:
     scores = evaluation.scores.image
     decisive = detector.decisive(evaluation.scores)
