@@ -53,7 +53,8 @@ class Fitted:
         for name in names:
             if name in self.scorers:
                 scores[name] = self.scorers[name].scores(trained if name in OF_THE_TRAINED else pooled)
-            elif name == "head" and self.network is not None:
+            elif name == "head":
+                assert self.network is not None  # without one, a recipe names no head
                 scores[name] = log_odds(self.network.classify(trained).double())
             else:  # "patches", and what PatchCore calls the same
                 scores[name] = top_mean(distances, recipe.top_share).double()
@@ -108,7 +109,7 @@ def fit_scorers(
     return Fitted(recipe, pretrained, network, on_device, projection, references)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _of_embeddings(
     recipe: Recipe, network: CutSwapNetwork | None, contrast: Contrast | None, normals: Normals
 ) -> dict[str, Gaussian | KNearest]:
