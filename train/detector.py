@@ -141,11 +141,11 @@ def _read(path: Path, device: torch.device) -> Detector:
     except Exception as error:  # torch.load raises whatever its unpickler met
         raise UserError(f"{path} cannot be read as a detector: train again") from error
     found = state.get("format") if isinstance(state, dict) else None
+    if found is None:
+        raise UserError(f"{path} is no detector: train again")
     if found not in (3, FORMAT):
-        what = (
-            "no detector" if found is None else f"a detector of format {found}, and this version reads 3 and {FORMAT}"
-        )
-        raise UserError(f"{path} is {what}: train again with this version, or predict with the one that wrote it")
+        known = f"this version reads 3 and {FORMAT}"
+        raise UserError(f"{path} is of format {found}, {known}: train again, or use the version that wrote it")
     cache = PrecomputeSettings.from_attributes(state["cache"])
     recipe = _recipe_of_format_3(cache.backbone, state["settings"]) if found == 3 else Recipe(**state["recipe"])
     pretrained = load_backbone(cache.backbone, "none")
