@@ -437,11 +437,11 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("detector.pt2"))
 def export_model(run: Path, out: Path) -> None:
-    """Write the detector below RUN as one program: uint8 images (B,3,S,S) to the sum scores and anomaly maps."""
+    """Write the detector below RUN as one program: uint8 images (B,3,S,S) to deciding scores and anomaly maps."""
+    from train.detector import Detector
     from train.export import export_model as write
-    from train.predict import find_detector
 
-    write(find_detector(run), out)
+    write(Detector.load(run, "cpu"), out)
     click.echo(f"{out}: torch.export.load({str(out)!r}).module() runs it")
 
 

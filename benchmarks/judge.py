@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from pipeline.cache.cache import open_cache
-from train.detector import load_detector
+from train.detector import Detector
 from train.metrics import image_auroc
 from train.negatives import make_negatives
 from train.run import hold_out
@@ -32,10 +32,10 @@ KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
 
 def judge(cell: Path, store: str, category: str) -> dict[str, float]:
     """Mean AUROC over kinds, by scorer, of one cell's detector on its held-out normals and their negatives."""
-    detector = load_detector(cell / "detector.pt", torch.device("cpu"))
+    detector = Detector.load(cell, "cpu")
     cached = open_cache(store)[category]
     rows, paths = cached.usable, cached.paths
-    rows = rows[hold_out([paths[row] for row in rows], detector.settings.held_out)]
+    rows = rows[hold_out([paths[row] for row in rows], detector.settings["held_out"])]
     batch = NormalStream(cached, rows).read(rows)
     images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
     normal = detector.score(list(batch.images)).image

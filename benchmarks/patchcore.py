@@ -1,6 +1,6 @@
 """PatchCore with a cache's backbone, images and size: `python benchmarks/patchcore.py STORE [SEEDS] [CATEGORY ...]`.
 
-The method is in `train/patchcore.py`; its run folder goes to runs/patchcore.
+The method is a recipe of `train/recipe.py`; its run folder goes to runs/patchcore.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
-from train.patchcore import PatchCoreSettings
 from train.results import results_table
 from train.run import open_run, train
+from train.settings import PatchCoreSettings
 
 
 def main(store: str, seeds: int, categories: list[str]) -> None:

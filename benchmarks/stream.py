@@ -37,6 +37,7 @@ from train.fit import fit
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
 from train.normals import look_at
+from train.recipe import recipe_of
 from train.run_folder import CellFolder
 from train.settings import TrainSettings
 from train.stream import NormalStream
@@ -134,11 +135,12 @@ def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSetti
     """Seconds of the default training loop over those of the same steps on one batch that is there already."""
     settings = TrainSettings(steps=50)  # one checkpoint, as many as the default has a step
     trunk = load_backbone(cache.backbone, cache.weights)
-    network = CutSwapNetwork(trunk, settings.classes(len(cache.stages)), frozen=True)
+    recipe = recipe_of(cache.backbone, settings)
+    network = CutSwapNetwork(trunk, recipe, settings.classes(len(cache.stages)), frozen=True)
     network.backbone.requires_grad_(False)
     rows = np.arange(images_in_all)
-    normals = look_at(trunk, stream.images(rows), rows, 0)
-    contrast = Contrast(trunk, normals, 0)
+    normals = look_at(trunk, recipe, stream.images(rows), rows, 0)
+    contrast = Contrast(trunk, recipe, normals, 0)
     size = settings.batch_size
     images = torch.randint(0, 256, (2 * size, 3, SIZE, SIZE)).float()
     images = images.contiguous(memory_format=torch.channels_last)  # as in `train.fit`

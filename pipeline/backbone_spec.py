@@ -14,19 +14,13 @@ from pipeline.errors import UserError
 class Spec:
     """What the rest of the project needs to know of a backbone.
 
-    name: what `--backbone` takes. stages: every name `--stages` takes, shallow to deep. embedding_stages: those whose
-    pooled activations make an image's embedding. patch_stages: those whose activations make the embedding of a patch,
-    on the grid of `patch_grid`, a cell every 8 pixels. patchcore_stages: those of the arm PatchCore, on the grid of the
-    first. mean, std: of the input's channels, in 0..1.
+    name: what `--backbone` takes. stages: every name `--stages` takes, shallow to deep; default_stages: those it takes
+    by itself. mean, std: of the input's channels, in 0..1. imagenet: what its ImageNet weights are published as.
     """
 
     name: str
     stages: tuple[str, ...]
     default_stages: tuple[str, ...]
-    embedding_stages: tuple[str, ...]
-    patch_stages: tuple[str, ...]
-    patch_grid: str
-    patchcore_stages: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     imagenet: str
@@ -38,10 +32,6 @@ def _resnet(name: str, imagenet: str) -> Spec:
         name,
         stages=layers,
         default_stages=layers,
-        embedding_stages=layers,
-        patch_stages=layers[:3],
-        patch_grid="layer2",
-        patchcore_stages=("layer2", "layer3"),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         imagenet=imagenet,
@@ -53,10 +43,6 @@ _SPECS = (
         "efficientnet_lite0",
         stages=tuple(f"blocks.{i}" for i in range(7)),
         default_stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
-        embedding_stages=("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
-        patch_stages=("blocks.1", "blocks.2", "blocks.3", "blocks.4"),
-        patch_grid="blocks.2",
-        patchcore_stages=("blocks.2", "blocks.4"),
         mean=(0.498, 0.498, 0.498),
         std=(0.502, 0.502, 0.502),
         imagenet="efficientnet-lite0-57934424",

@@ -14,12 +14,14 @@ Rules, in this order:
    "stretch" changes the ratio of the sides; "pad" keeps it, centres the image and repeats its outermost
    pixels: a constant border would be an edge as strong as any in the image, and saliency would rest on it.
 
-A mask takes the same way but for a nearest-neighbour filter and a border of zeros.
+An image in memory, RGB already, takes rule 7 alone. A mask takes the same way as a file but for a nearest-neighbour
+filter and a border of zeros.
 """
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +70,25 @@ def decode_rgb(data: bytes, size: int, resize: str, name: str) -> NDArray[np.uin
     Raises `ImageError` for a file that is empty, corrupt, truncated, no image, of values that have no agreed
     scale, or of more pixels than Pillow takes for safe; `UserError` for an unknown `resize`.
     """
-    image = _decode(data, name, draft=2 * size)
+    return _square(_decode(data, name, draft=2 * size), size, resize)
+
+
+def resize_rgb(pixels: NDArray[np.uint8], size: int, resize: str, name: str) -> NDArray[np.uint8]:
+    """Resize an RGB image (H,W,3) uint8 just as `decode_rgb` would that of a lossless file of these pixels.
+
+    Raises `ValueError`, beginning with `name`, for an array of another shape or dtype; `UserError` as there.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(f"{name} is {pixels.shape} {pixels.dtype}: give an RGB image (H,W,3) of uint8")
+    return _square(Image.fromarray(pixels), size, resize)
+
+
+def read_rgb(path: Path, size: int, resize: str) -> NDArray[np.uint8]:
+    """Read a local image file and decode it as `decode_rgb` does; raises what that does, `ImageError` if not there."""
+    return decode_rgb(read_bytes(str(path.parent), path.name), size, resize, str(path))
+
+
+def _square(image: Image.Image, size: int, resize: str) -> NDArray[np.uint8]:
     width, height, left, top = _fit(image.width, image.height, size, resize)
     # Grey is resized as one channel: a third of the work, and the same values.
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -16,9 +16,8 @@ from pipeline.errors import UserError
 from pipeline.execution import Execution
 from train.benchmark import ARMS, Benchmark, choose_arms, ready_cache, run_benchmark
 from train.comparison import read_rows
-from train.patchcore import PatchCoreSettings
 from train.results import CellResult
-from train.settings import TrainSettings
+from train.settings import PatchCoreSettings, TrainSettings
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from torch import Tensor
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.images import decode_rgb
 from train.contrast import Contrast
-from train.network import embed
+from train.features import embed
 from train.normals import Normals, look_at
+from train.recipe import recipe_of
+from train.settings import TrainSettings
 
 NAME, SIZE = "efficientnet_lite0", 64
+RECIPE = recipe_of(NAME, TrainSettings())
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def backbone() -> Backbone:
 def normals(elpv: dict[str, tuple[list[Path], list[Path]]], backbone: Backbone) -> Normals:
     """Twelve cells in the rows 10, 12, .. of a cache."""
     images = [decode_rgb(file.read_bytes(), SIZE, "stretch", file.name) for file in elpv["mono"][0][:12]]
-    return look_at(backbone, images, np.arange(10, 34, 2), seed=0)
+    return look_at(backbone, RECIPE, images, np.arange(10, 34, 2), seed=0)
 
 
 def batch(normals: Normals, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,13 +40,13 @@ def batch(normals: Normals, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_what_is_observed_are_the_embeddings(normals: Normals, backbone: Backbone) -> None:
     images, changed, rows = batch(normals, [0, 3])
-    pooled = Contrast(backbone, normals, 0).observe(images, changed, rows)
+    pooled = Contrast(backbone, RECIPE, normals, 0).observe(images, changed, rows)
     with torch.no_grad():
-        torch.testing.assert_close(pooled, embed(backbone, images)[0])
+        torch.testing.assert_close(pooled, embed(backbone, RECIPE, images)[0])
 
 
 def test_the_moments_add_up_over_batches(normals: Normals, backbone: Backbone) -> None:
-    at_once, in_parts = (Contrast(backbone, normals, 0) for _ in range(2))
+    at_once, in_parts = (Contrast(backbone, RECIPE, normals, 0) for _ in range(2))
     at_once.observe(*batch(normals, list(range(12))))
     for part in (range(5), range(5, 12)):
         in_parts.observe(*batch(normals, list(part)))
@@ -54,7 +57,7 @@ def test_the_moments_add_up_over_batches(normals: Normals, backbone: Backbone) -
 def test_patches_are_counted_of_the_half_without_references_and_where_they_changed(
     normals: Normals, backbone: Backbone
 ) -> None:
-    contrast = Contrast(backbone, normals, 0)
+    contrast = Contrast(backbone, RECIPE, normals, 0)
     contrast.observe(*batch(normals, list(range(12))))
     counts = {name: int(values) for name, values in contrast.moments.items() if name.endswith("_count")}
     # Half of 12 normals, of 8 x 8 cells; the square covers 4 x 4 of them.
@@ -62,7 +65,7 @@ def test_patches_are_counted_of_the_half_without_references_and_where_they_chang
 
 
 def test_negatives_that_change_nothing_teach_nothing(normals: Normals, backbone: Backbone) -> None:
-    contrast = Contrast(backbone, normals, 0)
+    contrast = Contrast(backbone, RECIPE, normals, 0)
     assert contrast.patch_projection() is None
     images, changed, rows = batch(normals, list(range(12)))
     contrast.observe(torch.cat([images[:12], images[:12]]), torch.zeros_like(changed), rows)
@@ -73,13 +76,13 @@ def test_negatives_that_change_nothing_teach_nothing(normals: Normals, backbone:
 def test_what_was_learned_tells_unseen_negatives_better_than_any_patch_distance(
     normals: Normals, backbone: Backbone
 ) -> None:
-    contrast = Contrast(backbone, normals, 0)
+    contrast = Contrast(backbone, RECIPE, normals, 0)
     contrast.observe(*batch(normals, list(range(8))))
     projection = contrast.patch_projection()
     assert projection is not None
     images, changed, _ = batch(normals, [8, 9, 10, 11])
     with torch.no_grad():
-        _, patches = embed(backbone, images)
+        _, patches = embed(backbone, RECIPE, images)
     references = normals.patches[:8].flatten(0, 1)
 
     def contrast_of(transform: Tensor) -> float:
@@ -92,7 +95,7 @@ def test_what_was_learned_tells_unseen_negatives_better_than_any_patch_distance(
 
 
 def test_the_same_seed_gives_the_same_contrast(normals: Normals, backbone: Backbone) -> None:
-    mine, yours, other = (Contrast(backbone, normals, seed) for seed in (0, 0, 1))
+    mine, yours, other = (Contrast(backbone, RECIPE, normals, seed) for seed in (0, 0, 1))
     for contrast in (mine, yours, other):
         contrast.observe(*batch(normals, list(range(12))))
     assert all(torch.equal(values, yours.moments[name]) for name, values in mine.moments.items())

@@ -13,16 +13,19 @@ from pipeline.backbone import load_backbone
 from pipeline.errors import UserError
 from pipeline.images import decode_rgb
 from pipeline.settings import PrecomputeSettings
+from train.calibration import calibrate
 from train.contrast import Contrast
-from train.detector import SUMMED, Detector, Scores, fit_detector, load_detector, save_detector, top_mean
+from train.detector import Detector, Scores
+from train.fitted import Fitted, fit_scorers, smooth_maps, top_mean
 from train.network import CutSwapNetwork
 from train.normals import Normals, look_at
+from train.recipe import recipe_of
 from train.settings import TrainSettings
 
 SIZE = 64
 CACHE = PrecomputeSettings(image_size=SIZE, stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"))
 SETTINGS = TrainSettings(proxy="levels", coreset=60, false_alarms=0.3, scorer="sum")
-CPU = torch.device("cpu")
+RECIPE = recipe_of(CACHE.backbone, SETTINGS)
 Images = Sequence[NDArray[np.uint8]]
 
 
@@ -46,12 +49,17 @@ def cells(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Cells:
 
 @pytest.fixture(scope="module")
 def normals(cells: Cells) -> Normals:
-    return look_at(load_backbone(CACHE.backbone), cells.normals, np.arange(len(cells.normals)), 0)
+    return look_at(load_backbone(CACHE.backbone), RECIPE, cells.normals, np.arange(len(cells.normals)), 0)
 
 
 def fit_untrained(normals: Normals, cells: Cells, settings: TrainSettings = SETTINGS) -> Detector:
-    settings, backbone = replace(settings, negatives="none"), load_backbone(CACHE.backbone)
-    return fit_detector(CACHE, settings, backbone, None, None, normals, cells.held_out, 0)
+    settings = replace(settings, negatives="none")
+    recipe = recipe_of(CACHE.backbone, settings)
+    return calibrated(fit_scorers(recipe, load_backbone(CACHE.backbone), None, None, normals, 0), cells, settings)
+
+
+def calibrated(fitted: Fitted, cells: Cells, settings: TrainSettings) -> Detector:
+    return Detector(CACHE, settings.to_attributes(), fitted, calibrate(fitted, cells.held_out, settings.false_alarms))
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +78,16 @@ def trained(normals: Normals, cells: Cells) -> Detector:
     with torch.no_grad():
         for parameter in copy.stages[-1].parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
-    network = CutSwapNetwork(copy, 1 + len(CACHE.stages), frozen=False).eval()
+    network = CutSwapNetwork(copy, RECIPE, 1 + len(CACHE.stages), frozen=False).eval()
     network.whitening.fit(normals.gaussian)
-    contrast = Contrast(pretrained, normals, 0)
+    contrast = Contrast(pretrained, RECIPE, normals, 0)
     images = torch.from_numpy(np.stack(cells.normals)).permute(0, 3, 1, 2).float()
     negatives = images.clone()
     negatives[:, :, :32, :32] = images[:, :, :32, :32].flip(2)
     changed = torch.zeros(len(images), SIZE, SIZE, dtype=torch.bool)
     changed[:, :32, :32] = True
     contrast.observe(torch.cat([images, negatives]), changed, torch.from_numpy(normals.rows))
-    return fit_detector(CACHE, SETTINGS, pretrained, network, contrast, normals, cells.held_out, 0)
+    return calibrated(fit_scorers(RECIPE, pretrained, network, contrast, normals, 0), cells, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +109,10 @@ def test_every_scorer_gives_a_finite_score_an_image(scores: Scores, untrained: D
 
 
 def test_head_is_the_log_odds_of_a_negative(trained: Detector, scores: Scores, cells: Cells) -> None:
-    assert trained.network is not None
+    network = trained.fitted.network
+    assert network is not None
     with torch.no_grad():
-        logits = trained.network(torch.from_numpy(np.stack(cells.tested)).permute(0, 3, 1, 2))
+        logits = network(torch.from_numpy(np.stack(cells.tested)).permute(0, 3, 1, 2))
     normal = logits.double().softmax(1)[:, 0].numpy()
     np.testing.assert_allclose(scores.image["head"], np.log((1 - normal) / normal), rtol=1e-4, atol=1e-4)
 
@@ -113,7 +122,7 @@ def test_the_sum_adds_three_distances_each_standardised_by_held_out_normals(
 ) -> None:
     held_out = trained.score(cells.held_out).image
     expected = np.zeros(8)
-    for name in SUMMED:
+    for name in ("untrained", "embedding", "patches"):
         expected += (scores.image[name] - held_out[name].mean()) / held_out[name].std(ddof=1)
     np.testing.assert_allclose(scores.image["sum"], expected, rtol=1e-3, atol=1e-3)
 
@@ -122,21 +131,24 @@ def test_without_training_every_direction_weighs_the_same(untrained: Detector, c
     image = untrained.score(cells.tested).image
     np.testing.assert_array_equal(image["gde"], image["untrained"])
     np.testing.assert_array_equal(image["embedding"], image["untrained"])
-    assert untrained.projection is None
+    assert untrained.fitted.projection is None
 
 
 def test_negatives_change_what_counts(untrained: Detector, trained: Detector, cells: Cells, scores: Scores) -> None:
     before = untrained.score(cells.tested).image
-    assert trained.projection is not None and trained.projection.shape[1] <= 64
+    projection = trained.fitted.projection
+    assert projection is not None and projection.shape[1] <= 64
     # No direction counts more than before, and some count less.
     assert (scores.image["embedding"] < before["untrained"]).all()
     assert not np.allclose(scores.image["patches"], before["patches"], rtol=0.01)
 
 
-def test_a_patch_score_is_the_mean_of_the_highest_cells(untrained: Detector) -> None:
+def test_a_patch_score_is_the_mean_of_the_highest_cells() -> None:
     distances = torch.arange(128.0).view(2, 8, 8)
     # 8 % of 64 cells are five.
-    assert top_mean(distances).tolist() == [61, 125] and top_mean(distances[:, :1, :2]).tolist() == [1, 65]
+    assert top_mean(distances, RECIPE.top_share).tolist() == [61, 125]
+    assert top_mean(distances[:, :1, :2], RECIPE.top_share).tolist() == [1, 65]
+    assert top_mean(distances, 0).tolist() == [63, 127]
 
 
 def test_the_untrained_score_does_not_depend_on_training(
@@ -165,10 +177,10 @@ def test_normals_fitted_to_lie_nearer_than_defects(untrained: Detector, cells: C
 
 
 def test_a_map_rises_where_a_patch_is_unlike_the_normals(untrained: Detector) -> None:
-    coreset = untrained.patches.coreset
+    coreset = untrained.fitted.references.coreset
     patches = coreset[torch.arange(2 * 8 * 8) % len(coreset)].view(2, 8, 8, -1).permute(0, 3, 1, 2).clone()
     patches[1, :, 5, 2] += 10
-    same, unlike = untrained.anomaly_maps(untrained.distances(patches))
+    same, unlike = smooth_maps(untrained.fitted.distances(patches), SIZE, RECIPE.blur).numpy()
     np.testing.assert_allclose(same, 0, atol=1e-3)
     # Cell (5, 2) of 8 x 8 covers the pixels (40..47, 16..23).
     y, x = np.unravel_index(unlike.argmax(), unlike.shape)
@@ -194,7 +206,7 @@ def test_the_threshold_is_on_the_scale_of_the_scorer_that_decides(trained: Detec
     held_out = trained.score(cells.held_out)
     assert held_out.image["sum"].min() <= trained.threshold <= held_out.image["sum"].max()
     np.testing.assert_array_equal(trained.decisive(held_out), held_out.image["sum"])
-    low, high = trained.map_range
+    low, high = trained.calibration.map_range
     assert low == pytest.approx(np.median(held_out.maps)) and high == pytest.approx(held_out.maps.max())
 
 
@@ -206,10 +218,10 @@ def test_a_saved_detector_gives_identical_scores(
     arm: str, cells: Cells, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     detector: Detector = request.getfixturevalue(arm)
-    save_detector(detector, tmp_path / "detector.pt")
-    loaded = load_detector(tmp_path / "detector.pt", CPU)
+    detector.save(tmp_path / "detector.pt")
+    loaded = Detector.load(tmp_path / "detector.pt", "cpu")
     assert (loaded.cache, loaded.settings) == (detector.cache, detector.settings)
-    assert (loaded.threshold, loaded.map_range) == (detector.threshold, detector.map_range)
+    assert (loaded.recipe, loaded.calibration) == (detector.recipe, detector.calibration)
     mine, yours = detector.score(cells.tested), loaded.score(cells.tested)
     assert mine.image.keys() == yours.image.keys()
     for name, values in mine.image.items():
@@ -218,7 +230,7 @@ def test_a_saved_detector_gives_identical_scores(
 
 
 def test_a_detector_file_holds_no_code(trained: Detector, tmp_path: Path) -> None:
-    save_detector(trained, tmp_path / "detector.pt")
+    trained.save(tmp_path / "detector.pt")
     content = torch.load(tmp_path / "detector.pt", weights_only=True)
     assert content["settings"]["proxy"] == "levels" and content["classes"] == 5
 
@@ -239,7 +251,9 @@ def test_another_file_is_refused_in_one_line(content: str, tmp_path: Path, monke
     elif content in ("harmful", "other", "newer"):
         torch.save({"harmful": Harmful(), "other": [torch.ones(2)], "newer": {"format": 99}}[content], path)
     with pytest.raises(UserError) as caught:
-        load_detector(path, CPU)
-    assert str(path) in str(caught.value) and "train again" in str(caught.value)
+        Detector.load(path, "cpu")
+    assert str(path) in str(caught.value)
+    assert ("no detector below" if content in ("folder", "missing") else "train again") in str(caught.value)
+    assert content != "newer" or "format 99" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not Path("harm").exists()

@@ -21,18 +21,19 @@ from pipeline.backbone import load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
-from train.features import extract
 from train.fit import fit
 from train.negatives import make_negatives
 from train.network import CutSwapNetwork
+from train.normals import look_at
+from train.recipe import recipe_of
 from train.run_folder import CellFolder
-from train.scorers import fit_gaussian
 from train.settings import TrainSettings
 from train.stream import NormalStream
 
 CACHE = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=4, patch_area=(0.1, 0.2))
 NORMALS = 24
 QUICK = TrainSettings(steps=5, batch_size=2, head_lr=0.01, backbone_lr=0.0001)
+RECIPE = recipe_of(CACHE.backbone, QUICK)
 SEED = 4
 Weights = dict[str, Tensor]
 
@@ -62,11 +63,11 @@ def untrained(toy: str) -> Callable[[int], CutSwapNetwork]:
     """Makes networks with so many classes, all of the same first weights."""
     pretrained = load_backbone(CACHE.backbone, CACHE.weights)
     images = stream(toy).images(np.arange(NORMALS))
-    gaussian = fit_gaussian(extract(pretrained, None, images, lambda _: None).pretrained)
+    gaussian = look_at(pretrained, RECIPE, images, np.arange(NORMALS), 0).gaussian
 
     def make(classes: int = 2) -> CutSwapNetwork:
         torch.manual_seed(0)
-        network = CutSwapNetwork(copy.deepcopy(pretrained), classes, frozen=False)
+        network = CutSwapNetwork(copy.deepcopy(pretrained), RECIPE, classes, frozen=False)
         network.whitening.fit(gaussian)
         return network
 
@@ -296,7 +297,8 @@ def advance(count):
         time.sleep(1)
 
 torch.manual_seed(0)
-network = CutSwapNetwork(load_backbone(test_fit.CACHE.backbone, test_fit.CACHE.weights), 2, frozen=False)
+pretrained = load_backbone(test_fit.CACHE.backbone, test_fit.CACHE.weights)
+network = CutSwapNetwork(pretrained, test_fit.RECIPE, 2, frozen=False)
 cell = CellFolder(Path({folder!r}))
 fit(network, test_fit.stream({store!r}), test_fit.CACHE, test_fit.LONG, test_fit.SEED, cell, False, advance)
 """
@@ -307,7 +309,7 @@ LONG = replace(QUICK, steps=55, batch_size=1)
 def test_a_killed_process_is_resumed_bit_for_bit(toy: str, tmp_path: Path) -> None:
     def network() -> CutSwapNetwork:
         torch.manual_seed(0)
-        return CutSwapNetwork(load_backbone(CACHE.backbone, CACHE.weights), 2, frozen=False)
+        return CutSwapNetwork(load_backbone(CACHE.backbone, CACHE.weights), RECIPE, 2, frozen=False)
 
     killed = tmp_path / "killed"
     killed.mkdir()

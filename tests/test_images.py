@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from pipeline.errors import ImageError, UserError
-from pipeline.images import RESIZES, decode_mask, decode_rgb, read_bytes
+from pipeline.images import RESIZES, decode_mask, decode_rgb, read_bytes, read_rgb, resize_rgb
 
 Pixels = NDArray[np.uint8]
 
@@ -73,6 +73,20 @@ def test_the_same_grey_picture_decodes_alike_from_every_mode(image: Image.Image,
 def test_colour_keeps_its_channels() -> None:
     same = decode_rgb(encode(Image.fromarray(COLOUR[:, :40])), 40, "stretch", "x")
     assert np.array_equal(same, COLOUR[:, :40])
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("size", [17, 40, 90])
+def test_an_array_is_resized_as_a_file_of_its_pixels_is(tmp_path: Path, size: int, resize: str) -> None:
+    for pixels in (COLOUR, np.repeat(GREY, 3).reshape(40, 60, 3), COLOUR[::-1, ::2]):
+        (tmp_path / "x.png").write_bytes(encode(Image.fromarray(pixels)))
+        assert np.array_equal(resize_rgb(pixels, size, resize, "x"), read_rgb(tmp_path / "x.png", size, resize))
+
+
+@pytest.mark.parametrize("pixels", [GREY, COLOUR[..., :2], COLOUR.astype(np.float32), COLOUR[:0], COLOUR[None]])
+def test_an_array_of_another_shape_or_type_is_refused(pixels: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match=r"^this array is .* give an RGB image \(H,W,3\) of uint8$"):
+        resize_rgb(pixels, 32, "pad", "this array")
 
 
 def test_cmyk_jpeg_becomes_the_colours_it_was_made_from() -> None:

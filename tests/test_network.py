@@ -5,16 +5,19 @@ from torch import Tensor
 from torch.nn.functional import unfold
 
 from pipeline.backbone import load_backbone
-from pipeline.backbone_spec import BACKBONES
-from train.network import CutSwapNetwork, Whitening, patch_embedding, pooled_embedding
+from train.features import patch_embedding, pooled_embedding
+from train.network import CutSwapNetwork, Whitening
+from train.recipe import recipe_of
 from train.scorers import fit_gaussian
+from train.settings import TrainSettings
 
 NAME = "efficientnet_lite0"
+RECIPE = recipe_of(NAME, TrainSettings())
 
 
 @pytest.fixture(scope="module")
 def network() -> CutSwapNetwork:
-    return CutSwapNetwork(load_backbone(NAME, "none"), 3, frozen=False).eval()
+    return CutSwapNetwork(load_backbone(NAME, "none"), RECIPE, 3, frozen=False).eval()
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -35,7 +38,7 @@ def test_a_pooled_embedding_holds_every_stages_channel_means() -> None:
 
 def test_a_patch_embedding_averages_the_neighbours_that_exist() -> None:
     activation = noise(2, 3, 5, 6)
-    patches = patch_embedding([activation], (5, 6))
+    patches = patch_embedding([activation], (5, 6), 3)
     sums = unfold(activation, 3, padding=1).view(2, 3, 9, 5, 6).sum(2)
     neighbours = unfold(torch.ones(1, 1, 5, 6), 3, padding=1).view(9, 5, 6).sum(0)
     torch.testing.assert_close(patches, sums / neighbours)
@@ -44,9 +47,9 @@ def test_a_patch_embedding_averages_the_neighbours_that_exist() -> None:
 def test_deeper_stages_are_brought_to_the_first_ones_grid() -> None:
     fine, coarse = noise(2, 3, 8, 8), torch.full((2, 4, 2, 2), 7.0)
     coarse[1] = -1
-    patches = patch_embedding([fine, coarse], (8, 8))
+    patches = patch_embedding([fine, coarse], (8, 8), 3)
     assert patches.shape == (2, 7, 8, 8)
-    torch.testing.assert_close(patches[:, :3], patch_embedding([fine], (8, 8)))
+    torch.testing.assert_close(patches[:, :3], patch_embedding([fine], (8, 8), 3))
     torch.testing.assert_close(patches[0, 3:], torch.full((4, 8, 8), 7.0))
     torch.testing.assert_close(patches[1, 3:], torch.full((4, 8, 8), -1.0))
 
@@ -54,7 +57,7 @@ def test_deeper_stages_are_brought_to_the_first_ones_grid() -> None:
 def test_finer_stages_are_averaged_down_to_the_grid() -> None:
     fine = torch.zeros(1, 1, 8, 8)
     fine[..., 4:] = 3
-    patches = patch_embedding([fine, torch.ones(1, 2, 2, 2)], (4, 4))
+    patches = patch_embedding([fine, torch.ones(1, 2, 2, 2)], (4, 4), 3)
     assert patches.shape == (1, 3, 4, 4)
     # The border lies between columns 3 and 4; a 3x3 average spreads it over one column to either side.
     torch.testing.assert_close(patches[0, 0], torch.tensor([0, 0.5, 2.5, 3]).expand(4, 4))
@@ -92,9 +95,7 @@ def test_whitening_is_kept_but_not_trained() -> None:
 def test_logits_are_those_of_the_pooled_embedding(network: CutSwapNetwork) -> None:
     images = torch.randint(0, 256, (3, 3, 48, 64), dtype=torch.uint8)
     embedding = network.embedding(images)
-    activations = network.backbone.activations(
-        network.backbone.normalise(images.float()), BACKBONES[NAME].embedding_stages
-    )
+    activations = network.backbone.activations(network.backbone.normalise(images.float()), RECIPE.embedding_stages)
     assert torch.equal(embedding, pooled_embedding(activations))
     logits = network(images)
     assert logits.shape == (3, 3)
@@ -103,7 +104,7 @@ def test_logits_are_those_of_the_pooled_embedding(network: CutSwapNetwork) -> No
 
 
 def test_the_head_sees_whitened_embeddings() -> None:
-    network = CutSwapNetwork(load_backbone(NAME, "none"), 2, frozen=False)
+    network = CutSwapNetwork(load_backbone(NAME, "none"), RECIPE, 2, frozen=False)
     embeddings = noise(5, network.head.in_features)
     before = network.classify(embeddings)
     network.whitening.fit(fit_gaussian((noise(9, network.head.in_features, seed=3) + 2).numpy()))
@@ -113,7 +114,7 @@ def test_the_head_sees_whitened_embeddings() -> None:
 
 
 def test_the_loss_reaches_the_first_layer() -> None:
-    network = CutSwapNetwork(load_backbone(NAME, "none").requires_grad_(True), 2, frozen=False)
+    network = CutSwapNetwork(load_backbone(NAME, "none").requires_grad_(True), RECIPE, 2, frozen=False)
     network(torch.rand(2, 3, 32, 32) * 255)[:, 0].sum().backward()
     first = next(network.backbone.stem.parameters()).grad
     assert first is not None and first.abs().max() > 0
@@ -121,5 +122,5 @@ def test_the_loss_reaches_the_first_layer() -> None:
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
 def test_the_head_fits_every_backbone(name: str) -> None:
-    network = CutSwapNetwork(load_backbone(name, "none"), 5, frozen=True)
+    network = CutSwapNetwork(load_backbone(name, "none"), recipe_of(name, TrainSettings()), 5, frozen=True)
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)

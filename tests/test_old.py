@@ -1,16 +1,26 @@
-"""What commit 091a564 wrote still opens: a cache that was stopped half-way, and a run."""
+"""What commit 091a564 wrote still opens, goes on, and says what it said: a cache stopped half-way, and a run."""
 
+import json
+import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import NORMALS, REPO, fill_cache, invoke, read_arrays
 
+from pipeline.backbone import load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.datasets import load
+from pipeline.images import read_rgb
 from pipeline.settings import PrecomputeSettings
 from pipeline.verify import verify_cache
+from train.detector import Detector
+from train.export import export_model
+from train.predict import predict
+from train.settings import TrainSettings
 
 OLD = REPO / "tests/old"
 
@@ -49,3 +59,74 @@ def test_an_old_cache_is_finished_verified_and_trained_on(old_cache: str, image_
     assert trained.exit_code == 0, trained.output
     predicted = invoke("predict", tmp_path / "run", image_root / "mono/test", "--out", tmp_path / "out")
     assert predicted.exit_code == 0 and "of 7 images anomalous" in predicted.stdout
+
+
+@pytest.fixture(scope="module")
+def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a detector of format 3; the file leaves out the backbone's weights, which are put back."""
+    folder = tmp_path_factory.mktemp("old")
+    with zipfile.ZipFile(OLD / "run-091a564.zip") as archive:
+        archive.extractall(folder)
+    path = folder / "run/mono/seed-0/detector.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["format"] == 3 and "recipe" not in state
+    weights = load_backbone("efficientnet_lite0").state_dict()
+    state["pretrained"] = weights
+    state["network"] |= {f"backbone.{name}": value for name, value in weights.items()}
+    torch.save(state, path)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def said(old_run: Path) -> Any:
+    """What that commit said of some images."""
+    return json.loads((old_run.parent / "expected.json").read_text())
+
+
+def test_an_old_detector_gives_the_scores_and_maps_it_gave(old_run: Path, said: Any, image_root: Path) -> None:
+    detector = Detector.load(old_run, "cpu")
+    scores = detector.score(read_rgb(image_root / path, 32, "stretch") for path in said["paths"])
+    assert list(scores.image) == list(said["scores"])
+    for name, values in said["scores"].items():
+        np.testing.assert_allclose(scores.image[name], values, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(scores.maps.sum((1, 2), dtype=np.float64), said["map_sums"], rtol=1e-5)
+    assert detector.threshold == said["threshold"]
+
+
+def test_an_old_run_goes_on(old_cache: str, old_run: Path, image_root: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(old_run, tmp_path / "run"))
+    precompute = ("precompute", "--dataset", "folder", "--root", image_root, "--store", old_cache)
+    assert invoke(*precompute, "--image-size", 32, "--pairs", 4).exit_code == 0
+    expected = json.loads((run / "mono/seed-0/cell.json").read_text())
+    # The settings of the run that are not the command's own are written into its folder.
+    settings = json.loads((run / "settings.json").read_text())
+    for name in ("coreset", "neighbours"):
+        settings["train"][name] = getattr(TrainSettings(), name)
+    (run / "settings.json").write_text(json.dumps(settings))
+    train = ("train", "--store", old_cache, "--out", run, "--category", "mono", "--device", "cpu", "--resume")
+    result = invoke(*train, "--steps", 4, "--batch-size", 4)
+    assert result.exit_code == 0, result.output
+    found = json.loads((run / "results.json").read_text())["categories"]["mono"]
+    assert found["image_auroc"] == [expected["image_auroc"]] and found["threshold"] == [expected["threshold"]]
+    assert json.loads((run / "mono/seed-0/cell.json").read_text()) == expected
+
+
+def test_an_old_detector_predicts(old_run: Path, said: Any, image_root: Path, tmp_path: Path) -> None:
+    files = [str(image_root / path) for path in said["paths"]]
+    verdicts, bad = predict(old_run, files, tmp_path, device="cpu")
+    np.testing.assert_allclose([v.score for v in verdicts], said["scores"]["sum"], rtol=1e-5)
+    assert bad == [] and [v.anomalous for v in verdicts] == [s > said["threshold"] for s in said["scores"]["sum"]]
+
+
+def test_an_old_detector_is_exported_and_saved_anew(old_run: Path, said: Any, image_root: Path, tmp_path: Path) -> None:
+    images = np.stack([read_rgb(image_root / path, 32, "stretch") for path in said["paths"]])
+    detector = Detector.load(old_run / "mono", "cpu")
+    export_model(detector, tmp_path / "detector.pt2")
+    program = torch.export.load(tmp_path / "detector.pt2").module()
+    scores, maps = program(torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(scores.numpy(), said["scores"]["sum"], rtol=1e-5)
+    np.testing.assert_allclose(maps.sum((1, 2), dtype=torch.float64).numpy(), said["map_sums"], rtol=1e-5)
+    detector.save(tmp_path / "detector.pt")
+    again = Detector.load(tmp_path, "cpu")
+    assert (again.recipe, again.calibration) == (detector.recipe, detector.calibration)
+    assert [p.score for p in again.predict(list(images))] == [p.score for p in detector.predict(list(images))]

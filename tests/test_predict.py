@@ -1,17 +1,20 @@
 import csv
 import json
 import shutil
-from dataclasses import dataclass
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SmallCache
+from conftest import REPO, SmallCache
 from matplotlib import colormaps
 from PIL import Image
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import ImageError, UserError
+from train.detector import Detector
 from train.predict import overlay, predict
 from train.run import open_run, train
 from train.settings import TrainSettings
@@ -107,6 +110,58 @@ def test_colour_and_shape_of_an_image_are_free(alone: Alone, tmp_path: Path) -> 
     Image.new("RGBA", (90, 40), (200, 10, 10, 255)).save(tmp_path / "wide.webp")
     ((prediction,), _) = predict(alone.run, [str(tmp_path / "wide.webp")], tmp_path / "out", device="cpu")
     assert np.isfinite(prediction.score) and prediction.anomalous
+
+
+# --- from Python --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def detector(alone: Alone) -> Detector:
+    return Detector.load(str(alone.run), "cpu")
+
+
+def test_paths_and_arrays_of_any_size_are_predicted_in_their_order(alone: Alone, detector: Detector) -> None:
+    paths = sorted(alone.pictures.rglob("*.png"))
+    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    # 21 are more than one batch.
+    mixed = detector.predict([*map(str, paths), *arrays, *paths])
+    assert [p.path for p in mixed] == [*map(str, paths), *[None] * 7, *map(str, paths)]
+    scores, maps = np.array([p.score for p in mixed]).reshape(3, 7), np.stack([p.map for p in mixed])
+    np.testing.assert_allclose(scores, scores[[0, 0, 0]], rtol=1e-4, atol=1e-4)
+    assert maps.shape == (21, 64, 64) and maps.dtype == np.float32 and (maps >= 0).all()
+    np.testing.assert_allclose(maps[7:14], maps[:7], rtol=1e-3, atol=1e-3)
+    assert all(p.threshold == detector.threshold and p.anomalous == (p.score > p.threshold) for p in mixed)
+    assert detector.predict([]) == []
+
+
+def test_only_what_decides_is_computed(alone: Alone, detector: Detector) -> None:
+    without = {name: scorer for name, scorer in detector.fitted.scorers.items() if name in ("untrained", "embedding")}
+    bare = replace(detector, fitted=replace(detector.fitted, scorers=without, network=None))
+    path = alone.pictures / "crack/000.png"
+    assert bare.predict([path])[0].score == detector.predict([path])[0].score
+
+
+def test_what_cannot_be_read_is_named(alone: Alone, detector: Detector, tmp_path: Path) -> None:
+    good = np.zeros((50, 40, 3), np.uint8)
+    for bad in (good[..., 0], good.astype(np.float32), good[None], good[:0]):
+        with pytest.raises(ValueError, match=r"^images\[1\] is .*: give an RGB image \(H,W,3\) of uint8$"):
+            detector.predict([good, bad])
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    for name in ("bad.png", "gone.png"):
+        with pytest.raises(ImageError, match=name):
+            detector.predict([good, tmp_path / name])
+
+
+def test_a_network_that_says_nothing_finite_is_an_error(alone: Alone) -> None:
+    broken = Detector.load(alone.run, "cpu")
+    next(broken.fitted.pretrained.stages[-1].parameters()).data.fill_(np.nan)
+    with pytest.raises(ValueError, match="not finite: untrained"):
+        broken.predict([alone.pictures / "crack/000.png"])
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, train; assert 'torch' not in sys.modules; from train import Detector; assert Detector.load"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
 
 
 # --- images that cannot be read -----------------------------------------------------------------------------------

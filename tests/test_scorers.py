@@ -15,7 +15,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.preprocessing import normalize
 
 from train import scorers
-from train.scorers import fit_gaussian, fit_k_nearest, gaussian_scores, greedy_coreset, k_nearest_scores
+from train.scorers import fit_gaussian, fit_k_nearest, greedy_coreset
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -25,6 +25,14 @@ def _embeddings(seed: int, count: int, width: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((width, width))
     return (rng.standard_normal((count, width)) @ mixing + rng.uniform(0, 5, width)).astype(np.float32)
+
+
+def _scores(fitted: scorers.Gaussian | scorers.KNearest, embeddings: NDArray[Any]) -> NDArray[np.float64]:
+    return fitted.scores(torch.from_numpy(embeddings)).numpy()
+
+
+def _standardised(normals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return scorers.fit_standardiser(normals).standardise(torch.from_numpy(normals)).numpy()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -42,7 +50,7 @@ def test_gaussian_is_scikit_learns_ledoit_wolf(seed: int, count: int, width: int
     centred = points.astype(np.float64) - normals.astype(np.float64).mean(axis=0)
     expected = np.sqrt(np.einsum("md,de,me->m", centred, np.linalg.inv(reference.covariance_), centred))
 
-    scores = gaussian_scores(fit_gaussian(normals), points)
+    scores = _scores(fit_gaussian(normals), points)
 
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
@@ -58,8 +66,8 @@ def test_gaussian_ignores_shift_scale_and_rotation(seed: int, count: int, width:
         return 3.0 * embeddings.astype(np.float64) @ rotation + 2.0
 
     np.testing.assert_allclose(
-        gaussian_scores(fit_gaussian(moved(normals)), moved(points)),
-        gaussian_scores(fit_gaussian(normals), points),
+        _scores(fit_gaussian(moved(normals)), moved(points)),
+        _scores(fit_gaussian(normals), points),
         rtol=1e-4,
     )
 
@@ -67,7 +75,7 @@ def test_gaussian_ignores_shift_scale_and_rotation(seed: int, count: int, width:
 def test_gaussian_of_two_normals_sees_what_leaves_their_line() -> None:
     normals = np.array([[0, 0, 0], [2, 0, 0]], dtype=np.float32)
     points = np.array([[1, 0, 0], [2, 0, 0], [1, 1, 0], [1, 2, 0]], dtype=np.float32)
-    centre, normal, beside, farther = gaussian_scores(fit_gaussian(normals), points)
+    centre, normal, beside, farther = _scores(fit_gaussian(normals), points)
     assert centre == pytest.approx(0, abs=1e-9)
     assert normal == pytest.approx(1)
     assert normal < beside < farther < np.inf
@@ -79,14 +87,14 @@ def test_gaussian_notices_a_constant_feature_that_moves() -> None:
     moved = normals.copy()
     moved[:, 2] += 1
     gaussian = fit_gaussian(normals)
-    assert (gaussian_scores(gaussian, moved) > gaussian_scores(gaussian, normals) + 0.1).all()
+    assert (_scores(gaussian, moved) > _scores(gaussian, normals) + 0.1).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
 def test_gaussian_of_identical_normals_is_the_euclidean_distance(value: float) -> None:
     normals = np.full((7, 3), value, dtype=np.float32)
     points = normals[:1] + np.array([[300, 400, 0]], dtype=np.float32)
-    assert gaussian_scores(fit_gaussian(normals), points) == pytest.approx([500])
+    assert _scores(fit_gaussian(normals), points) == pytest.approx([500])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -94,14 +102,11 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     normals = _embeddings(0, 6, 3)
     broken = normals.copy()
     broken[1, 2] = bad
-    gaussian, k_nearest = fit_gaussian(normals), fit_k_nearest(normals)
     for call in (
         lambda: fit_gaussian(broken),
         lambda: fit_k_nearest(broken),
-        lambda: gaussian_scores(gaussian, broken),
-        lambda: k_nearest_scores(k_nearest, broken),
         lambda: scorers.fit_standardiser(broken[:, 2].astype(np.float64)),
-        lambda: scorers.PatchNearest.fit(torch.from_numpy(broken), size=2),
+        lambda: scorers.PatchNearest.fit(torch.from_numpy(broken), size=2, width=128, seed=0),
     ):
         with pytest.raises(ValueError, match="finite"):
             call()
@@ -119,7 +124,7 @@ def test_too_few_normals_and_sizes_out_of_range_are_refused() -> None:
         fit_k_nearest(one[:0])
     for size in (0, 2):
         with pytest.raises(ValueError, match=f"coreset of {size}"):
-            greedy_coreset(torch.from_numpy(one), size, seed=0)
+            greedy_coreset(torch.from_numpy(one), size, 128, seed=0)
 
 
 @given(seed=SEEDS, count=st.integers(1, 20), width=st.integers(1, 8), k=st.integers(1, 25))
@@ -128,31 +133,33 @@ def test_k_nearest_is_brute_force_on_normalised_embeddings(seed: int, count: int
     normals, points = _embeddings(seed, count, width), _embeddings(seed + 1, 9, width)
     distances = pairwise_distances(normalize(points.astype("f8")), normalize(normals.astype("f8")))
     expected = np.sort(distances, axis=1)[:, :k].mean(axis=1)
-    scores = k_nearest_scores(fit_k_nearest(normals, k), points)
+    scores = _scores(fit_k_nearest(normals, k), points)
     np.testing.assert_allclose(scores, expected, atol=1e-7)
 
 
 @given(seed=SEEDS, scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3))
 def test_standardised_normals_have_no_unit(seed: int, scale: float, shift: float) -> None:
     normals = np.random.default_rng(seed).standard_normal(20)
-    standard = scorers.fit_standardiser(normals).standardise(normals)
+    standard = _standardised(normals)
     assert standard.mean() == pytest.approx(0, abs=1e-9)
     assert standard.std(ddof=1) == pytest.approx(1)
     other_unit = scale * normals + shift
-    np.testing.assert_allclose(scorers.fit_standardiser(other_unit).standardise(other_unit), standard, atol=1e-6)
+    np.testing.assert_allclose(_standardised(other_unit), standard, atol=1e-6)
 
 
 def test_standardiser_of_equal_scores_stays_finite() -> None:
     standardiser = scorers.fit_standardiser(np.full(5, 0.1))
-    np.testing.assert_allclose(standardiser.standardise(np.array([0.1, 2.1])), [0, 2], atol=1e-12)
+    np.testing.assert_allclose(
+        standardiser.standardise(torch.tensor([0.1, 2.1], dtype=torch.float64)), [0, 2], atol=1e-12
+    )
 
 
 def test_patch_nearest_in_chunks_is_brute_force(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     normals, points = _embeddings(0, 80, 6), _embeddings(1, 57, 6)
     monkeypatch.setattr(scorers, "_CHUNK_ELEMENTS", 64)
     on_device = torch.from_numpy(normals).to(device)
-    nearest = scorers.PatchNearest.fit(on_device, size=30, seed=3)
-    chosen = normals[greedy_coreset(on_device, 30, 3).cpu().numpy()]
+    nearest = scorers.PatchNearest.fit(on_device, size=30, width=128, seed=3)
+    chosen = normals[greedy_coreset(on_device, 30, 128, 3).cpu().numpy()]
     expected = pairwise_distances(points.astype("f8"), chosen.astype("f8")).min(axis=1)
     np.testing.assert_allclose(nearest.scores(torch.from_numpy(points)).cpu().numpy(), expected, rtol=1e-5)
     np.testing.assert_array_equal(nearest.scores(torch.from_numpy(chosen)).cpu().numpy(), 0)
@@ -169,7 +176,7 @@ def test_coreset_radius_is_at_most_twice_the_best(seed: int, count: int, data: s
     embeddings = _embeddings(seed, count, 3)
     distances = pairwise_distances(embeddings.astype("f8"))
     best = min(_radius(distances, chosen) for chosen in combinations(range(count), size))
-    chosen = greedy_coreset(torch.from_numpy(embeddings), size, seed % 1000).tolist()
+    chosen = greedy_coreset(torch.from_numpy(embeddings), size, 128, seed % 1000).tolist()
     assert _radius(distances, chosen) <= 2 * best + 1e-4
 
 
@@ -179,7 +186,7 @@ def test_coreset_covers_wide_embeddings_better_than_random_subsets() -> None:
     sizes = [40] * 15 + [1] * 15
     embeddings = np.repeat(rng.standard_normal((30, 300)), sizes, axis=0) + 0.05 * rng.standard_normal((615, 300))
     distances = pairwise_distances(embeddings)
-    chosen = greedy_coreset(torch.from_numpy(embeddings.astype("f4")), 30, seed=0).numpy()
+    chosen = greedy_coreset(torch.from_numpy(embeddings.astype("f4")), 30, 128, seed=0).numpy()
     random = [_radius(distances, rng.choice(615, 30, replace=False)) for _ in range(20)]
     assert _radius(distances, chosen) < min(random) / 2
 
@@ -189,7 +196,7 @@ def test_coreset_covers_wide_embeddings_better_than_random_subsets() -> None:
 def test_coreset_of_copies_is_distinct(seed: int, distinct: int, copies: int, data: st.DataObject) -> None:
     embeddings = torch.from_numpy(np.tile(_embeddings(seed, distinct, 4), (copies, 1)))
     size = data.draw(st.integers(distinct, distinct * copies))
-    chosen = greedy_coreset(embeddings, size, seed)
+    chosen = greedy_coreset(embeddings, size, 128, seed)
     assert len(set(chosen.tolist())) == size
     assert len(np.unique(embeddings[chosen].numpy(), axis=0)) == distinct
 
@@ -197,10 +204,10 @@ def test_coreset_of_copies_is_distinct(seed: int, distinct: int, copies: int, da
 def test_coreset_depends_on_the_seed_alone() -> None:
     embeddings = torch.from_numpy(_embeddings(0, 200, 150))
     torch.manual_seed(1)
-    first = greedy_coreset(embeddings, 20, seed=5)
+    first = greedy_coreset(embeddings, 20, 128, seed=5)
     torch.manual_seed(2)
-    assert torch.equal(greedy_coreset(embeddings, 20, seed=5), first)
-    assert not torch.equal(greedy_coreset(embeddings, 20, seed=6), first)
+    assert torch.equal(greedy_coreset(embeddings, 20, 128, seed=5), first)
+    assert not torch.equal(greedy_coreset(embeddings, 20, 128, seed=6), first)
 
 
 def _stored(state: dict[str, torch.Tensor]) -> Any:
@@ -215,16 +222,16 @@ def test_fitted_scorers_score_the_same_after_a_save_and_a_load() -> None:
 
     gaussian = fit_gaussian(normals)
     again = scorers.Gaussian.from_state(_stored(gaussian.state()))
-    np.testing.assert_array_equal(gaussian_scores(again, points), gaussian_scores(gaussian, points))
+    np.testing.assert_array_equal(_scores(again, points), _scores(gaussian, points))
 
     nearest = fit_k_nearest(normals, k=3)
     reloaded = scorers.KNearest.from_state(_stored(nearest.state()))
-    np.testing.assert_array_equal(k_nearest_scores(reloaded, points), k_nearest_scores(nearest, points))
+    np.testing.assert_array_equal(_scores(reloaded, points), _scores(nearest, points))
 
     standardiser = scorers.fit_standardiser(normals[:, 0].astype(np.float64))
     assert scorers.Standardiser.from_state(_stored(standardiser.state())) == standardiser
 
     normal_patches = torch.from_numpy(normals)
-    for fitted in (scorers.PatchNearest.fit(normal_patches, 7),):
+    for fitted in (scorers.PatchNearest.fit(normal_patches, 7, 128, 0),):
         loaded = type(fitted).from_state(_stored(fitted.state()))
         assert torch.equal(loaded.scores(patches), fitted.scores(patches))

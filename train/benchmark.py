@@ -23,12 +23,11 @@ from pipeline.settings import PrecomputeSettings
 from train.comparison import Arms, comparison_markdown, write_rows
 from train.comparison_plots import plot_comparison
 from train.machine import describe_machine
-from train.patchcore import PatchCoreSettings
 from train.results import CellResult
 from train.run import Run, Settings, open_run, run_cell, write_results
-from train.settings import NEGATIVES, TrainSettings
+from train.settings import NEGATIVES, PatchCoreSettings, TrainSettings
 
-# "untrained" is `train --negatives none`; "patchcore" is `train.patchcore`.
+# "untrained" is `train --negatives none`; "patchcore" has settings of its own.
 ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
 
 # A quick look: does all of it work here? Its figures say nothing.

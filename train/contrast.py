@@ -13,18 +13,10 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone
 from train.discriminant import quadratic_discriminant, whiten
-from train.network import embed
+from train.features import embed
 from train.normals import Normals
+from train.recipe import Recipe
 from train.scorers import Gaussian, greedy_coreset
-
-# References, and the patches that they are chosen from: the time grows with both.
-_REFERENCES = 2000
-_CANDIDATES = 30_000
-# A patch was changed where more than this share of its pixels was.
-_CHANGED = 0.5
-# Directions kept of the patches' discriminant, and what is added to the normals' variance, as a share of its mean.
-_DIRECTIONS = 64
-_RIDGE = 1e-3
 
 Moments = dict[str, Tensor]
 
@@ -32,9 +24,10 @@ Moments = dict[str, Tensor]
 class Contrast:
     """Sums of second moments, all float64 on the backbone's device; `moments` is what a checkpoint keeps."""
 
-    def __init__(self, backbone: Backbone, normals: Normals, seed: int) -> None:
+    def __init__(self, backbone: Backbone, recipe: Recipe, normals: Normals, seed: int) -> None:
         """normals: those to train on, by `train.normals.look_at`. seed: of the halves and the references."""
         self.backbone = backbone
+        self._recipe = recipe
         device = backbone.device
         self._gaussian = normals.gaussian.to(device)
         generator = torch.Generator().manual_seed(seed)
@@ -42,8 +35,10 @@ class Contrast:
         half = len(shuffled) // 2
         self._others = torch.from_numpy(normals.rows)[shuffled[half:]]
         candidates = normals.patches[shuffled[: max(1, half)]].flatten(0, 1)
-        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:_CANDIDATES]].to(device)
-        self._references = chosen[greedy_coreset(chosen, min(_REFERENCES, len(chosen)), seed)]
+        chosen = candidates[torch.randperm(len(candidates), generator=generator)[: recipe.way_candidates]].to(device)
+        self._references = chosen[
+            greedy_coreset(chosen, min(recipe.way_references, len(chosen)), recipe.coreset_width, seed)
+        ]
         width, patch_width = len(self._gaussian.mean), candidates.shape[1]
         sizes = {"embeddings": width, "normal_patches": patch_width, "negative_patches": patch_width}
         self.moments: Moments = {}
@@ -58,7 +53,7 @@ class Contrast:
         images: (2B,3,H,W) on the 0..255 scale, normals and then their negatives under the same augmentation. changed:
         (B,H,W) bool, the pixels in which the two differ. rows: (B,) of the cache.
         """
-        pooled, patches = embed(self.backbone, images)
+        pooled, patches = embed(self.backbone, self._recipe, images)
         normal, negative = pooled.double().chunk(2)
         self._add("embeddings", (negative - normal) @ self._gaussian.factor)
         grid = patches.shape[2], patches.shape[3]
@@ -66,7 +61,7 @@ class Contrast:
         other = torch.isin(rows, self._others).to(patches.device)
         normal, negative = (part[other].permute(0, 2, 3, 1) for part in patches.chunk(2))
         self._add("normal_patches", self._residuals(normal.flatten(0, 2)))
-        self._add("negative_patches", self._residuals(negative[share[other] > _CHANGED]))
+        self._add("negative_patches", self._residuals(negative[share[other] > self._recipe.changed]))
         return pooled
 
     def embedding_discriminant(self) -> Gaussian:
@@ -81,9 +76,9 @@ class Contrast:
 
     def patch_projection(self) -> Tensor | None:
         """(E,d) float32 to the patches' discriminant directions; None where no negative says anything."""
-        whitening = whiten(self._mean("normal_patches"), _RIDGE)
+        whitening = whiten(self._mean("normal_patches"), self._recipe.ridge)
         learned = quadratic_discriminant(
-            whitening, whitening.T @ self._mean("negative_patches") @ whitening, _DIRECTIONS
+            whitening, whitening.T @ self._mean("negative_patches") @ whitening, self._recipe.directions
         )
         return learned.float() if learned.shape[1] else None
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +13,11 @@ from numpy.typing import NDArray
 from pipeline.images import decode_mask, decode_rgb, read_bytes
 from pipeline.layouts import Sample
 from pipeline.settings import PrecomputeSettings
-from train.detector import Scores
-from train.features import Images
+from train.detector import Detector, Scores
 from train.metrics import PixelRanking, has_pixel_truth, image_auroc, measure
 from train.results import DefectResult
 
 _IMAGES_AHEAD = 64
-
-
-class Scorer(Protocol):
-    """What scores images, by whatever method; see `train.detector.Detector`."""
-
-    @property
-    def cache(self) -> PrecomputeSettings: ...  # noqa: D102
-    @property
-    def threshold(self) -> float: ...  # noqa: D102
-    def score(self, images: Images) -> Scores: ...  # noqa: D102
-    def decisive(self, scores: Scores) -> NDArray[np.float64]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,7 @@ def read_images(root: str, paths: Sequence[str], cache: PrecomputeSettings) -> I
             yield from pool.map(read, paths[start : start + _IMAGES_AHEAD])
 
 
-def evaluate(detector: Scorer, root: str, samples: Sequence[Sample]) -> Evaluation:
+def evaluate(detector: Detector, root: str, samples: Sequence[Sample]) -> Evaluation:
     """Score test samples below `root` and measure: every metric, of all and of each class of defect beside the normals.
 
     Anomalous images without a mask, or with an empty one, take no part in the metrics that need masks.

@@ -1,66 +1,64 @@
-"""What a network says of images, a bounded batch at a time and without gradients: embeddings and the head's odds."""
+"""What a backbone says of images, a bounded batch at a time: an embedding of each image, and one of each cell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, cat
 
 from pipeline.backbone import Backbone
-from train.network import CutSwapNetwork, embed, log_odds
+from train.recipe import Recipe
 
 _IMAGES_AT_ONCE = 16
 
 Images = Iterable[NDArray[np.uint8]]
-OfPatches = TypeVar("OfPatches")
 
 
-@dataclass(frozen=True)
-class Features(Generic[OfPatches]):
-    """Of N images: pooled embeddings (N,D) float32 of the backbone before and after training, the head's log-odds
-
-    of a negative (N,) float64, empty without a head, and what `of_patches` made of each batch's patch embeddings.
-    """
-
-    pretrained: NDArray[np.float32]
-    trained: NDArray[np.float32]
-    negative: NDArray[np.float64]
-    of_patches: list[OfPatches]
-
-
-@torch.inference_mode()
-def extract(
-    pretrained: Backbone,
-    network: CutSwapNetwork | None,
-    images: Images,
-    of_patches: Callable[[Tensor], OfPatches],
-) -> Features[OfPatches]:
-    """Features of images (size,size,3) uint8.
-
-    network: None where nothing was trained; then, and where its backbone is frozen, the trained embeddings are the
-    pretrained ones. of_patches: gets the pretrained patch embeddings (B,E,h,w) of each batch.
-    """
-    before, after, odds, patches = [], [], [], []
-    for batch in _batches(images, pretrained.device):
-        pooled, patch_embeddings = embed(pretrained, batch)
-        patches.append(of_patches(patch_embeddings))
-        before.append(pooled.cpu())
-        if network is not None:
-            if not network.frozen:
-                pooled = network.embedding(batch)
-            odds.append(log_odds(network.classify(pooled).double()).cpu())
-        after.append(pooled.cpu())
-    negative = torch.cat(odds).numpy() if odds else np.empty(0)
-    return Features(torch.cat(before).numpy(), torch.cat(after).numpy(), negative, patches)
-
-
-def _batches(images: Images, device: torch.device) -> Iterator[Tensor]:
+def batches(images: Images, device: torch.device) -> Iterator[Tensor]:
+    """Images (size,size,3) uint8 as tensors (B,3,size,size) uint8 on a device, in their order."""
     remaining = iter(images)
     while waiting := list(islice(remaining, _IMAGES_AT_ONCE)):
         yield torch.from_numpy(np.stack(waiting)).to(device).permute(0, 3, 1, 2)
+
+
+def pooled_embedding(activations: list[Tensor]) -> Tensor:
+    """(B,D) float32: the global averages of every stage's activations (B,C,h,w), one behind the other."""
+    return cat([a.float().mean((2, 3)) for a in activations], 1)
+
+
+def patch_embedding(activations: list[Tensor], grid: tuple[int, int], neighbourhood: int) -> Tensor:
+    """(B,D,h,w) float32 on the grid (h,w): the stages averaged over so many cells a side (odd), resized and stacked.
+
+    The neighbourhood average and the resizing are those of PatchCore (Roth et al., arXiv 2106.08265, eq. 2-4); a stage
+    finer than the grid is averaged down to it.
+    """
+    n = neighbourhood
+    averaged = [F.avg_pool2d(a.float(), n, stride=1, padding=n // 2, count_include_pad=False) for a in activations]
+    return cat([_on_grid(a, grid) for a in averaged], 1)
+
+
+def _on_grid(a: Tensor, grid: tuple[int, int]) -> Tensor:
+    if a.shape[2] > grid[0] or a.shape[3] > grid[1]:
+        return F.adaptive_avg_pool2d(a, grid)
+    return F.interpolate(a, size=grid, mode="bilinear", align_corners=False)
+
+
+def embed(backbone: Backbone, recipe: Recipe, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled embeddings (B,D) and patch embeddings (B,E,h,w) of images (B,3,H,W) on the 0..255 scale, in one forward.
+
+    Both float32; D is 0 where the recipe names no stage of an embedding.
+    """
+    wanted = [s for s in backbone.stage_names if s in {*recipe.embedding_stages, *recipe.patch_stages}]
+    by_stage = dict(zip(wanted, backbone.activations(backbone.normalise(images), wanted), strict=True))
+    pooled = [by_stage[stage] for stage in recipe.embedding_stages]
+    rows, columns = by_stage[recipe.patch_grid].shape[2:]
+    patches = [by_stage[stage] for stage in recipe.patch_stages]
+    return (
+        pooled_embedding(pooled) if pooled else images.new_empty(images.shape[0], 0, dtype=torch.float32),
+        patch_embedding(patches, (rows, columns), recipe.neighbourhood),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,36 +12,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone import Backbone
-from train.features import extract
+from train.features import batches, embed
+from train.recipe import Recipe
 from train.scorers import Gaussian, fit_gaussian
-
-# Coresets are chosen from at most about this many patches: their time grows with this number times their size.
-_PATCHES = 50_000
 
 
 @dataclass(frozen=True, eq=False)
 class Normals:
-    """images: N of (size,size,3) uint8; rows: (N,) of the cache; pooled: (N,D) float32 embeddings and their Gaussian;
+    """images: N of (size,size,3) uint8; rows: (N,) of the cache; pooled: (N,D) float32 embeddings;
 
-    patches: (N,k,E) float32, k random patch embeddings of each image, on the CPU.
+    patches: (N,k,E) float32, k random patch embeddings of each image, or all in their order; on the CPU.
     """
 
     images: Sequence[NDArray[np.uint8]]
     rows: NDArray[np.int64]
     pooled: NDArray[np.float32]
-    gaussian: Gaussian
     patches: Tensor
 
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """That of the embeddings; ValueError where the recipe names no stage of them."""
+        return fit_gaussian(self.pooled)
 
-def look_at(backbone: Backbone, images: Sequence[NDArray[np.uint8]], rows: NDArray[np.int64], seed: int) -> Normals:
-    """Embed `images` with the backbone; seed: of the patches kept."""
-    each = -(-_PATCHES // len(images))
+
+@torch.inference_mode()
+def look_at(
+    backbone: Backbone, recipe: Recipe, images: Sequence[NDArray[np.uint8]], rows: NDArray[np.int64], seed: int
+) -> Normals:
+    """Embed `images` by the recipe; seed: of the patches kept."""
     generator = torch.Generator().manual_seed(seed)
 
-    def keep_some(patches: Tensor) -> Tensor:
-        flat = patches.permute(0, 2, 3, 1).flatten(1, 2).cpu()
-        return torch.stack([image[torch.randperm(len(image), generator=generator)[:each]] for image in flat])
+    def kept(patches: Tensor) -> Tensor:
+        if recipe.candidates is None:
+            return patches
+        each = -(-recipe.candidates // len(images))
+        return patches[torch.randperm(len(patches), generator=generator)[:each]]
 
-    features = extract(backbone, None, images, keep_some)
-    pooled = features.pretrained
-    return Normals(images, rows, pooled, fit_gaussian(pooled), torch.cat(features.of_patches))
+    embeddings, some = [], []
+    for batch in batches(images, backbone.device):
+        pooled, patches = embed(backbone, recipe, batch)
+        embeddings.append(pooled.cpu())
+        some.append(torch.stack([kept(image) for image in patches.permute(0, 2, 3, 1).flatten(1, 2).cpu()]))
+    return Normals(images, rows, torch.cat(embeddings).numpy(), torch.cat(some))

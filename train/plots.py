@@ -13,7 +13,8 @@ from sklearn.metrics import RocCurveDisplay
 from pipeline.files import replacing
 from pipeline.images import decode_mask, read_bytes
 from pipeline.layouts import Sample
-from train.evaluate import Evaluation, Scorer, read_images
+from train.detector import Detector
+from train.evaluate import Evaluation, read_images
 
 _SHOWN = 6
 _NORMAL, _ANOMALOUS = "#4477aa", "#cc3311"
@@ -39,7 +40,7 @@ def plot_scores(
         figure.savefig(file, format="png", dpi=100)
 
 
-def plot_maps(path: Path, detector: Scorer, root: str, samples: Sequence[Sample], evaluation: Evaluation) -> None:
+def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sample], evaluation: Evaluation) -> None:
     """The highest and the median scores among the anomalies, and the highest among the normals, with anomaly maps.
 
     White contours are the masks; all maps share one colour scale.

@@ -13,22 +13,20 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.device import choose_device
 from pipeline.errors import ImageError, UserError
 from pipeline.files import replacing_folder
-from pipeline.images import decode_rgb
+from pipeline.images import read_rgb
 from pipeline.progress import progress
 from pipeline.roots import list_images
-from train.detector import Detector, load_detector
-from train.run_folder import find_detector as find_detector
+from train.detector import Detector
 
 _IMAGES_AT_ONCE = 64
 _TABLE = "predictions.csv"
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """path as the user gave it; score on the detector's scale; anomalous where it lies above the threshold."""
+class Verdict:
+    """A line of the table. path as the user gave it; score on the detector's scale; anomalous above its threshold."""
 
     path: str
     score: float
@@ -37,29 +35,33 @@ class Prediction:
 
 def predict(
     run: Path, targets: Sequence[str], out: Path, *, device: str = "auto", bad_images: str = "stop"
-) -> tuple[list[Prediction], list[str]]:
+) -> tuple[list[Verdict], list[str]]:
     """Score image files, and all image files below folders; write `predictions.csv` and overlays to `out`.
 
-    Returns the predictions, and a line for each image that could not be read and was skipped. With bad_images "stop"
+    Returns the table's lines, and a line for each image that could not be read and was skipped. With bad_images "stop"
     the first of these raises ImageError. Until all images are scored, an earlier table and its overlays stay.
     """
-    detector = load_detector(find_detector(run), choose_device(device))
+    detector = Detector.load(run, device)
     files = list(_files(targets))
     overlays = _overlay_names([name for _, name in files])
-    predictions: list[Prediction] = []
+    verdicts: list[Verdict] = []
     bad: list[str] = []
     waiting = iter(zip([path for path, _ in files], overlays, strict=True))
     with replacing_folder(out, last=_TABLE) as new, progress("predict", len(files), "images") as advance:
         while chunk := list(islice(waiting, _IMAGES_AT_ONCE)):
             readable = [(path, name, _read(path, detector, bad_images, bad)) for path, name in chunk]
-            readable_now = [(path, name, image) for path, name, image in readable if image is not None]
-            predictions += _score(detector, readable_now, new)
+            shown = [(path, name, image) for path, name, image in readable if image is not None]
+            for (path, name, image), said in zip(shown, detector.predict([i for *_, i in shown]), strict=True):
+                file = new / "overlays" / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(overlay(image, said.map, detector.calibration.map_range)).save(file)
+                verdicts.append(Verdict(str(path), said.score, said.anomalous))
             advance(len(chunk))
-        with (new / _TABLE).open("w", newline="") as file:
-            table = csv.writer(file)
+        with (new / _TABLE).open("w", newline="") as lines:
+            table = csv.writer(lines)
             table.writerow(["path", "score", "anomalous"])
-            table.writerows([p.path, repr(p.score), int(p.anomalous)] for p in predictions)
-    return predictions, bad
+            table.writerows([v.path, repr(v.score), int(v.anomalous)] for v in verdicts)
+    return verdicts, bad
 
 
 def _files(targets: Sequence[str]) -> Iterator[tuple[Path, str]]:
@@ -93,29 +95,12 @@ def _overlay_names(names: Sequence[str]) -> list[str]:
 
 def _read(path: Path, detector: Detector, bad_images: str, bad: list[str]) -> NDArray[np.uint8] | None:
     try:
-        data = path.read_bytes()
-        return decode_rgb(data, detector.cache.image_size, detector.cache.resize, str(path))
-    except (ImageError, OSError) as error:
-        problem = str(error) if isinstance(error, ImageError) else f"{path} cannot be read ({error.strerror})"
+        return read_rgb(path, detector.cache.image_size, detector.cache.resize)
+    except ImageError as error:
         if bad_images == "stop":
-            raise ImageError(f"{problem}; mend or leave it out, or give --bad-images skip") from error
-        bad.append(problem)
+            raise ImageError(f"{error}; fix or leave it out, or give --bad-images skip") from error
+        bad.append(str(error))
         return None
-
-
-def _score(detector: Detector, chunk: Sequence[tuple[Path, str, NDArray[np.uint8]]], out: Path) -> list[Prediction]:
-    if not chunk:
-        return []
-    scores = detector.score(image for _, _, image in chunk)
-    decisive = detector.decisive(scores)
-    for (_, name, image), anomaly_map in zip(chunk, scores.maps, strict=True):
-        path = out / "overlays" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(overlay(image, anomaly_map, detector.map_range)).save(path)
-    return [
-        Prediction(str(path), float(score), bool(score > detector.threshold))
-        for (path, _, _), score in zip(chunk, decisive, strict=True)
-    ]
 
 
 def overlay(

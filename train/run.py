@@ -22,17 +22,19 @@ from pipeline.layouts import Category, Sample
 from pipeline.progress import progress
 from pipeline.roots import absolute
 from pipeline.settings import PrecomputeSettings
+from train.calibration import calibrate
 from train.contrast import Contrast
-from train.detector import Detector, fit_detector, save_detector
-from train.evaluate import Scorer, evaluate
+from train.detector import Detector
+from train.evaluate import evaluate
 from train.fit import fit
+from train.fitted import fit_scorers
 from train.network import CutSwapNetwork
 from train.normals import look_at
-from train.patchcore import PatchCore, PatchCoreSettings, fit_patchcore
 from train.plots import plot_maps, plot_scores
+from train.recipe import recipe_of
 from train.results import CellResult, ScoreRow, summarise, write_scores_csv
 from train.run_folder import CellFolder, RunFolder
-from train.settings import TrainSettings
+from train.settings import PatchCoreSettings, TrainSettings
 from train.stream import NormalStream
 
 # Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
@@ -148,19 +150,15 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     if run.resume and cell.finished:
         return
     cell.clear()
-    group, tests = open_cache(run.store)[name], run.tests[name].test
-    detector: Scorer
-    if isinstance(run.settings, PatchCoreSettings):
-        detector, n_train = _make_patchcore(run, run.settings, group, run.normals[name], seed)
-    else:
-        detector, n_train = _make_detector(run, run.settings, group, run.normals[name], name, seed, cell)
-        save_detector(detector, cell.detector)
+    tests = run.tests[name].test
+    detector, n_train = _make_detector(run, open_cache(run.store)[name], seed, cell)
+    detector.save(cell.detector)
     result = CellResult(run.dataset, name, seed, n_train, len(tests), detector.threshold)
     cell.write(_evaluated(result, detector, run.root, tests, cell) if tests else result)
 
 
 def _evaluated(
-    result: CellResult, detector: Scorer, root: str, tests: Sequence[Sample], cell: CellFolder
+    result: CellResult, detector: Detector, root: str, tests: Sequence[Sample], cell: CellFolder
 ) -> CellResult:
     """The result with what the test images say; writes their scores and plots."""
     evaluation = evaluate(detector, root, tests)
@@ -199,33 +197,25 @@ def _normals(group: CachedCategory, store: str, held_out: float) -> _Normals:
     return rows[~held], rows[held]
 
 
-def _make_patchcore(
-    run: Run, settings: PatchCoreSettings, group: CachedCategory, normals: _Normals, seed: int
-) -> tuple[PatchCore, int]:
-    trained_on, held_out = normals
-    backbone = load_backbone(run.cache.backbone, run.cache.weights, run.cache.seed).to(run.device)
-    stream = NormalStream(group, trained_on)
-    images, kept = stream.images(trained_on), stream.images(held_out)
-    return fit_patchcore(run.cache, settings, backbone, images, kept, seed), len(images)
-
-
-def _make_detector(
-    run: Run, settings: TrainSettings, group: CachedCategory, normals: _Normals, name: str, seed: int, cell: CellFolder
-) -> tuple[Detector, int]:
-    trained_on, held_out = normals
-    cache = run.cache
+def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFolder) -> tuple[Detector, int]:
+    """The detector of one category and seed, and the number of normals that it was trained on."""
+    cache, settings = category.settings, run.settings
+    trained_on, held_out = run.normals[category.name]
+    recipe = recipe_of(cache.backbone, settings)
     pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
-    stream = NormalStream(group, trained_on)
-    kept = stream.images(held_out)
-    seen = look_at(pretrained, stream.images(trained_on), trained_on, seed)
+    stream = NormalStream(category, trained_on)
+    seen = look_at(pretrained, recipe, stream.images(trained_on), trained_on, seed)
     network = contrast = None
-    if settings.negatives != "none":
+    if isinstance(settings, TrainSettings) and settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         frozen = settings.backbone_lr == 0
         trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
-        network = CutSwapNetwork(trunk.to(run.device), settings.classes(len(cache.stages)), frozen).to(run.device)
+        classes = settings.classes(len(cache.stages))
+        network = CutSwapNetwork(trunk.to(run.device), recipe, classes, frozen).to(run.device)
         network.whitening.fit(seen.gaussian)
-        contrast = Contrast(pretrained, seen, seed)
-        with progress(f"train {name} seed {seed}", settings.steps, "steps") as advance:
+        contrast = Contrast(pretrained, recipe, seen, seed)
+        with progress(f"train {category.name} seed {seed}", settings.steps, "steps") as advance:
             fit(network, stream, cache, settings, seed, cell, run.resume, advance, contrast)
-    return fit_detector(cache, settings, pretrained, network, contrast, seen, kept, seed), len(seen.rows)
+    fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
+    calibration = calibrate(fitted, stream.images(held_out), settings.false_alarms)
+    return Detector(cache, settings.to_attributes(), fitted, calibration), len(trained_on)

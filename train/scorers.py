@@ -1,8 +1,8 @@
 """Anomaly scorers: a Gaussian and the nearest normals of image embeddings, the nearest normals of patch embeddings.
 
-Image scorers take and give numpy arrays; patch scorers take and give torch tensors on any device. A score is
-a distance, 0 or more, and higher means more anomalous. Every fitted object turns into a flat dict of tensors
-with `state()` and back with `from_state()`, so that `torch.load(..., weights_only=True)` can read it.
+They are fitted to numpy arrays or tensors, and score torch tensors on the device where the fitted object lies. A score
+is a distance, 0 or more, and higher means more anomalous. Every fitted object turns into a flat dict of tensors with
+`state()` and back with `from_state()`, so that `torch.load(..., weights_only=True)` can read it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ _CHUNK_ELEMENTS = 2**24
 # Directions in which the normals vary less than this share of the mean variance are taken to vary this much:
 # the Ledoit-Wolf shrinkage is 0 for two normals, which leaves a covariance without an inverse.
 _VARIANCE_FLOOR = 1e-8
-# PatchCore projects to this many dimensions before it picks the coreset.
-_PROJECTION_WIDTH = 128
 
 
 class _Stored:
@@ -42,6 +40,10 @@ class _Stored:
         """Inverse of `state`; the fitted object works on the device of these tensors."""
         return cls(**{name: value if value.ndim else value.item() for name, value in state.items()})
 
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return type(self)(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()})
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(_Stored):
@@ -53,9 +55,10 @@ class Gaussian(_Stored):
     mean: Tensor
     factor: Tensor
 
-    def to(self, device: torch.device) -> Gaussian:
-        """The same on a device."""
-        return Gaussian(self.mean.to(device), self.factor.to(device))
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """Mahalanobis distances (B,) float64 of embeddings (B, D)."""
+        distances: Tensor = vector_norm((embeddings.double() - self.mean) @ self.factor, dim=1)
+        return distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,10 @@ class KNearest(_Stored):
 
     normals: Tensor
     k: int
+
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """Mean distances (B,) float64 in 0..2 of embeddings (B, D) to their k nearest normals, all of length 1."""
+        return _nearest_distances(self.normals, normalize(embeddings.double()), self.k).mean(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +83,16 @@ class PatchNearest(_Stored):
     coreset: Tensor
 
     @classmethod
-    def fit(cls, patches: Tensor, size: int, seed: int = 0) -> Self:
+    def fit(cls, patches: Tensor, size: int, width: int, seed: int) -> Self:
         """Keep `size` of the normal patches (N, D), chosen by `greedy_coreset`; ValueError as there."""
-        return cls(coreset=patches[greedy_coreset(patches, size, seed)].float())
+        return cls(coreset=patches[greedy_coreset(patches, size, width, seed)].float())
 
-    def scores(self, patches: Tensor) -> Tensor:
-        """Euclidean distances (M,) float32 of patches (M, D), on the device of the fitted object."""
-        return _nearest_distances(self.coreset, patches, k=1)[:, 0]
+    def scores(self, patches: Tensor, at_once: bool = False) -> Tensor:
+        """Euclidean distances (M,) float32 of patches (M, D), in chunks of bounded memory unless `at_once`."""
+        if at_once:
+            return _nearest_distances(self.coreset, patches, k=1)[:, 0]
+        chunks = _chunks(patches, max(self.coreset.shape))
+        return torch.cat([self.scores(chunk.to(self.coreset), at_once=True) for chunk in chunks])
 
 
 @dataclass(frozen=True)
@@ -92,9 +102,9 @@ class Standardiser(_Stored):
     mean: float
     deviation: float
 
-    def standardise(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores (M,) in deviations above the mean of the held-out normals."""
-        return (np.asarray(scores, dtype=np.float64) - self.mean) / self.deviation
+    def standardise(self, scores: Tensor) -> Tensor:
+        """Scores (M,) float64 in deviations above the mean of the held-out normals."""
+        return (scores - self.mean) / self.deviation
 
 
 def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
@@ -110,22 +120,11 @@ def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
     return Gaussian(mean=mean, factor=_precision_factor(torch.from_numpy(estimate.covariance_), mean))
 
 
-def gaussian_scores(gaussian: Gaussian, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mahalanobis distances (M,) of embeddings (M, D); ValueError for a value that is not finite."""
-    return _array(_mahalanobis(gaussian.mean, gaussian.factor, _finite_tensor(embeddings)))
-
-
 def fit_k_nearest(embeddings: NDArray[np.float32], k: int = 5) -> KNearest:
     """Keep normals (N, D) for k neighbours, N if fewer; ValueError for k < 1, N < 1 or a value not finite."""
     if k < 1 or len(embeddings) < 1:
         raise ValueError(f"nearest neighbours need k >= 1 and a normal: k is {k}, normals {len(embeddings)}")
     return KNearest(normals=normalize(_finite_tensor(embeddings)), k=min(k, len(embeddings)))
-
-
-def k_nearest_scores(k_nearest: KNearest, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean distances (M,) in 0..2 of embeddings (M, D) to their k nearest normals, all of length 1."""
-    points = normalize(_finite_tensor(embeddings))
-    return _array(_nearest_distances(k_nearest.normals, points, k_nearest.k).mean(dim=1))
 
 
 def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:
@@ -137,12 +136,12 @@ def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:
     return Standardiser(mean=float(values.mean()), deviation=deviation)
 
 
-def greedy_coreset(embeddings: Tensor, size: int, seed: int) -> Tensor:
+def greedy_coreset(embeddings: Tensor, size: int, width: int, seed: int) -> Tensor:
     """Indices (size,) int64, all different, of embeddings (N, D) that leave none far from a chosen one.
 
     Greedy k-centre: a first embedding by `seed`, then always the one farthest from those chosen, so that the
-    largest distance to a chosen one is at most twice the least possible (on a random projection to 128
-    dimensions where D > 128). The same seed on the same device gives the same indices; time grows with
+    largest distance to a chosen one is at most twice the least possible (on a random projection to `width`
+    dimensions where D > width). The same seed on the same device gives the same indices; time grows with
     N * size. Source: PatchCore. ValueError unless 1 <= size <= N, and for a value that is not finite.
     """
     count = len(embeddings)
@@ -153,9 +152,9 @@ def greedy_coreset(embeddings: Tensor, size: int, seed: int) -> Tensor:
     # Centred, because |a|^2 + |b|^2 - 2ab loses the small distances between points far from the origin.
     points = _finite(embeddings).float()
     points = points - points.mean(dim=0)
-    if points.shape[1] > _PROJECTION_WIDTH:
+    if points.shape[1] > width:
         # Drawn on the CPU so that every device gets the same projection.
-        points = points @ torch.randn(points.shape[1], _PROJECTION_WIDTH, generator=generator).to(points)
+        points = points @ torch.randn(points.shape[1], width, generator=generator).to(points)
     squares = points.square().sum(dim=1)
     # A point a column: the products with one point then run along memory, which is much faster on a CPU.
     points = points.T.contiguous()
@@ -181,20 +180,12 @@ def _precision_factor(covariance: Tensor, mean: Tensor) -> Tensor:
     return factor
 
 
-def _mahalanobis(mean: Tensor, factor: Tensor, points: Tensor) -> Tensor:
-    chunks = _chunks(points, len(mean))
-    return torch.cat([vector_norm((chunk.to(mean) - mean) @ factor, dim=1) for chunk in chunks])
-
-
 def _nearest_distances(references: Tensor, points: Tensor, k: int) -> Tensor:
     """Distances (M, k) of points (M, D) to the k nearest of references (N, D)."""
-    distances = []
-    for chunk in _chunks(points, max(len(references), k * references.shape[1])):
-        rows = chunk.to(references)
-        nearest = torch.cdist(rows, references).topk(k, largest=False).indices
-        # Again by differences: the matrix product in cdist gives a copy of a reference a distance above 0.
-        distances.append(vector_norm(rows[:, None] - references[nearest], dim=2))
-    return torch.cat(distances)
+    nearest = torch.cdist(points, references).topk(k, largest=False).indices
+    # Again by differences: the matrix product in cdist gives a copy of a reference a distance above 0.
+    distances: Tensor = vector_norm(points[:, None] - references[nearest], dim=2)
+    return distances
 
 
 def _chunks(rows: Tensor, elements_per_row: int) -> tuple[Tensor, ...]:
@@ -210,7 +201,3 @@ def _finite(embeddings: Tensor) -> Tensor:
 
 def _finite_tensor(embeddings: NDArray[np.float32]) -> Tensor:
     return _finite(torch.from_numpy(np.array(embeddings, dtype=np.float64)))
-
-
-def _array(scores: Tensor) -> NDArray[np.float64]:
-    return np.asarray(scores.cpu().numpy(), dtype=np.float64)

@@ -68,6 +68,19 @@ class TrainSettings:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class PatchCoreSettings:
+    """The arm PatchCore; coreset: share of all patches to keep, the paper's 10 %; the others as in `TrainSettings`."""
+
+    coreset: float = 0.1
+    held_out: float = 0.15
+    false_alarms: float = 0.01
+
+    def to_attributes(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return asdict(self)
+
+
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
         raise UserError(f"--{name} {value} is out of range: give {allowed}")

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SmallCache
+from numpy.typing import NDArray
+
+from cli import main
+from train.detector import Detector
+from train.run import open_run, train
+from train.settings import PatchCoreSettings, TrainSettings
+
+QUICK = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01)
+ARMS = {
+    "cutswap": QUICK,
+    "untrained": TrainSettings(negatives="none", coreset=30),
+    "patchcore": PatchCoreSettings(coreset=0.05),
+    "fine-tuned, by its head": TrainSettings(
+        steps=2, batch_size=2, coreset=30, head_lr=0.01, backbone_lr=0.001, scorer="head"
+    ),
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_program_of_every_arm_gives_what_its_detector_predicts(
+    arm: str, small_cache: SmallCache, photos: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    train(open_run(small_cache.store, tmp_path, ARMS[arm], categories=["poly"], device="cpu"))
+    out = tmp_path / "detector.pt2"
+    done = CliRunner().invoke(main, ["export", "model", str(tmp_path), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    program = torch.export.load(out).module()
+    expected = Detector.load(tmp_path, "cpu").predict(list(photos))
+    for part in (slice(6), slice(1)):
+        scores, maps = program(torch.from_numpy(photos[part]).permute(0, 3, 1, 2))
+        assert scores.dtype == maps.dtype == torch.float32
+        wanted = expected[part]
+        np.testing.assert_allclose(scores.numpy(), [p.score for p in wanted], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(maps.numpy(), np.stack([p.map for p in wanted]), rtol=1e-4, atol=1e-4)

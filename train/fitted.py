@@ -1,0 +1,143 @@
+"""What is fitted to the normals and learned from negatives: the scores of an image and its map, before calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from pipeline.backbone import Backbone
+from train.contrast import Contrast
+from train.features import Images, batches, embed
+from train.network import CutSwapNetwork, log_odds
+from train.normals import Normals
+from train.recipe import Recipe
+from train.scorers import Gaussian, KNearest, PatchNearest, fit_gaussian, fit_k_nearest
+
+# Scorers of what the trained network says of an image.
+OF_THE_TRAINED = ("gde", "knn", "head")
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Networks and scorers, all on one device.
+
+    pretrained: the backbone before training; network: after it, None where nothing was trained. scorers: those of image
+    embeddings by name. projection: the discriminant of patches (E,d), or None; references: the nearest of the patches
+    that it projects.
+    """
+
+    recipe: Recipe
+    pretrained: Backbone
+    network: CutSwapNetwork | None
+    scorers: Mapping[str, Gaussian | KNearest]
+    projection: Tensor | None
+    references: PatchNearest
+
+    def score(self, images: Tensor, names: Sequence[str], at_once: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        """Scores (B,) float64 by name, and anomaly maps (B,S,S) float32, 0 or more, of images (B,3,S,S) uint8.
+
+        names: of the recipe's `scorers`; what is not named is not computed. at_once: without chunks, as a program is.
+        """
+        recipe = self.recipe
+        pooled, patches = embed(self.pretrained, recipe, images)
+        trained = pooled
+        if self.network is not None and not self.network.frozen and any(n in OF_THE_TRAINED for n in names):
+            trained = self.network.embedding(images)
+        distances = self.distances(patches, at_once)
+        scores = {}
+        for name in names:
+            if name in self.scorers:
+                scores[name] = self.scorers[name].scores(trained if name in OF_THE_TRAINED else pooled)
+            elif name == "head":
+                assert self.network is not None  # without one, a recipe names no head
+                scores[name] = log_odds(self.network.classify(trained).double())
+            else:  # "patches", and what PatchCore calls the same
+                scores[name] = top_mean(distances, recipe.top_share).double()
+        return scores, smooth_maps(distances, images.shape[-1], recipe.blur)
+
+    def distances(self, patches: Tensor, at_once: bool = False) -> Tensor:
+        """(B,h,w) distances of patch embeddings (B,E,h,w) to the nearest normal one, in the learned directions."""
+        flat = patches.permute(0, 2, 3, 1).flatten(0, 2)
+        projected = flat if self.projection is None else flat @ self.projection
+        return self.references.scores(projected, at_once).view(-1, *patches.shape[2:])
+
+    @torch.inference_mode()
+    def score_batches(self, images: Images, names: Sequence[str]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """What `score` gives of images (S,S,3) uint8, batch by batch, on the CPU; ValueError for one not finite."""
+        for batch in batches(images, self.pretrained.device):
+            scores, maps = self.score(batch, names)
+            for name, values in scores.items():
+                if not bool(values.isfinite().all()):
+                    raise ValueError(f"a score is not finite: {name}")
+            yield {name: values.cpu() for name, values in scores.items()}, maps.cpu()
+
+    def score_all(self, images: Images, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """What `score` gives of one image or more, all in one."""
+        found = list(self.score_batches(images, names))
+        return {name: torch.cat([s[name] for s, _ in found]) for name in names}, torch.cat([maps for _, maps in found])
+
+
+def fit_scorers(
+    recipe: Recipe,
+    pretrained: Backbone,
+    network: CutSwapNetwork | None,
+    contrast: Contrast | None,
+    normals: Normals,
+    seed: int,
+) -> Fitted:
+    """Fit what the recipe names to `normals` and to what `contrast` holds of negatives.
+
+    contrast: None where there were none: distances weigh all directions alike. seed: of the references.
+    """
+    device = pretrained.device
+    projection = None if contrast is None else contrast.patch_projection()
+    patches = normals.patches.flatten(0, 1).to(device)
+    projected = patches if projection is None else patches @ projection
+    kept = max(1, round(recipe.share * len(projected)))
+    if recipe.references is not None:
+        kept = min(kept, recipe.references)
+    references = PatchNearest.fit(projected, kept, recipe.coreset_width, seed)
+    scorers: dict[str, Gaussian | KNearest] = {}
+    if recipe.embedding_stages:
+        scorers = _of_embeddings(recipe, network, contrast, normals)
+    on_device = {name: scorer.to(device) for name, scorer in scorers.items()}
+    return Fitted(recipe, pretrained, network, on_device, projection, references)
+
+
+@torch.no_grad()
+def _of_embeddings(
+    recipe: Recipe, network: CutSwapNetwork | None, contrast: Contrast | None, normals: Normals
+) -> dict[str, Gaussian | KNearest]:
+    trained, gaussian = normals.pooled, normals.gaussian
+    if network is not None and not network.frozen:
+        embeddings = [network.embedding(batch).cpu() for batch in batches(normals.images, network.backbone.device)]
+        trained = torch.cat(embeddings).numpy()
+        gaussian = fit_gaussian(trained)
+    return {
+        "untrained": normals.gaussian,
+        "embedding": normals.gaussian if contrast is None else contrast.embedding_discriminant(),
+        "gde": gaussian,
+        "knn": fit_k_nearest(trained, recipe.neighbours),
+    }
+
+
+def top_mean(distances: Tensor, share: float) -> Tensor:
+    """(B,) mean of this share of the distances (B,h,w), the highest, at least one: a defect is seldom one cell."""
+    flat = distances.flatten(1)
+    return flat.topk(max(1, round(share * flat.shape[1])), dim=1).values.mean(1)
+
+
+def smooth_maps(distances: Tensor, size: int, blur: float) -> Tensor:
+    """Distances of patches (B,h,w) to maps (B,size,size): upsampled bilinearly and smoothed by a Gaussian.
+
+    blur: its sigma, as a share of the side; it is cut off at three of them. Source: PatchCore.
+    """
+    maps = F.interpolate(distances[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    sigma = blur * size
+    smooth: Tensor = gaussian_blur(maps, [2 * round(3 * sigma) + 1] * 2, [sigma] * 2)
+    return smooth[:, 0]
