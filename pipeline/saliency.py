@@ -78,7 +78,7 @@ def scale_maps(maps: Sequence[Tensor], size: int) -> Tensor:
     )
     low = resized.amin((2, 3), keepdim=True)
     span = resized.amax((2, 3), keepdim=True) - low
-    # Rounding noise on a constant map is no saliency.
-    flat = span <= 1e-6 * low.abs()
+    # Rounding noise on a constant map is no saliency, nor is a span of subnormal numbers, which hold few digits.
+    flat = span <= (1e-6 * low.abs()).clamp(min=torch.finfo(torch.float32).tiny)
     scaled = (resized - low) / span.masked_fill(flat, 1.0)
     return (scaled.masked_fill(flat, 0.0) * 255).round().to(torch.uint8)

