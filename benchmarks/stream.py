@@ -151,7 +151,7 @@ def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSetti
 
     def loop() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            fit(network, stream, cache, settings, 0, CellFolder(Path(folder)), False, lambda _: None, contrast)
+            fit(network, stream, settings, 0, CellFolder(Path(folder)), lambda _: None, contrast)
 
     def fixed() -> None:
         fixed_steps(network, contrast, batch, settings)

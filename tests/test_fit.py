@@ -104,8 +104,9 @@ def run(
         if done == die_at:
             raise Killed
 
-    folder.mkdir(exist_ok=True)
-    fit(network, stream(store), CACHE, settings, seed, CellFolder(folder), resume, advance)
+    cell = CellFolder(folder)
+    cell.clear(keep_checkpoint=resume)
+    fit(network, stream(store), settings, seed, cell, advance)
     assert done == settings.steps
     return {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -300,7 +301,7 @@ torch.manual_seed(0)
 pretrained = load_backbone(test_fit.CACHE.backbone, test_fit.CACHE.weights)
 network = CutSwapNetwork(pretrained, test_fit.RECIPE, 2, frozen=False)
 cell = CellFolder(Path({folder!r}))
-fit(network, test_fit.stream({store!r}), test_fit.CACHE, test_fit.LONG, test_fit.SEED, cell, False, advance)
+fit(network, test_fit.stream({store!r}), test_fit.LONG, test_fit.SEED, cell, advance)
 """
 LONG = replace(QUICK, steps=55, batch_size=1)
 

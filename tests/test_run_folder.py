@@ -23,21 +23,23 @@ def changed(part: str, **values: object) -> dict[str, Any]:
 def test_a_cell_is_finished_by_its_result_and_read_back(tmp_path: Path) -> None:
     cell = RunFolder(tmp_path).cell("mono", 3)
     assert cell == CellFolder(tmp_path / "mono/seed-3") and not cell.finished
-    cell.clear()
+    cell.clear(keep_checkpoint=False)
     assert not cell.finished
     cell.write(RESULT)
     assert cell.finished and cell.read("cells") == RESULT
     assert list(RunFolder(tmp_path).cells()) == [cell]
 
 
-def test_a_cell_is_cleared_of_its_result_and_detector_but_not_of_its_checkpoint(tmp_path: Path) -> None:
+def test_a_cell_is_cleared_of_its_result_and_detector_and_of_a_checkpoint_unless_it_is_kept(tmp_path: Path) -> None:
     cell = RunFolder(tmp_path).cell("mono", 3)
-    cell.clear()
+    cell.clear(keep_checkpoint=False)
     cell.write(RESULT)
     for path in (cell.checkpoint, cell.log, cell.detector):
         path.touch()
-    cell.clear()
+    cell.clear(keep_checkpoint=True)
     assert {path.name for path in cell.path.iterdir()} == {"checkpoint.pt", "log.csv"}
+    cell.clear(keep_checkpoint=False)
+    assert {path.name for path in cell.path.iterdir()} == {"log.csv"}
 
 
 def test_a_cell_written_by_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_settings_differ_by_name_and_an_empty_folder_differs_from_none(tmp_path:
 def test_a_new_category_joins_and_what_is_finished_stays(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.keep(WANTED)
-    run.cell("mono", 3).clear()
+    run.cell("mono", 3).clear(keep_checkpoint=False)
     run.cell("mono", 3).write(RESULT)
     poly = {**WANTED, "images": {"poly": "3f"}}
     assert run.differing(poly) == []
@@ -81,7 +83,7 @@ def test_other_settings_take_results_and_checkpoints_of_all_cells(tmp_path: Path
     run = RunFolder(tmp_path)
     run.keep(WANTED)
     for cell in (run.cell("mono", 3), run.cell("poly", 0)):
-        cell.clear()
+        cell.clear(keep_checkpoint=False)
         cell.write(RESULT)
         cell.checkpoint.touch()
         cell.detector.touch()

@@ -36,23 +36,19 @@ _STREAM, _STEP = 0, 1  # keep the two uses of a seed apart
 def fit(
     network: CutSwapNetwork,
     stream: NormalStream,
-    cache: PrecomputeSettings,
     settings: TrainSettings,
     seed: int,
     cell: CellFolder,
-    resume: bool,
     advance: Advance,
     contrast: Contrast | None = None,
 ) -> None:
     """Train `network`, on its device and in place, for `settings.steps` steps, and show their images to `contrast`.
 
-    cell: gets a log (step, loss, accuracy, rate) and a checkpoint, which resume continues from. Raises UserError where
-    the loss is not finite, before the weights are not.
+    cell: gets a log (step, loss, accuracy, rate) and a checkpoint; training continues from one that lies there. Raises
+    UserError where the loss is not finite, before the weights are not.
     """
     device = network.backbone.device
     optimiser = _optimiser(network, settings)
-    if not resume:
-        cell.checkpoint.unlink(missing_ok=True)  # of an earlier run: cut off now, this one must not be resumed from it
     moments = {} if contrast is None else contrast.moments
     start = _restore(cell.checkpoint, network, optimiser, moments) if cell.checkpoint.exists() else 0
     advance(start)
@@ -65,7 +61,7 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         rng = np.random.default_rng([seed * 2 + _STEP, step])
-        images, labels, changed = _examples(batch, cache, settings, rng, device)
+        images, labels, changed = _examples(batch, stream.settings, settings, rng, device)
         seen = None if contrast is None else contrast.observe(images, changed, torch.from_numpy(batch.rows))
         if seen is not None and network.frozen:
             logits = network.classify(seen)  # one forward serves both

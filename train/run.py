@@ -149,7 +149,7 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     cell = run.folder.cell(name, seed)
     if run.resume and cell.finished:
         return
-    cell.clear()
+    cell.clear(keep_checkpoint=run.resume)
     tests = run.tests[name].test
     detector, n_train = _make_detector(run, open_cache(run.store)[name], seed, cell)
     detector.save(cell.detector)
@@ -215,7 +215,7 @@ def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFold
         network.whitening.fit(seen.gaussian)
         contrast = Contrast(pretrained, recipe, seen, seed)
         with progress(f"train {category.name} seed {seed}", settings.steps, "steps") as advance:
-            fit(network, stream, cache, settings, seed, cell, run.resume, advance, contrast)
+            fit(network, stream, settings, seed, cell, advance, contrast)
     fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
     calibration = calibrate(fitted, stream.images(held_out), settings.false_alarms)
     return Detector(cache, settings.to_attributes(), fitted, calibration), len(trained_on)

@@ -80,9 +80,11 @@ class CellFolder:
         """Write what the cell came to, which finishes it."""
         write_json(self.result, result.to_json())
 
-    def clear(self) -> None:
+    def clear(self, keep_checkpoint: bool) -> None:
         """Make the folder, and take from an earlier cell what must not be taken for the next one's."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if not keep_checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
         self.result.unlink(missing_ok=True)
         self.detector.unlink(missing_ok=True)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.cache import CachedCategory
 from pipeline.cache.layout import Arrays, locate
+from pipeline.settings import PrecomputeSettings
 
 _WINDOW = 16
 _MEMORY = 4 * 2**30
@@ -79,6 +80,11 @@ class NormalStream:
     def images(self, rows: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
         """The images (H,W,3) uint8 of `rows` as a sequence that reads them when they are asked for."""
         return _Images(self, rows)
+
+    @property
+    def settings(self) -> PrecomputeSettings:
+        """Those that the category was computed with."""
+        return self._category.settings
 
     @property
     def held(self) -> int:
