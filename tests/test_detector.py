@@ -257,3 +257,13 @@ def test_another_file_is_refused_in_one_line(content: str, tmp_path: Path, monke
     assert content != "newer" or "format 99" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not Path("harm").exists()
+
+
+def test_a_detector_of_rules_that_are_not_known_is_refused(untrained: Detector, tmp_path: Path) -> None:
+    untrained.save(tmp_path / "detector.pt")
+    state = torch.load(tmp_path / "detector.pt", weights_only=True)
+    state["recipe"]["whitening"] = True
+    torch.save(state, tmp_path / "detector.pt")
+    with pytest.raises(UserError, match=r"rules of another version \(whitening\)") as caught:
+        Detector.load(tmp_path, "cpu")
+    assert "\n" not in str(caught.value)

@@ -29,7 +29,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def test_a_pooled_embedding_holds_every_stages_channel_means() -> None:
     activations = [noise(2, 3, 8, 8), noise(2, 5, 4, 2).half()]
-    pooled = pooled_embedding(activations)
+    pooled = pooled_embedding(activations, ("mean",))
     assert pooled.shape == (2, 8) and pooled.dtype == torch.float32
     for i, activation in enumerate(activations):
         expected = activation.float().numpy().mean((2, 3))
@@ -96,7 +96,7 @@ def test_logits_are_those_of_the_pooled_embedding(network: CutSwapNetwork) -> No
     images = torch.randint(0, 256, (3, 3, 48, 64), dtype=torch.uint8)
     embedding = network.embedding(images)
     activations = network.backbone.activations(network.backbone.normalise(images.float()), RECIPE.embedding_stages)
-    assert torch.equal(embedding, pooled_embedding(activations))
+    assert torch.equal(embedding, pooled_embedding(activations, ("mean",)))
     logits = network(images)
     assert logits.shape == (3, 3)
     assert torch.equal(logits, network.classify(embedding))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def _read(path: Path, device: torch.device) -> Detector:
         known = f"this version reads 3 and {FORMAT}"
         raise UserError(f"{path} is of format {found}, {known}: train again, or use the version that wrote it")
     cache = PrecomputeSettings.from_attributes(state["cache"])
-    recipe = _recipe_of_format_3(cache.backbone, state["settings"]) if found == 3 else Recipe(**state["recipe"])
+    recipe = _recipe_of_format_3(cache.backbone, state["settings"]) if found == 3 else _recipe(path, state["recipe"])
     pretrained = load_backbone(cache.backbone, "none")
     pretrained.load_state_dict(state["pretrained"])
     network = None
@@ -168,6 +168,13 @@ def _read(path: Path, device: torch.device) -> Detector:
     )
 
 
+def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:
+    if others := stored.keys() ^ {field.name for field in fields(Recipe)}:
+        named = ", ".join(sorted(others))
+        raise UserError(f"{path} was made by rules of another version ({named}): train again, or use that version")
+    return Recipe(**stored)
+
+
 def _recipe_of_format_3(backbone: str, settings: Mapping[str, Any]) -> Recipe:
     """The rules of commit 091a564, in full: a change of today's must not reach a detector that was made by those."""
     lite = backbone == "efficientnet_lite0"
@@ -176,6 +183,7 @@ def _recipe_of_format_3(backbone: str, settings: Mapping[str, Any]) -> Recipe:
         embedding_stages=tuple(f"blocks.{i}" for i in range(2, 7))
         if lite
         else ("layer1", "layer2", "layer3", "layer4"),
+        pooling=("mean",),
         patch_stages=tuple(f"blocks.{i}" for i in range(1, 5)) if lite else ("layer1", "layer2", "layer3"),
         patch_grid="blocks.2" if lite else "layer2",
         neighbourhood=3,

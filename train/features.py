@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -26,9 +26,13 @@ def batches(images: Images, device: torch.device) -> Iterator[Tensor]:
         yield torch.from_numpy(np.stack(waiting)).to(device).permute(0, 3, 1, 2)
 
 
-def pooled_embedding(activations: list[Tensor]) -> Tensor:
-    """(B,D) float32: the global averages of every stage's activations (B,C,h,w), one behind the other."""
-    return cat([a.float().mean((2, 3)) for a in activations], 1)
+# What a recipe's pooling makes of activations (B,C,h,w): (B,C).
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda a: a.mean((2, 3))}
+
+
+def pooled_embedding(activations: list[Tensor], pooling: Sequence[str]) -> Tensor:
+    """(B,D) float32: every stage's activations (B,C,h,w) pooled in each of these ways, one behind the other."""
+    return cat([POOLINGS[name](a.float()) for a in activations for name in pooling], 1)
 
 
 def patch_embedding(activations: list[Tensor], grid: tuple[int, int], neighbourhood: int) -> Tensor:
@@ -59,6 +63,8 @@ def embed(backbone: Backbone, recipe: Recipe, images: Tensor) -> tuple[Tensor, T
     rows, columns = by_stage[recipe.patch_grid].shape[2:]
     patches = [by_stage[stage] for stage in recipe.patch_stages]
     return (
-        pooled_embedding(pooled) if pooled else images.new_empty(images.shape[0], 0, dtype=torch.float32),
+        pooled_embedding(pooled, recipe.pooling)
+        if pooled
+        else images.new_empty(images.shape[0], 0, dtype=torch.float32),
         patch_embedding(patches, (rows, columns), recipe.neighbourhood),
     )

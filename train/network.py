@@ -50,16 +50,17 @@ class CutSwapNetwork(nn.Module):
         self.classes = classes
         self.backbone = backbone
         self.frozen = frozen
-        self.stages = recipe.embedding_stages
+        self.recipe = recipe
         with torch.no_grad():
             blank = torch.zeros(1, 3, 64, 64, device=backbone.device)
-            width = pooled_embedding(backbone.activations(blank, self.stages)).shape[1]
+            width = self.embedding(blank).shape[1]
         self.whitening = Whitening(width)
         self.head = nn.Linear(width, classes)
 
     def embedding(self, images: Tensor) -> Tensor:
         """Pooled embeddings (B,D) of images (B,3,H,W) on the 0..255 scale."""
-        return pooled_embedding(self.backbone.activations(self.backbone.normalise(images), self.stages))
+        activations = self.backbone.activations(self.backbone.normalise(images), self.recipe.embedding_stages)
+        return pooled_embedding(activations, self.recipe.pooling)
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Class logits (B,classes) of embeddings (B,D); class 0 is normal."""

@@ -11,7 +11,8 @@ from train.settings import PatchCoreSettings, TrainSettings
 class Recipe:
     """What a detector was made by. No field has a default: what a file holds does not change with this version's.
 
-    embedding_stages: the stages whose global averages make an image's embedding; none where no scorer needs it.
+    embedding_stages, pooling: the stages whose activations make an image's embedding, none where no scorer needs it;
+    and what of each channel of them, by the names of `train.features.POOLINGS`.
     patch_stages, patch_grid, neighbourhood: the stages that make a cell's embedding, each averaged over so many cells a
     side, and the one of them whose grid they are brought to.
     directions, ridge: most directions kept of the discriminant of patches, and what is added to the normals' variance,
@@ -27,6 +28,7 @@ class Recipe:
     """
 
     embedding_stages: tuple[str, ...]
+    pooling: tuple[str, ...]
     patch_stages: tuple[str, ...]
     patch_grid: str
     neighbourhood: int
@@ -81,6 +83,7 @@ def recipe_of(backbone: str, settings: TrainSettings | PatchCoreSettings) -> Rec
     head = () if settings.negatives == "none" else ("head",)
     return Recipe(
         embedding_stages=stages.embedding,
+        pooling=("mean",),
         patch_stages=stages.patches,
         patch_grid=stages.patches[1],
         neighbourhood=3,
