@@ -13,23 +13,24 @@ from click.core import ParameterSource
 from rich.console import Console
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
-from pipeline.backbone_spec import BACKBONES
 from pipeline.datasets import DATASETS
 from pipeline.errors import RunError, UserError
+from pipeline.execution import Execution
+from pipeline.options import numbers, options_of, settings_file
 from pipeline.remote import failure
-from pipeline.settings import PRECISIONS, RESIZES, PrecomputeSettings
-from train.settings import NEGATIVES, PROXIES, SCORERS, TrainSettings
+from pipeline.settings import PrecomputeSettings
+from train.settings import BenchmarkSettings, TrainSettings
 
-DEFAULTS = PrecomputeSettings()
-TRAIN = TrainSettings()
-SCHEDULERS = "threads|processes|cluster|cuda|tcp://HOST:PORT"
-DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-CATEGORY = click.option(
-    "--category", "categories", multiple=True, metavar="NAME", help="May be given several times; default all."
-)
-BAD_IMAGES = click.option(
-    "--bad-images", type=click.Choice(["stop", "skip"]), default="stop", help="At an image that cannot be read."
-)
+DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True)
+ROOT = click.option("--root", metavar="DIR|URL", help="Where the data set lies; default data/<dataset>.")
+STORE = click.option("--store", metavar="PATH|URL", help="The cache; default the only one in data/cache.")
+CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
+
+
+def renamed(**names: str) -> dict[str, object]:
+    """Context settings of a command that still takes the old spellings of options, which help does not show."""
+    old = {name.replace("_", "-"): new.replace("_", "-") for name, new in names.items()}
+    return {"token_normalize_func": lambda token: old.get(token, token)}
 
 
 class Commands(click.Group):
@@ -63,8 +64,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--dataset", type=click.Choice(DATASETS), required=True)
-@click.option("--root", metavar="DIR|URL", help="Where the data set lies; default data/<dataset>.")
+@DATASET
+@ROOT
 def datasets(dataset: str, root: str | None) -> None:
     """List what a data set holds against its published counts, without reading a pixel."""
     from pipeline.datasets import compare_counts
@@ -73,15 +74,8 @@ def datasets(dataset: str, root: str | None) -> None:
     Console().print(counts_table(compare_counts(dataset, root)))
 
 
-@main.command()
-@click.option(
-    "--dataset",
-    "datasets",
-    type=click.Choice(DATASETS),
-    multiple=True,
-    required=True,
-    help="May be given several times.",
-)
+@main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"))
+@click.option("--dataset", "datasets", type=click.Choice(DATASETS), multiple=True, required=True, help="Repeatable.")
 @click.option(
     "--root",
     "roots",
@@ -89,13 +83,7 @@ def datasets(dataset: str, root: str | None) -> None:
     metavar="DIR|URL",
     help="Where a data set lies, one for each --dataset; default data/<dataset>, for elpv its package.",
 )
-@click.option(
-    "--category",
-    "categories",
-    multiple=True,
-    metavar="NAME",
-    help="May be given several times; default all. Of several data sets each must have one of them.",
-)
+@CATEGORY
 @click.option(
     "--store",
     "stores",
@@ -103,102 +91,40 @@ def datasets(dataset: str, root: str | None) -> None:
     metavar="PATH|URL",
     help="A cache for each --dataset; default data/cache/<dataset>.zarr.",
 )
-@click.option("--image-size", default=DEFAULTS.image_size, help="Side of the square images, pixels.")
-@click.option("--resize", type=click.Choice(RESIZES), default=DEFAULTS.resize)
-@click.option("--backbone", type=click.Choice(list(BACKBONES)), default=DEFAULTS.backbone)
-@click.option("--weights", default=DEFAULTS.weights, metavar="imagenet|none|FILE")
-@click.option("--stages", default="", metavar="A,B,..", help="Stages of the backbone; default its four usual ones.")
-@click.option("--clusters", default=DEFAULTS.clusters, help="Clusters a map.")
-@click.option("--pairs", default=DEFAULTS.pairs, help="Patch pairs an image and stage.")
-@click.option(
-    "--patch-area", nargs=2, type=float, default=DEFAULTS.patch_area, help="Least and largest share of the image."
-)
-@click.option(
-    "--patch-aspect", nargs=2, type=float, default=DEFAULTS.patch_aspect, help="Least and largest height/width."
-)
-@click.option("--seed", default=DEFAULTS.seed)
-@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULTS.precision, help="Of the network.")
-@DEVICE
-@click.option("--scheduler", default="threads", metavar=SCHEDULERS)
-@click.option(
-    "--workers", type=click.IntRange(1), help="Default one a core, with cuda one a GPU; an address has its own."
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=64,
-    help="Images of a block of 64 through a GPU at once. On a CPU each goes by itself: no cache depends on this there.",
-)
-@click.option(
-    "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Dask's performance report of the run as HTML; of a cluster alone, whose scheduler needs bokeh.",
-)
-@BAD_IMAGES
+@options_of(PrecomputeSettings, "settings")
+@options_of(Execution, "execution")
 @click.option("--overwrite", is_flag=True, help="Start the categories again.")
 @click.option("--update", is_flag=True, help="Read every file: drop images that vanished, redo changed ones.")
+@settings_file
 def precompute(
     datasets: Sequence[str],
     roots: Sequence[str],
     categories: Sequence[str],
     stores: Sequence[str],
-    image_size: int,
-    resize: str,
-    backbone: str,
-    weights: str,
-    stages: str,
-    clusters: int,
-    pairs: int,
-    patch_area: tuple[float, float],
-    patch_aspect: tuple[float, float],
-    seed: int,
-    precision: str,
-    device: str,
-    scheduler: str,
-    workers: int | None,
-    batch_size: int,
-    report: Path | None,
-    bad_images: str,
+    settings: PrecomputeSettings,
+    execution: Execution,
     overwrite: bool,
     update: bool,
 ) -> None:
-    """Write saliency maps, clusters and patch pairs of data sets' normal images to their caches."""
+    """Write saliency maps, clusters and patch pairs of data sets' normal images to their caches.
+
+    Of several data sets each must have one of the categories asked for.
+    """
     from pipeline.datasets import load_several
-    from pipeline.execution import Execution
     from pipeline.precompute import precompute as run
     from pipeline.tables import work_table
 
-    settings = PrecomputeSettings(
-        image_size=image_size,
-        resize=resize,
-        backbone=backbone,
-        weights=weights,
-        stages=tuple(stage.strip() for stage in stages.split(",") if stage.strip()),
-        clusters=clusters,
-        pairs=pairs,
-        patch_area=patch_area,
-        patch_aspect=patch_aspect,
-        seed=seed,
-        precision=precision,
-    )
-    execution = Execution(scheduler, workers, report, device, batch_size, bad_images)
     places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
     stores = [
         store or f"data/cache/{dataset}.zarr"
         for store, dataset in zip(_one_each("--store", stores, datasets), datasets, strict=True)
     ]
-    result = run(
-        list(zip(load_several(places, categories), stores, strict=True)),
-        settings,
-        execution,
-        overwrite=overwrite,
-        update=update,
-    )
+    works = list(zip(load_several(places, categories), stores, strict=True))
+    result = run(works, settings, execution, overwrite=overwrite, update=update)
     if result.tasks:
         Console(stderr=True).print(work_table(result))
-    elif report is not None:
-        click.echo(f"{report} is not written: nothing was left to compute", err=True)
+    elif execution.dask_report is not None:
+        click.echo(f"{execution.dask_report} is not written: nothing was left to compute", err=True)
     for store, cache in zip(stores, result.caches, strict=True):
         for line in cache.bad:
             click.echo(f"skipped: {line}", err=True)
@@ -211,45 +137,24 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
     return given or [None] * len(datasets)
 
 
-@main.command()
-@click.option("--store", metavar="PATH|URL", help="The cache; default the only one in data/cache.")
+@main.command(context_settings=renamed(false_alarms="false_positive_rate"))
+@STORE
 @CATEGORY
 @click.option("--root", metavar="DIR|URL", help="Where the test images lie, if not where precompute found them.")
-@click.option("--out", metavar="DIR", help="The run folder; default runs/<dataset>.")
-@click.option("--negatives", type=click.Choice(NEGATIVES), default=TRAIN.negatives, help="none: the untrained arm.")
-@click.option(
-    "--proxy", type=click.Choice(PROXIES), default=TRAIN.proxy, help="One class of negatives, or one a stage."
-)
-@click.option("--steps", default=TRAIN.steps)
-@click.option("--batch-size", default=TRAIN.batch_size, help="Normals a step; as many negatives come on top.")
-@click.option("--head-lr", default=TRAIN.head_lr, help="Peak learning rate of the projection head.")
-@click.option("--backbone-lr", default=TRAIN.backbone_lr, help="Peak learning rate of the backbone.")
-@click.option("--colour-jitter", default=TRAIN.colour_jitter, help="Largest relative change.")
-@click.option("--translation", default=TRAIN.translation, help="Largest shift, share of the side.")
-@click.option("--scorer", type=click.Choice(SCORERS), default=TRAIN.scorer, help="The score that decides.")
-@click.option("--false-alarms", default=TRAIN.false_alarms, help="Share of normals that the threshold may flag.")
-@click.option(
-    "--seed", "seeds", multiple=True, type=click.IntRange(0), default=(0,), help="May be given several times."
-)
-@DEVICE
-@click.option("--resume", is_flag=True, help="Go on with the results and checkpoints in --out.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/<dataset>.")
+@options_of(TrainSettings, "settings")
+@click.option("--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="Seeds.")
+@options_of(Execution, "execution", only=("device",))
+@click.option("--resume", is_flag=True, help="Keep finished cells, and continue training from checkpoints.")
+@settings_file
 def train(
     store: str | None,
     categories: Sequence[str],
     root: str | None,
-    out: str | None,
-    negatives: str,
-    proxy: str,
-    steps: int,
-    batch_size: int,
-    head_lr: float,
-    backbone_lr: float,
-    colour_jitter: float,
-    translation: float,
-    scorer: str,
-    false_alarms: float,
+    out: Path | None,
+    settings: TrainSettings,
     seeds: Sequence[int],
-    device: str,
+    execution: Execution,
     resume: bool,
 ) -> None:
     """Train a detector per category and seed on the cache's negatives, and score the test images."""
@@ -258,38 +163,22 @@ def train(
     from train.run import open_run
     from train.run import train as run
 
-    settings = TrainSettings(
-        negatives=negatives,
-        proxy=proxy,
-        steps=steps,
-        batch_size=batch_size,
-        head_lr=head_lr,
-        backbone_lr=backbone_lr,
-        colour_jitter=colour_jitter,
-        translation=translation,
-        scorer=scorer,
-        false_alarms=false_alarms,
-    )
     store = store or default_store()
-    folder = Path(out or f"runs/{open_cache(store).dataset}")
-    asked = open_run(store, folder, settings, categories=categories, device=device, resume=resume, root=root)
+    folder = out or Path("runs", open_cache(store).dataset)
+    asked = open_run(store, folder, settings, categories=categories, device=execution.device, resume=resume, root=root)
     Console().print(results_table(run(asked, seeds)))
     click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 
 
 @main.command()
-@click.option("--dataset", type=click.Choice(DATASETS), required=True)
-@click.option("--root", metavar="DIR", help="Where the data set lies; default data/<dataset>, for elpv its package.")
+@DATASET
+@ROOT
 @CATEGORY
 @click.option("--store", metavar="PATH|URL", help="The cache; default data/cache/<dataset>.zarr; made if not there.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default runs/benchmark/<dataset>, or <dataset>-quick.")
-@click.option("--arms", default="untrained,cutswap,random-swap,cutpaste,cutpaste-3way,patchcore", metavar="A,B,..")
-@click.option("--seeds", type=click.IntRange(1), help="Number of seeds, from 0 on; default 3, with --quick 1.")
-@click.option("--image-size", type=int, help="Of a cache to be made; default that of precompute, with --quick 128.")
-@click.option("--quick", is_flag=True, help="Does it work here? Few normals, steps and test images; no measurement.")
-@DEVICE
-@click.option("--scheduler", default="processes", metavar=SCHEDULERS, help="threads: one cell after the other.")
-@click.option("--workers", type=click.IntRange(1), help="Cells at once; default one a core, on a GPU one.")
+@options_of(BenchmarkSettings, "asked")
+@options_of(Execution, "execution", only=("scheduler", "workers", "device"), scheduler="processes")
+@settings_file
 @click.pass_context
 def benchmark(
     context: click.Context,
@@ -298,38 +187,24 @@ def benchmark(
     categories: Sequence[str],
     store: str | None,
     out: Path | None,
-    arms: str,
-    seeds: int | None,
-    image_size: int | None,
-    quick: bool,
-    device: str,
-    scheduler: str,
-    workers: int | None,
+    asked: BenchmarkSettings,
+    execution: Execution,
 ) -> None:
-    """Train every category with every arm and seed, and compare; the same command goes on where it was stopped."""
-    from pipeline.execution import Execution
-    from train.benchmark import Benchmark, choose_arms, run_benchmark
+    """Train every category with every arm and seed, and compare; the same command goes on where it was stopped.
+
+    A task is a cell: a category, arm and seed. With --scheduler threads one cell runs after the other, with all cores.
+    """
+    from train.benchmark import Benchmark, run_benchmark
     from train.comparison import comparison_tables
 
-    folder = out or Path(f"runs/benchmark/{dataset}{'-quick' if quick else ''}")
+    folder = out or Path("runs/benchmark", f"{dataset}-quick" if asked.quick else dataset)
     # A quick look has a cache of its own, with few normals.
-    asked = Benchmark(
-        dataset=dataset,
-        store=store or (str(folder / "cache.zarr") if quick else f"data/cache/{dataset}.zarr"),
-        out=folder,
-        arms=choose_arms(arms),
-        seeds=seeds or (1 if quick else 3),
-        execution=Execution(scheduler, workers, device=device),
-        categories=tuple(categories),
-        root=root,
-        image_size=image_size,
-        quick=quick,
-        command=_typed(context),
-    )
-    results = run_benchmark(asked)
-    for table in comparison_tables(results, ": ".join(filter(None, (dataset, asked.note)))):
+    store = store or (str(folder / "cache.zarr") if asked.quick else f"data/cache/{dataset}.zarr")
+    whole = Benchmark(dataset, store, folder, asked, execution, tuple(categories), root, _typed(context))
+    results = run_benchmark(whole)
+    for table in comparison_tables(results, ": ".join(filter(None, (dataset, whole.note)))):
         Console().print(table)
-    click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder an arm")
+    click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
 
 
 def _typed(context: click.Context) -> str:
@@ -347,13 +222,13 @@ def _typed(context: click.Context) -> str:
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), help="For the table and overlays.")
-@DEVICE
-@BAD_IMAGES
-def predict(run: Path, images: Sequence[str], out: Path, device: str, bad_images: str) -> None:
+@options_of(Execution, "execution", only=("device", "bad_images"))
+@settings_file
+def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -> None:
     """Score images with the detector below RUN, which holds all that is needed."""
     from train.predict import predict as score
 
-    predictions, bad = score(run, images, out, device=device, bad_images=bad_images)
+    predictions, bad = score(run, images, out, device=execution.device, bad_images=execution.bad_images)
     for line in bad:
         click.echo(f"skipped: {line}", err=True)
     anomalous = sum(prediction.anomalous for prediction in predictions)

@@ -62,7 +62,7 @@ def run_on_cluster(
         with (
             silence_logging_cmgr(_LOGGED),
             _client(scheduler, execution.workers) as client,
-            _performance_report(client, execution.report),
+            _performance_report(client, execution.dask_report),
         ):
 
             def submit(task: Sequence[object]) -> Future[Any]:
@@ -194,12 +194,12 @@ def _performance_report(client: Client, file: Path | None) -> Iterator[None]:
         return find_spec("bokeh") is not None
 
     if not client.run_on_scheduler(has_bokeh):  # which draws the page
-        raise UserError("--report needs bokeh where the scheduler runs: pip install 'cutswap[report]'")
+        raise UserError("--dask-report needs bokeh where the scheduler runs: pip install 'cutswap[report]'")
     with ExitStack() as stack:
         try:
             page = stack.enter_context(replacing(file))  # before hours of work, not after them
         except OSError as error:
-            raise UserError(f"--report {file} cannot be written ({error.strerror}): give another file") from error
+            raise UserError(f"--dask-report {file} cannot be written ({error.strerror}): give another file") from error
         stack.enter_context(client.as_current())
         # "inline": the page can be read without a network.
         report = performance_report(filename=page.name, mode="inline")

@@ -16,6 +16,7 @@ from pipeline.dataset_counts import COUNTS, MASKED
 from pipeline.errors import UserError
 from pipeline.layouts import Category, Sample, elpv_layout, mvtec_layout, plain_layout, visa_layout
 from pipeline.roots import Listing, absolute, last_part, list_images, read_file
+from pipeline.setting import split
 
 DATASETS: tuple[str, ...] = ("mvtec", "visa", "elpv", "folder")
 
@@ -85,6 +86,7 @@ def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[
     for (name, _), one in zip(places, found, strict=True):
         if not one.categories:
             raise UserError(_nothing_found(name, one))
+    categories = split(categories, [category.name for one in found for category in one.categories])
     _refuse_unknown(found, categories)
     return [Dataset(name, one.root, _choose(one, categories)) for (name, _), one in zip(places, found, strict=True)]
 

@@ -29,8 +29,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import ImageError, UserError
 from pipeline.roots import read_file
-
-RESIZES = ("stretch", "pad")
+from pipeline.settings import RESIZES
 
 # EXIF 2.32, tag 0x0112: how the stored rows and columns have to be turned to stand upright.
 _ORIENTATION = 0x0112

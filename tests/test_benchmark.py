@@ -7,17 +7,17 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from click.testing import CliRunner, Result
-from conftest import REPO, RunCli, SmallCache
+from click.testing import Result
+from conftest import REPO, RunCli, SmallCache, invoke
 
-from cli import main
 from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.execution import Execution
-from train.benchmark import ARMS, Benchmark, choose_arms, ready_cache, run_benchmark
+from pipeline.setting import split
+from train.benchmark import Benchmark, ready_cache, run_benchmark
 from train.comparison import read_rows
 from train.results import CellResult
-from train.settings import PatchCoreSettings, TrainSettings
+from train.settings import ARMS, BenchmarkSettings, PatchCoreSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,9 @@ def asked_of(cache: SmallCache, out: Path, arms: str = "untrained,cutswap,patchc
         dataset="folder",
         store=cache.store,
         out=out,
-        arms=choose_arms(arms),
-        seeds=2,
-        categories=("poly",),
-        quick=True,
+        asked=BenchmarkSettings(tuple(arms.split(",")), seeds=2, quick=True),
         execution=HERE,
+        categories=("poly",),
         command="python cli.py benchmark --quick",
     )
 
@@ -55,10 +53,6 @@ def changes(folder: Path, pattern: str) -> dict[str, int]:
     return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.glob(pattern)}
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
-
-
 def assert_one_line(result: Result, *words: str) -> None:
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.splitlines()
@@ -69,7 +63,7 @@ def assert_one_line(result: Result, *words: str) -> None:
 
 
 def test_arms_differ_in_their_negatives_alone() -> None:
-    asked = Benchmark("folder", "store", Path("out"), ARMS, 3, HERE)
+    asked = Benchmark("folder", "store", Path("out"), BenchmarkSettings(ARMS), HERE)
     for arm in ARMS:
         settings = asked.settings(arm)
         if arm == "patchcore":
@@ -78,12 +72,12 @@ def test_arms_differ_in_their_negatives_alone() -> None:
             assert settings == replace(TrainSettings(), negatives="none" if arm == "untrained" else arm)
 
 
-def test_arms_are_read_once_each() -> None:
-    assert choose_arms("patchcore, cutswap,patchcore,") == ("patchcore", "cutswap")
-    for text, word in (("cutswap,pathcore", "'pathcore'"), (" ,", "no arm")):
-        with pytest.raises(UserError, match=word) as caught:
-            choose_arms(text)
-        assert "untrained,cutswap" in str(caught.value)
+def test_arms_are_read_once_each_and_unknown_ones_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert split(["patchcore, cutswap", "patchcore,"]) == ("patchcore", "cutswap")
+    monkeypatch.chdir(tmp_path)
+    for text, told in (("cutswap,pathcore", "--arms pathcore is out of range"), (" ,", "--arms  is out of range")):
+        result = invoke("benchmark", "--dataset", "folder", "--arms", text)
+        assert_one_line(result, told, "untrained or cutswap")
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
@@ -93,7 +87,7 @@ def test_a_row_a_cell(finished: Finished) -> None:
     with (finished.asked.out / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["category"], row["arm"], row["seed"]) for row in rows] == [
-        ("poly", arm, seed) for arm in finished.asked.arms for seed in "01"
+        ("poly", arm, seed) for arm in finished.asked.asked.arms for seed in "01"
     ]
     for row in rows:
         cell = json.loads((finished.asked.out / row["arm"] / f"poly/seed-{row['seed']}/cell.json").read_text())
@@ -103,7 +97,7 @@ def test_a_row_a_cell(finished: Finished) -> None:
 
 
 def test_an_arm_has_a_run_folder_as_train_writes_it(finished: Finished) -> None:
-    for arm in finished.asked.arms:
+    for arm in finished.asked.asked.arms:
         results = json.loads((finished.asked.out / arm / "results.json").read_text())
         assert results["settings"]["seeds"] == [0, 1] and results["dataset"] == "folder"
         assert {"cell.json", "scores.csv", "scores.png", "maps.png"} <= {
@@ -169,7 +163,7 @@ def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Pa
     out = tmp_path / "out"
     shutil.copytree(finished.asked.out, out)
     before = changes(out, "*/poly/seed-*/cell.json")
-    more = replace(finished.asked, out=out, arms=("untrained", "cutpaste-scar"), seeds=1)
+    more = replace(finished.asked, out=out, asked=BenchmarkSettings(("untrained", "cutpaste-scar"), 1, quick=True))
     arms = run_benchmark(more)
     assert list(arms) == ["untrained", "cutpaste-scar"] and all(len(cells) == 1 for cells in arms.values())
     assert arms["untrained"] == finished.arms["untrained"][:1]
@@ -180,7 +174,7 @@ def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Pa
 def test_cells_made_with_other_settings_are_refused(finished: Finished) -> None:
     before = changes(finished.asked.out, "**/*")
     with pytest.raises(UserError, match=r"train\.steps: 5, not .*test\.images: 12, not None") as caught:
-        run_benchmark(replace(finished.asked, quick=False, arms=("cutswap",)))
+        run_benchmark(replace(finished.asked, asked=BenchmarkSettings(("cutswap",), 2)))
     assert "--out" in str(caught.value) and "\n" not in str(caught.value)
     assert changes(finished.asked.out, "**/*") == before
 
@@ -190,27 +184,31 @@ def test_cells_made_with_other_settings_are_refused(finished: Finished) -> None:
 
 def test_a_cache_is_made_once_and_finished_with_its_own_settings(image_root: Path, tmp_path: Path) -> None:
     store = str(tmp_path / "cache.zarr")
-    asked = Benchmark("folder", store, tmp_path, ("untrained",), 1, HERE, ("poly",), str(image_root), 32)
+    asked = Benchmark(
+        "folder", store, tmp_path, BenchmarkSettings(("untrained",), 1, 32), HERE, ("poly",), str(image_root)
+    )
     ready_cache(asked)
     cache = open_cache(store)
     assert cache.complete and cache.names() == ["poly"] and cache.settings.image_size == 32
     when = changes(tmp_path, "cache.zarr/**/*")
-    ready_cache(replace(asked, categories=(), image_size=None, root="nowhere"))
+    ready_cache(replace(asked, categories=(), asked=BenchmarkSettings(), root="nowhere"))
     assert changes(tmp_path, "cache.zarr/**/*") == when
     # Another category joins with the settings of the cache, a few of its images only for a quick look.
-    ready_cache(replace(asked, categories=("mono",), image_size=None, quick=True))
+    ready_cache(replace(asked, categories=("mono",), asked=BenchmarkSettings(quick=True)))
     assert open_cache(store).settings.image_size == 32
     assert len(open_cache(store)["mono"].read("paths")) == 64
 
 
 def test_a_cache_of_something_else_is_refused(small_cache: SmallCache, tmp_path: Path) -> None:
     given = ["--store", small_cache.store, "--out", tmp_path / "out"]
-    assert_one_line(invoke("--dataset", "mvtec", *given), "cache of folder, not of mvtec", "--store")
-    assert_one_line(invoke("--dataset", "folder", "--image-size", 128, *given), "64 pixels, not 128", "--image-size")
-    assert_one_line(invoke("--dataset", "folder", "--arms", "cutswop", *given), "cutswop", "cutswap")
-    assert_one_line(invoke("--dataset", "folder", "--scheduler", "fibres", *given), "fibres", "processes")
+    assert_one_line(invoke("benchmark", "--dataset", "mvtec", *given), "cache of folder, not of mvtec", "--store")
+    assert_one_line(
+        invoke("benchmark", "--dataset", "folder", "--image-size", 128, *given), "64 pixels, not 128", "--image-size"
+    )
+    assert_one_line(invoke("benchmark", "--dataset", "folder", "--arms", "cutswop", *given), "cutswop", "cutswap")
+    assert_one_line(invoke("benchmark", "--dataset", "folder", "--scheduler", "fibres", *given), "fibres", "processes")
     more = ["--root", small_cache.root, "--category", "polly"]
-    assert_one_line(invoke("--dataset", "folder", *more, *given), "polly", "mono, poly")
+    assert_one_line(invoke("benchmark", "--dataset", "folder", *more, *given), "polly", "mono, poly")
     assert not (tmp_path / "out").exists()
 
 

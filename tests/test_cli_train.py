@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from conftest import RunCli, SmallCache, command_line
-
-from cli import main
+from click.testing import Result
+from conftest import RunCli, SmallCache, command_line, invoke
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,6 @@ class Trained:
     @property
     def run(self) -> Path:
         return self.folder / "runs/folder"
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +86,7 @@ def test_options_reach_the_run(small_cache: SmallCache, tmp_path: Path) -> None:
         (["--steps", "0"], ["--steps 0", "1 or more"]),
         (["--backbone-lr", "1.5"], ["--backbone-lr 1.5"]),
         (["--head-lr", "nan"], ["--head-lr nan"]),
-        (["--false-alarms", "0"], ["--false-alarms"]),
+        (["--false-alarms", "0"], ["--false-positive-rate 0.0 is out of range"]),
         (["--negatives", "none", "--scorer", "head"], ["--scorer head"]),
     ],
 )
@@ -217,3 +211,34 @@ def test_a_killed_command_resumes_to_the_very_weights_of_an_unbroken_one(
     logs = [(out / "poly/seed-0/log.csv").read_text() for out in (killed, unbroken)]
     assert logs[0] == logs[1] and len(logs[0].splitlines()) == 81
     assert json.loads((killed / "results.json").read_text()) == json.loads((unbroken / "results.json").read_text())
+
+
+# --- settings from a file -----------------------------------------------------------------------------------------
+
+
+def test_settings_come_from_a_file_and_the_command_line_wins(small_cache: SmallCache, tmp_path: Path) -> None:
+    file, out = tmp_path / "settings.toml", tmp_path / "out"
+    file.write_text(
+        'steps = 2\nbatch-size = 2\ncategory = "poly"\nseed = [0, 1]\nnegatives = "cutpaste"\ndevice = "cpu"'
+    )
+    result = invoke("train", "--settings", file, "--store", small_cache.store, "--out", out, "--negatives", "none")
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "results.json").read_text())
+    assert found["settings"]["seeds"] == [0, 1] and list(found["categories"]) == ["poly"]
+    assert (found["settings"]["steps"], found["settings"]["negatives"]) == (2, "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("stepps = 2", "train has no setting stepps"),
+        ("steps = ", "no TOML file"),
+        ("steps = 0", "--steps 0 is out of range"),
+        ('steps = "many"', "many"),
+    ],
+)
+def test_a_mistake_in_a_settings_file_is_named(small_cache: SmallCache, tmp_path: Path, text: str, word: str) -> None:
+    (tmp_path / "s.toml").write_text(text)
+    result = invoke("train", "--settings", tmp_path / "s.toml", "--store", small_cache.store, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and word in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -249,7 +249,7 @@ def test_an_address_computes_the_same_from_relative_paths(
             shell_cluster.add_worker()
         store = f"{workers}.zarr"
         result = invoke(
-            "precompute", "--dataset", "folder", *options, "--store", store, "--batch-size", batch_size, *SMALL_OPTIONS
+            "precompute", "--dataset", "folder", *options, "--store", store, "--gpu-batch", batch_size, *SMALL_OPTIONS
         )
         assert result.exit_code == 0, result.output
         assert result.stdout == f"{store}: 72 images, 72 computed now, 0 skipped\n"
@@ -429,31 +429,31 @@ def test_each_data_set_takes_the_categories_that_it_has(two_roots: tuple[Path, P
 @pytest.mark.slow
 def test_the_performance_report_of_a_run_over_two_data_sets(two_roots: tuple[Path, Path]) -> None:
     options = ("--store", "1.zarr", "--store", "2.zarr", "--scheduler", "cluster", "--workers", 1)
-    result = both(*options, "--report", "run.html")
+    result = both(*options, "--dask-report", "run.html")
     assert result.exit_code == 0, result.output
     assert last_line(result.stdout) == "2.zarr: 4 images, 4 computed now, 0 skipped"
     text = Path("run.html").read_text()
     assert text.lstrip().lower().startswith("<!doctype html>") and "compute_shard" in text
     assert "127.0.0.1:" in result.stderr and not list(Path().glob(".*"))
 
-    again = both(*options, "--report", "again.html")
+    again = both(*options, "--dask-report", "again.html")
     assert again.exit_code == 0 and again.stderr == "again.html is not written: nothing was left to compute\n"
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])
 def test_a_report_needs_a_cluster(two_roots: tuple[Path, Path], scheduler: str) -> None:
-    result = both("--store", "1.zarr", "--store", "2.zarr", "--scheduler", scheduler, "--report", "run.html")
+    result = both("--store", "1.zarr", "--store", "2.zarr", "--scheduler", scheduler, "--dask-report", "run.html")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"Error: --report: --scheduler {scheduler} makes none; give cluster, cuda or tcp://HOST:PORT\n"
+        f"Error: --dask-report: --scheduler {scheduler} makes none; give cluster, cuda or tcp://HOST:PORT\n"
     )
 
 
 def test_a_report_needs_bokeh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with threads_cluster(workers=1, threads=1) as cluster:
         monkeypatch.setitem(sys.modules, "bokeh", None)  # as where it is not installed
-        with pytest.raises(UserError, match=r"--report needs bokeh .*: pip install 'cutswap\[report\]'"):
-            run_tasks(mul, [(1, 2)], Execution(cluster.scheduler_address, report=tmp_path / "run.html"), print)
+        with pytest.raises(UserError, match=r"--dask-report needs bokeh .*: pip install 'cutswap\[report\]'"):
+            run_tasks(mul, [(1, 2)], Execution(cluster.scheduler_address, dask_report=tmp_path / "run.html"), print)
     assert not list(tmp_path.iterdir())
 
 
@@ -461,7 +461,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(tmp_path: Path)
     (tmp_path / "file").touch()
     report = tmp_path / "file" / "run.html"
     results: list[int] = []
-    told = pytest.raises(UserError, match=r"--report .*run\.html cannot be written \(")
+    told = pytest.raises(UserError, match=r"--dask-report .*run\.html cannot be written \(")
     with threads_cluster(workers=1, threads=1) as cluster, told:
-        run_tasks(mul, [(1, 2)], Execution(cluster.scheduler_address, report=report), results.append)
+        run_tasks(mul, [(1, 2)], Execution(cluster.scheduler_address, dask_report=report), results.append)
     assert results == []

@@ -25,10 +25,7 @@ from train.comparison_plots import plot_comparison
 from train.machine import describe_machine
 from train.results import CellResult
 from train.run import Run, Settings, open_run, run_cell, write_results
-from train.settings import NEGATIVES, PatchCoreSettings, TrainSettings
-
-# "untrained" is `train --negatives none`; "patchcore" has settings of its own.
-ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
+from train.settings import BenchmarkSettings, PatchCoreSettings, TrainSettings
 
 # A quick look: does all of it work here? Its figures say nothing.
 QUICK = "QUICK LOOK, no measurement"
@@ -43,26 +40,27 @@ class Benchmark:
     """What is compared: arms and seeds on some or all categories of a data set; see `run_benchmark`.
 
     store: the cache; made first where it is not there or not finished. root: of the data set, None for its default.
-    image_size: of a cache to be made, None for the default of stage 1, or that of the cache. quick: few normals, steps
-    and test images. command: what was typed, for `results.md`.
+    command: what was typed, for `results.md`.
     """
 
     dataset: str
     store: str
     out: Path
-    arms: tuple[str, ...]
-    seeds: int
+    asked: BenchmarkSettings
     execution: Execution
     categories: tuple[str, ...] = ()
     root: str | None = None
-    image_size: int | None = None
-    quick: bool = False
     command: str = ""
+
+    @property
+    def seeds(self) -> range:
+        """From 0 on."""
+        return range(self.asked.seeds or (1 if self.asked.quick else 3))
 
     @property
     def recipe(self) -> TrainSettings:
         """What all trained arms share."""
-        return TrainSettings(steps=_QUICK_STEPS) if self.quick else TrainSettings()
+        return TrainSettings(steps=_QUICK_STEPS) if self.asked.quick else TrainSettings()
 
     def settings(self, arm: str) -> Settings:
         """The recipe with the arm's negatives, or PatchCore's settings with the same split of the normals."""
@@ -75,7 +73,7 @@ class Benchmark:
     def note(self) -> str:
         """What to say beside every figure: nothing, or that it is none."""
         what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images a label"
-        return f"{QUICK}: {what}" if self.quick else ""
+        return f"{QUICK}: {what}" if self.asked.quick else ""
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,6 @@ class Cell:
     seed: int
 
 
-def choose_arms(text: str) -> tuple[str, ...]:
-    """The arms of "a,b,..", each once; none or an unknown one raises UserError."""
-    arms = tuple(dict.fromkeys(arm.strip() for arm in text.split(",") if arm.strip()))
-    for arm in arms:
-        if arm not in ARMS:
-            raise UserError(f"--arms: there is no arm {arm!r}: choose from {','.join(ARMS)}")
-    if not arms:
-        raise UserError(f"--arms names no arm: choose from {','.join(ARMS)}")
-    return arms
-
-
 def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
     """Compute what is not there yet, write the tables and plots to `out`, and return what each arm came to.
 
@@ -107,14 +94,14 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
     one torch thread, which is faster on a CPU.
     """
     ready_cache(benchmark)
-    runs = {arm: _open(benchmark, arm) for arm in benchmark.arms}
+    runs = {arm: _open(benchmark, arm) for arm in benchmark.asked.arms}
     for run in runs.values():
         if differing := "; ".join(run.folder.differing(run.kept())):
             raise UserError(f"{run.folder.path} was made with other settings ({differing}): give another --out")
     for run in runs.values():
         run.folder.keep(run.kept())
     _run_cells(benchmark, runs)
-    arms = {arm: write_results(run, list(range(benchmark.seeds))) for arm, run in runs.items()}
+    arms = {arm: write_results(run, list(benchmark.seeds)) for arm, run in runs.items()}
     _write_report(benchmark, runs, arms)
     return arms
 
@@ -124,8 +111,8 @@ def ready_cache(benchmark: Benchmark) -> None:
 
     UserError where it is of another data set or image size.
     """
-    store, size = benchmark.store, benchmark.image_size
-    default = _QUICK_SIZE if benchmark.quick else PrecomputeSettings().image_size
+    store, size = benchmark.store, benchmark.asked.image_size
+    default = _QUICK_SIZE if benchmark.asked.quick else PrecomputeSettings().image_size
     settings = PrecomputeSettings(image_size=size or default)
     if cache := find_cache(store):
         settings, found = cache.settings, cache.dataset
@@ -139,7 +126,7 @@ def ready_cache(benchmark: Benchmark) -> None:
         if cache.complete and set(benchmark.categories) <= set(cache.names()):
             return
     dataset = load(benchmark.dataset, benchmark.root, benchmark.categories)
-    if benchmark.quick:
+    if benchmark.asked.quick:
         fewer = tuple(replace(category, train=category.train[:_QUICK_NORMALS]) for category in dataset.categories)
         dataset = replace(dataset, categories=fewer)
     precompute([(dataset, store)], settings, benchmark.execution)
@@ -165,7 +152,7 @@ def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = Non
         resume=True,
         root=benchmark.root,
     )
-    return run.with_fewer_tests(_QUICK_TESTS) if benchmark.quick else run
+    return run.with_fewer_tests(_QUICK_TESTS) if benchmark.asked.quick else run
 
 
 def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
@@ -176,7 +163,7 @@ def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
         (category, arm, seed)
         for category in next(iter(runs.values())).normals
         for arm in runs
-        for seed in range(benchmark.seeds)
+        for seed in benchmark.seeds
     ]
     open_cells = _unfinished(wanted, runs)
     threads = max(1, cores // max(1, min(at_once, len(open_cells))))
@@ -208,7 +195,7 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> Non
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items() if name != "negatives")
     cells = [cell for found in arms.values() for cell in found]
     counts = {cell.category: f"{cell.category} {cell.n_train} normals, {cell.n_test} test images" for cell in cells}
-    seeds = ", ".join(str(seed) for seed in range(benchmark.seeds))
+    seeds = ", ".join(str(seed) for seed in benchmark.seeds)
     images = f"Image size {cache.image_size}, backbone {cache.backbone}"
     parts = [
         f"## {benchmark.dataset}",

@@ -5,57 +5,49 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.setting import POSITIVE, SHARE, Bounds, check, refuse, setting
 
 NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "none")
 PROXIES = ("binary", "levels")
 SCORERS = ("sum", "embedding", "patches", "gde", "knn", "head")
+_BELOW_ONE = Bounds(0, 1, without_high=True)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides a detector, beside the cache and the seed; defaults are ours: docs/method.md.
 
-    negatives: how negatives are made; "none" trains nothing and is the untrained arm.
-    proxy: the head's classes: "binary" (normal, negative) or "levels" (normal, a class a stage of the pairs);
-    "cutpaste-3way" has its own three (normal, paste, scar) whatever it says.
-    steps: of SGD; batch_size: normals a step, and as many negatives made of them.
-    head_lr, backbone_lr: peak learning rates, both on one cosine cycle; 0 leaves the backbone as it was pretrained.
-    colour_jitter: largest relative change of brightness, contrast and saturation; translation: largest shift, share
-    of the image's side.
-    held_out: share of the normals kept out of training and of every fit, for thresholds.
-    false_alarms: share of normals that the threshold may flag.
-    scorer: which of the scores decides; neighbours: k of the k-NN.
-    coreset: patch embeddings kept for the anomaly map.
+    "cutpaste-3way" has its own three classes (normal, paste, scar) whatever `proxy` says. momentum, weight_decay: of
+    SGD. held_out: share of the normals kept out of training and of every fit, for thresholds. neighbours: k of the
+    k-NN. coreset: patch embeddings kept for the anomaly map.
     """
 
-    negatives: str = "cutswap"
-    proxy: str = "binary"
-    steps: int = 100
-    batch_size: int = 16
-    head_lr: float = 0.03
-    backbone_lr: float = 0.0
+    negatives: str = setting("cutswap", "How negatives are made; none: the untrained arm.", choices=NEGATIVES)
+    proxy: str = setting("binary", "One class of negatives, or one per stage of the pairs.", choices=PROXIES)
+    steps: int = setting(100, "Steps of SGD.", within=POSITIVE)
+    batch_size: int = setting(16, "Normals per step; as many negatives are made of them.", within=POSITIVE)
+    head_lr: float = setting(0.03, "Peak learning rate of the projection head.", within=_BELOW_ONE)
+    backbone_lr: float = setting(
+        0.0, "Peak learning rate of the backbone; 0 leaves it as it was pretrained.", within=_BELOW_ONE
+    )
     momentum: float = 0.9
     weight_decay: float = 3e-5
-    colour_jitter: float = 0.1
-    translation: float = 0.03
+    colour_jitter: float = setting(
+        0.1, "Largest relative change of brightness, contrast and saturation.", within=_BELOW_ONE
+    )
+    translation: float = setting(0.03, "Largest shift, share of the side.", within=_BELOW_ONE)
     held_out: float = 0.15
-    false_alarms: float = 0.01
-    scorer: str = "sum"
+    false_alarms: float = setting(
+        0.01, "Share of normals that the threshold may flag.", within=SHARE, option="--false-positive-rate"
+    )
+    scorer: str = setting("sum", "The score that decides.", choices=SCORERS)
     neighbours: int = 5
     coreset: int = 2000
 
     def __post_init__(self) -> None:
-        _require(self.negatives in NEGATIVES, "negatives", self.negatives, " or ".join(NEGATIVES))
-        _require(self.proxy in PROXIES, "proxy", self.proxy, " or ".join(PROXIES))
-        _require(self.scorer in SCORERS, "scorer", self.scorer, " or ".join(SCORERS))
-        _require(self.scorer != "head" or self.negatives != "none", "scorer", "head", "another with --negatives none")
-        for name in ("steps", "batch_size", "neighbours", "coreset"):
-            _require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
-        for name in ("head_lr", "backbone_lr", "momentum", "weight_decay", "colour_jitter", "translation"):
-            _require(0 <= getattr(self, name) < 1, name.replace("_", "-"), getattr(self, name), "from 0 to below 1")
-        for name in ("held_out", "false_alarms"):
-            _require(0 < getattr(self, name) < 1, name.replace("_", "-"), getattr(self, name), "between 0 and 1")
+        check(self)
+        if (self.scorer, self.negatives) == ("head", "none"):
+            refuse("--scorer", "head", "another with --negatives none")
 
     def classes(self, stages: int) -> int:
         """Classes of the head, normal among them, where the cache has so many stages."""
@@ -66,6 +58,29 @@ class TrainSettings:
     def to_attributes(self) -> dict[str, Any]:
         """The settings as JSON values."""
         return asdict(self)
+
+
+# "untrained" is `train --negatives none`; "patchcore" has settings of its own.
+ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """What a benchmark compares. quick: does it work here? Few normals, steps and test images; no measurement."""
+
+    arms: tuple[str, ...] = setting(
+        tuple(arm for arm in ARMS if arm != "cutpaste-scar"), "What is compared.", choices=ARMS, metavar="A,B,.."
+    )
+    seeds: int | None = setting(
+        None, "Number of seeds, from 0 on; default 3, with --quick 1.", within=POSITIVE, type=int
+    )
+    image_size: int | None = setting(
+        None, "Of a cache to be made; default that of precompute, with --quick 128.", type=int
+    )
+    quick: bool = setting(False, "A quick look: few normals, steps and test images; no measurement.")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,3 @@ class PatchCoreSettings:
     def to_attributes(self) -> dict[str, Any]:
         """The settings as JSON values."""
         return asdict(self)
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise UserError(f"--{name} {value} is out of range: give {allowed}")

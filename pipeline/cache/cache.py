@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.cache.group import open_group
 from pipeline.cache.layout import CHUNK, DONE, FORMAT, Arrays, Attributes, locate, pending_rows
 from pipeline.errors import UserError
+from pipeline.setting import split
 from pipeline.settings import PrecomputeSettings
 
 
@@ -197,8 +198,9 @@ class Cache:
         return CachedCategory(name, self.settings, group)
 
     def choose(self, asked: Sequence[str] = ()) -> list[CachedCategory]:
-        """The categories asked for, or all; UserError for one that the cache lacks."""
-        return [self[name] for name in asked or self.names()]
+        """The categories asked for, also several in one by commas, or all; UserError for one that the cache lacks."""
+        commas = any("," in name for name in asked)
+        return [self[name] for name in split(asked, self.names() if commas else ()) or self.names()]
 
     def pending(self, asked: Sequence[str] = ()) -> Iterator[tuple[str, int, int]]:
         """Category, number and images to compute of every shard to be computed, of the categories asked for or all."""

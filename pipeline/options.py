@@ -1,0 +1,102 @@
+"""Settings as options of a command: a frozen dataclass becomes click options and comes back as one object.
+
+`--settings FILE` (TOML) gives any of a command's options by its name; what the command line gives wins.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import UserError
+from pipeline.setting import spelling, split
+
+Command = Callable[..., Any]
+
+
+def options_of(
+    settings: type[Any], argument: str, only: Sequence[str] = (), **defaults: object
+) -> Callable[[Command], Command]:
+    """A decorator that gives a command an option for each field with help, and the object as one argument.
+
+    only: the fields to take, all where none are named. defaults: of this command, in place of the fields' own.
+    """
+    shown = [one for one in fields(settings) if one.metadata.get("help") and one.name in (only or (one.name,))]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_settings(**values: Any) -> Any:  # noqa: ANN401 - what click parsed
+            given = {one.name: values.pop(one.name) for one in shown}
+            return command(**values, **{argument: settings(**given)})
+
+        decorated: Command = with_settings
+        for one in reversed(shown):
+            decorated = _option(one, defaults.get(one.name, one.default))(decorated)
+        return decorated
+
+    return decorate
+
+
+def numbers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> tuple[int, ...]:
+    """The callback of a repeatable option of whole numbers from 0 on, also separated by commas."""
+    try:
+        found = tuple(int(part) for part in split(values))
+    except ValueError as error:
+        raise click.BadParameter(f"{','.join(values)} are not whole numbers") from error
+    if not found or min(found) < 0:
+        raise click.BadParameter(f"{','.join(values)}: give numbers from 0 on")
+    return found
+
+
+def settings_file(command: Command) -> Command:
+    """Give a command the option `--settings FILE`."""
+    return click.option(
+        "--settings",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_settings,
+        help="A TOML file with any of these options; what the command line gives wins.",
+    )(command)
+
+
+def _read_settings(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--settings {path} is no TOML file ({reason}): write lines such as image-size = 256"
+        ) from error
+    shown = [one for one in context.command.params if isinstance(one, click.Option) and one.name != "settings"]
+    options = {one.opts[0].removeprefix("--"): one for one in shown}
+    given = {key.replace("_", "-"): value for key, value in found.items()}
+    if unknown := sorted(given.keys() - options.keys()):
+        raise UserError(f"--settings {path}: {context.info_name} has no setting {', '.join(unknown)}; see --help")
+    context.default_map = {
+        str(options[key].name): [value] if options[key].multiple and not isinstance(value, list) else value
+        for key, value in given.items()
+    }
+
+
+def _option(one: Field[Any], default: object) -> Callable[[Command], Command]:
+    rule = one.metadata
+    attributes: dict[str, Any] = {"default": default, "help": rule["help"], "metavar": rule["metavar"]}
+    if isinstance(default, bool):
+        attributes["is_flag"] = True
+    elif isinstance(default, tuple) and all(isinstance(part, str) for part in default):
+        attributes |= {"multiple": True, "callback": lambda _context, _parameter, values: split(values)}
+    elif isinstance(default, tuple):
+        attributes |= {"nargs": len(default), "type": float}
+    else:
+        attributes["type"] = click.Choice(rule["choices"]) if rule["choices"] else rule["type"] or type(default)
+    return click.option(spelling(one), one.name, **attributes)

@@ -1,0 +1,84 @@
+"""A setting as a field of a frozen dataclass: its default, what help says of it, and which values it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import Field, dataclass, field, fields
+from math import inf
+from typing import Any
+
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers from low to high; without the ends where these are excluded."""
+
+    low: float
+    high: float = inf
+    without_low: bool = False
+    without_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low < value if self.without_low else self.low <= value
+        return above and (value < self.high if self.without_high else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.without_low else f"from {self.low:g}"
+        high = f"below {self.high:g}" if self.without_high else f"to {self.high:g}"
+        return f"{self.low:g} or more" if self.high == inf else f"{low} {high}"
+
+
+POSITIVE = Bounds(1)
+SHARE = Bounds(0, 1, without_low=True, without_high=True)
+
+
+def setting(
+    default: object,
+    help: str = "",
+    *,
+    choices: Sequence[str] = (),
+    within: Bounds | None = None,
+    metavar: str | None = None,
+    option: str = "",
+    type: object = None,
+) -> Any:  # noqa: ANN401 - as `dataclasses.field` has it
+    """A field with its default; one without help gets no option.
+
+    choices, within: the values allowed, for each part of a tuple. option: its spelling, where that is not the name's.
+    metavar, type: what it shows, and what it is parsed as where the default does not say.
+    """
+    names = ("help", "choices", "within", "metavar", "option", "type")
+    values = (help, choices, within, metavar, option, type)
+    return field(default=default, metadata=dict(zip(names, values, strict=True)))
+
+
+def spelling(one: Field[Any]) -> str:
+    """The option of a field, such as --image-size."""
+    return str(one.metadata.get("option") or f"--{one.name.replace('_', '-')}")
+
+
+def split(values: Iterable[str], known: Sequence[str] = ()) -> tuple[str, ...]:
+    """The parts of values separated by commas, in order, each once; a value that is itself known stays whole."""
+    parts = (part.strip() for value in values for part in ([value] if value in known else value.split(",")))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def check(settings: object) -> None:
+    """Raise UserError, which names the option, for a field whose value is not allowed."""
+    for one in fields(settings):  # type: ignore[arg-type]
+        value, choices, within = getattr(settings, one.name), one.metadata.get("choices"), one.metadata.get("within")
+        parts = value if isinstance(value, tuple) else (value,)
+        wrong = [str(part) for part in parts if part not in choices] if choices else []
+        if wrong or (choices and not parts):
+            refuse(spelling(one), ",".join(wrong), " or ".join(choices or ()))
+        if within and isinstance(value, tuple):
+            if not (value[0] <= value[-1] and all(part in within for part in parts)):
+                refuse(spelling(one), value, f"two rising values {within}")
+        elif within and value is not None and value not in within:
+            refuse(spelling(one), value, str(within))
+
+
+def refuse(option: str, value: object, allowed: str) -> None:
+    """Raise the UserError of a value that is not allowed."""
+    raise UserError(f"{option} {value} is out of range: give {allowed}")
