@@ -24,10 +24,9 @@ from distributed import Client, Future, KilledWorker, LocalCluster, performance_
 from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import RunError, UserError, one_line
 from pipeline.execution import Execution
 from pipeline.files import replacing
-from pipeline.schedule import call_task
 
 Result = TypeVar("Result")
 # Futures a worker thread: so many that no worker waits for the driver, so few that the scheduler stays small.
@@ -36,8 +35,8 @@ WINDOW = 4
 _PATIENCE = 60.0
 _CONNECTING = 10.0
 _BETWEEN_COUNTS = 1.0
-# Blocks that share a GPU: one is in the network while the others decode or write.
-_BLOCKS_A_GPU = 4
+# Tasks that share a GPU: one is in the network while the others decode or write.
+_TASKS_PER_GPU = 4
 # What ends a run is told in a line of our own; Dask's log has tracebacks, and warns of workers that take time to stop.
 _LOGGED = logging.CRITICAL
 
@@ -47,15 +46,14 @@ def run_on_cluster(
     tasks: Sequence[tuple[Any, ...]],
     execution: Execution,
     on_result: Callable[[Result], None],
-    torch_threads: int,
 ) -> None:
     """`pipeline.schedule.run_tasks` for the schedulers "cluster", "cuda" and a tcp:// address."""
     scheduler = execution.scheduler
 
     def call(payload: bytes) -> Result:
         # Nested, so that it travels by value: the scheduler needs no package, and a worker without it can say so.
-        call_task, *arguments = pickle.loads(payload)
-        result: Result = call_task(*arguments)
+        called, task = pickle.loads(payload)
+        result: Result = called(*task)
         return result
 
     try:
@@ -66,9 +64,8 @@ def run_on_cluster(
         ):
 
             def submit(task: Sequence[object]) -> Future[Any]:
-                name = f"{function.__name__}-{uuid4().hex}"
-                payload = cloudpickle.dumps((call_task, function, torch_threads, *task))
-                return client.submit(call, payload, key=name, pure=False)
+                payload = cloudpickle.dumps((function, task))
+                return client.submit(call, payload, key=f"task-{uuid4().hex}", pure=False)
 
             for result in _results(client, submit, tasks):
                 on_result(result)
@@ -78,11 +75,11 @@ def run_on_cluster(
         ) from error
     except KilledWorker as error:
         lost = error.allowed_failures + 1
-        raise _broken_off(scheduler, f"one block cost {lost} workers their life, perhaps for want of memory") from error
+        raise _broken_off(scheduler, f"one task killed {lost} workers, possibly out of memory") from error
     except (CancelledError, CommClosedError) as error:
         raise _broken_off(scheduler, "the scheduler is gone") from error
     except OSError as error:
-        raise _broken_off(scheduler, " ".join(str(error).split())) from error
+        raise _broken_off(scheduler, one_line(error)) from error
 
 
 def _broken_off(scheduler: str, reason: str) -> RunError:
@@ -172,7 +169,7 @@ def _own_cluster(scheduler: str, workers: int | None) -> LocalCluster:
             from dask_cuda import LocalCUDACluster
 
             gpus: LocalCluster = LocalCUDACluster(
-                n_workers=workers, threads_per_worker=_BLOCKS_A_GPU, dashboard_address=None, silence_logs=_LOGGED
+                n_workers=workers, threads_per_worker=_TASKS_PER_GPU, dashboard_address=None, silence_logs=_LOGGED
             )
             return gpus
         count = workers or os.cpu_count() or 1

@@ -1,10 +1,10 @@
-"""The two errors that a user sees as one line instead of a traceback."""
+"""The errors that a user sees as one line instead of a traceback."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the message says what is wrong, where, and the mend, in one line."""
+    """A mistake that the user can fix: the message says what is wrong, where, and how to fix it, in one line."""
 
 
 class ImageError(UserError):
@@ -13,3 +13,8 @@ class ImageError(UserError):
 
 class RunError(Exception):
     """A run that could not go on, through no mistake of the user's; the message says what to do, in one line."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

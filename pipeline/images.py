@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, one_line
 from pipeline.roots import read_file
 from pipeline.settings import RESIZES
 
@@ -144,7 +144,7 @@ def _decode(data: bytes, name: str, draft: int | None) -> Image.Image:
         raise ImageError(f"{name}: too large to be decoded safely ({error}); shrink it first") from error
     except Exception as error:
         # Pillow's decoders let nearly every kind of exception out on a corrupt file.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if isinstance(error, UnidentifiedImageError):
             reason = "empty file" if not data else "no image format that Pillow knows"
         raise ImageError(f"{name}: cannot be read as an image ({reason}); replace or remove it") from error

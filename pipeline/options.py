@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.setting import spelling, split
 
 Command = Callable[..., Any]
@@ -73,7 +73,7 @@ def _read_settings(context: click.Context, _: click.Parameter, path: Path | None
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"--settings {path} is no TOML file ({reason}): write lines such as image-size = 256"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.backbone_spec import choose_stages, weights_digest
@@ -61,18 +61,6 @@ class _Work:
         return sum(images for *_, images in self.shards)
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """The reports of the tasks that have ended, and when each did."""
-
-    reports: list[TaskReport] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-
-    def add(self, report: TaskReport) -> None:
-        self.reports.append(report)
-        self.times.append(time.monotonic())
-
-
 def precompute(
     places: Sequence[tuple[Dataset, str]],
     settings: PrecomputeSettings,
@@ -100,12 +88,12 @@ def precompute(
         load_backbone(settings.backbone, settings.weights, settings.seed)
     works = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
     start = time.monotonic()
-    finished = _compute(works, settings, execution) if any(work.shards for work in works) else _Finished()
+    finished = _compute(works, settings, execution) if any(work.shards for work in works) else []
     for work in works:
         # Opened again: another run may have written to it meanwhile.
         open_cache(work.cache.store, "r+").finish()
-    reports = tuple(finished.reports)
-    elapsed = max(finished.times, default=start) - start
+    reports = tuple(report for report, _ in finished)
+    elapsed = finished[-1][1] - start if finished else 0.0
     return RunReport(tuple(_report(work, reports) for work in works), reports, elapsed)
 
 
@@ -122,7 +110,10 @@ def _prepare(dataset: Dataset, store: str, settings: PrecomputeSettings, overwri
     return _Work(dataset, cache, tuple(cache.pending(dataset.category_names)))
 
 
-def _compute(works: Sequence[_Work], settings: PrecomputeSettings, execution: Execution) -> _Finished:
+def _compute(
+    works: Sequence[_Work], settings: PrecomputeSettings, execution: Execution
+) -> list[tuple[TaskReport, float]]:
+    """The report of every task, and when it came, in the order in which they came."""
     # Imported here: a finished cache is recognised without the seconds that importing torch takes.
     from pipeline.task import Job, compute_shard
 
@@ -133,11 +124,11 @@ def _compute(works: Sequence[_Work], settings: PrecomputeSettings, execution: Ex
         for work in works
         for category, shard, _ in work.shards
     ]
-    finished = _Finished()
+    finished: list[tuple[TaskReport, float]] = []
     with progress("precompute", sum(work.images for work in works), "images") as advance:
 
         def on_result(report: TaskReport) -> None:
-            finished.add(report)
+            finished.append((report, time.monotonic()))
             if report.bad and execution.bad_images == "stop":
                 raise UserError(f"{report.bad[0]}; fix or remove it, or give --bad-images skip")
             advance(report.images)

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
 _EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
 _EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
@@ -70,4 +70,4 @@ def failure(error: BaseException) -> str | None:
     package = type(error).__module__.partition(".")[0]
     if not isinstance(error, OSError) and package not in _PACKAGES:
         return None
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

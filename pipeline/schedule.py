@@ -43,20 +43,21 @@ def run_tasks(
     worker; one by default, since the workers are the parallelism and more threads in each would fight over the cores.
     An exception in a task or in `on_result` ends the run; RunError says that workers or a scheduler were lost.
     """
+    call = partial(_call, function, torch_threads)
     with _torch_threads_kept():
         if execution.scheduler in LOCAL:
-            _run_local(function, tasks, execution, on_result, torch_threads)
+            _run_local(call, tasks, execution, on_result)
         else:
             # Imported here: a run in threads does without the time that importing distributed takes.
             from pipeline.dask_cluster import run_on_cluster
 
-            run_on_cluster(function, tasks, execution, on_result, torch_threads)
+            run_on_cluster(call, tasks, execution, on_result)
 
 
-def call_task(function: Callable[..., Result], torch_threads: int, *task: object) -> Result:
-    """``function(*task)`` in a worker: the one place where its number of torch threads is set.
+def _call(function: Callable[..., Result], torch_threads: int, *task: object) -> Result:
+    """``function(*task)`` in a worker with that many torch threads; `run_tasks` puts the caller's number back.
 
-    At every task, since that number belongs to a thread and the threads of a pool come and go.
+    Set at every task, since that number belongs to a thread and the threads of a pool come and go.
     """
     import torch
 
@@ -77,19 +78,18 @@ def _torch_threads_kept() -> Iterator[None]:
 
 
 def _run_local(
-    function: Callable[..., Result],
+    call: Callable[..., Result],
     tasks: Sequence[tuple[Any, ...]],
     execution: Execution,
     on_result: Callable[[Result], None],
-    torch_threads: int,
 ) -> None:
     from dask.base import compute
     from dask.callbacks import Callback
     from dask.delayed import delayed
 
     names = {f"task-{i}": task for i, task in enumerate(tasks)}
-    call = delayed(partial(call_task, function, torch_threads), pure=False)
-    calls = [call(*task, dask_key_name=name) for name, task in names.items()]
+    delayed_call = delayed(call, pure=False)
+    calls = [delayed_call(*task, dask_key_name=name) for name, task in names.items()]
 
     def finished(key: object, result: Result, *_: object) -> None:
         if key in names:
@@ -102,6 +102,6 @@ def _run_local(
             compute(*calls, scheduler=execution.scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
     except BrokenProcessPool as error:
         raise RunError(
-            "a worker process was killed, perhaps for want of memory: the same command goes on where it ended,"
+            "a worker process was killed, possibly out of memory: the same command goes on where it ended,"
             " and needs less with fewer --workers"
         ) from error

@@ -6,12 +6,12 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from pipeline.pairs import draw_pairs, map_keys
 from pipeline.saliency import layercam, scale_maps
 from pipeline.schedule import worker_name
 from pipeline.settings import PrecomputeSettings
+
+T = TypeVar("T")
 
 # On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours: the bits of
 # a convolution depend there on the size of the batch.
@@ -200,36 +202,37 @@ def _load_image(root: str, path: str, settings: PrecomputeSettings) -> _Loaded:
         return _Loaded(None, "", str(error))
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 _CUDA_GATE = threading.Lock()
 
 
-@cache
+def _once_per_process(load: Callable[..., T]) -> Callable[..., T]:
+    """Load one thing for all threads; functools.cache by itself would let several threads load at once."""
+    cached = cache(load)
+
+    @wraps(load)
+    def locked(*arguments: str | int) -> T:
+        with _LOCK:
+            return cached(*arguments)
+
+    return locked
+
+
+@_once_per_process
 def _readers() -> ThreadPoolExecutor:
     # Threads that read ahead of the network, at most as far as the chunks in hand: so it is bounded.
     return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
 
 
-@cache
-def _opened_category(store: str, cache_id: str, name: str) -> CachedCategory:
+@_once_per_process
+def _open_category(store: str, cache_id: str, name: str) -> CachedCategory:
     # cache_id is part of the key: a cache that was started again is another one under the same name.
     return open_cache(store, "r+")[name]
 
 
-@cache
-def _loaded_backbone(name: str, weights: str, seed: int, device: str) -> Backbone:
-    return load_backbone(name, weights, seed).to(device)
-
-
+@_once_per_process
 def _backbone(name: str, weights: str, seed: int, device: str) -> Backbone:
-    # functools.cache alone would let several threads load at once.
-    with _LOCK:
-        return _loaded_backbone(name, weights, seed, device)
-
-
-def _open_category(store: str, cache_id: str, name: str) -> CachedCategory:
-    with _LOCK:
-        return _opened_category(store, cache_id, name)
+    return load_backbone(name, weights, seed).to(device)
 
 
 def _network_gate(device: torch.device) -> AbstractContextManager[object]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache, CachedCategory, open_cache
 from pipeline.cache.layout import Arrays, images_digest, layout, layout_problems
-from pipeline.errors import ImageError, RunError, UserError
+from pipeline.errors import ImageError, RunError, UserError, one_line
 from pipeline.images import read_bytes
 from pipeline.inspect import summarise
 from pipeline.progress import Advance, progress
@@ -56,7 +56,7 @@ def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
         except Exception as error:
             _refuse_remote_failure(store, error)
             # Which exception damaged metadata or a damaged chunk raises is up to zarr and its codecs.
-            one = Verdict(0, (f"{category.name}: cannot be read ({_reason(error)}); run precompute --overwrite",), ())
+            one = Verdict(0, (f"{category.name}: cannot be read ({one_line(error)}); run precompute --overwrite",), ())
         problems += one.problems
         skipped += one.skipped
         checked += one.images
@@ -120,10 +120,6 @@ def _refuse_remote_failure(name: str, error: Exception) -> None:
         raise RunError(f"{name} is out of reach ({reason}): try again when it is back") from error
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _misnumbered(arrays: Arrays) -> NDArray[np.bool_]:
     """(B,L): maps whose labels leave a gap, or whose saliency in some cluster is not on average its centroid."""
     saliency, clusters, centroids = arrays["saliency"], arrays["clusters"], arrays["centroids"]
@@ -177,7 +173,8 @@ def _check_chunks(category: CachedCategory, image_root: str, advance: Advance) -
             except Exception as error:
                 _refuse_remote_failure(name, error)
                 # One damaged chunk must not hide what is wrong with the others.
-                problems.append(f"{name}, chunk {chunk}: cannot be read ({_reason(error)}); run precompute --overwrite")
+                line = f"cannot be read ({one_line(error)}); run precompute --overwrite"
+                problems.append(f"{name}, chunk {chunk}: {line}")
                 continue
             valid = arrays["valid"] == 1
             skipped += [str(path) for path in arrays["paths"][~valid] if path]

@@ -189,6 +189,10 @@ class Cache:
         """The categories whose arrays exist, sorted."""
         return sorted(name for name, group in self.root.groups() if group.attrs.get("ready"))
 
+    def __iter__(self) -> Iterator[str]:
+        """The names of the categories, as of a mapping."""
+        return iter(self.names())
+
     def __getitem__(self, name: str) -> CachedCategory:
         """The category of that name; UserError where the cache has none."""
         group = self.root.get(name)

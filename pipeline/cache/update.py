@@ -10,7 +10,6 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,24 +26,6 @@ _NAMED = 10
 _READERS = 8
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Paths of the images that joined a category, whose files are others than before, and that left it."""
-
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    vanished: tuple[str, ...]
-
-    def lines(self, name: str) -> list[str]:
-        """A line for the new images of category `name`, one for the changed and one for the vanished, if any."""
-        kinds = (
-            (f"{name}: {len(self.added)} new images", self.added),
-            (f"{name}: {len(self.changed)} images have changed and are computed again", self.changed),
-            (f"{name}: {len(self.vanished)} images have vanished and are dropped", self.vanished),
-        )
-        return [f"{line}: {_listed(paths)}" for line, paths in kinds if paths]
-
-
 def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
     """Make the rows of the cached categories those of the data set, and name on standard error what changed.
 
@@ -57,7 +38,7 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
     if update:
         cache.update_attributes(complete=False)
     for category, paths in listed:
-        for line in _update_category(category, dataset.root, paths, update).lines(category.name):
+        for line in _update_category(category, dataset.root, paths, update):
             # At once: a run that is killed later has no other chance to name them.
             print(line, file=sys.stderr, flush=True)
             cache.update_attributes(complete=False)
@@ -73,7 +54,8 @@ def _refuse_vanished(category: CachedCategory, root: str, paths: Sequence[str]) 
         )
 
 
-def _update_category(category: CachedCategory, root: str, paths: Sequence[str], update: bool) -> Changes:
+def _update_category(category: CachedCategory, root: str, paths: Sequence[str], update: bool) -> list[str]:
+    """Update one category; a line for the images that joined, one for those that changed, one for those that left."""
     stored = category.paths
     known, wanted = set(stored), set(paths)
     gone = changed = np.array([], np.int64)
@@ -90,8 +72,12 @@ def _update_category(category: CachedCategory, root: str, paths: Sequence[str], 
         _append(category, len(stored), added)
     if added or len(gone):
         category.group.update_attributes({"images_digest": images_digest(category.paths)})
-    again = (stored[row] for row in changed if digests[row])
-    return Changes(tuple(added), tuple(again), tuple(stored[row] for row in gone))
+    kinds = (
+        ("new images", added),
+        ("images have changed and are computed again", [stored[row] for row in changed if digests[row]]),
+        ("images have vanished and are dropped", [stored[row] for row in gone]),
+    )
+    return [f"{category.name}: {len(some)} {what}: {_listed(some)}" for what, some in kinds if some]
 
 
 def _append(category: CachedCategory, count: int, added: Sequence[str]) -> None:
