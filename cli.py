@@ -242,7 +242,7 @@ def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -
 @click.option(
     "--html", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Gallery DIR/index.html."
 )
-@click.option("--verify", is_flag=True, help="Check blocks, arrays and source images; exits 1 with a line a problem.")
+@click.option("--verify", is_flag=True, help="Check chunks, arrays and source images; exit 1 with a line per problem.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary, and with --verify the problems, as JSON.")
 def inspect(
     store: str | None, categories: Sequence[str], image: str | None, folder: Path | None, verify: bool, as_json: bool

@@ -39,7 +39,10 @@ class StageSummary:
 
 @dataclass(frozen=True)
 class CategorySummary:
-    """One category: images listed and computed, blocks, bytes stored, and the paths that could not be read."""
+    """One category: images listed and computed, bytes stored, and the paths that could not be read.
+
+    blocks, blocks_done: chunks, under their older name, which `inspect --json` prints.
+    """
 
     name: str
     images: int

@@ -6,7 +6,7 @@ it are apart. The rule for that case: the first patch stays on the top cluster, 
 cluster down as well, and so on until the two are apart. Such a pair is recorded as relaxed.
 
 All draws come from a counter-based generator keyed by (seed, relative path, stage), so that the pairs of an image
-depend on nothing else: not on its block, its batch, its neighbours or the worker.
+depend on nothing else: not on its chunk, its batch, its neighbours or the worker.
 """
 
 from __future__ import annotations

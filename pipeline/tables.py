@@ -65,11 +65,11 @@ def work_table(run: RunReport) -> Table:
 
 
 def cache_table(summary: CacheSummary) -> Table:
-    """The categories of a cache: images, blocks, bytes."""
+    """The categories of a cache: images, chunks, bytes."""
     state = "complete" if summary.complete else "not complete"
     table = Table(title=escape(f"{summary.store}: {summary.dataset}, {state}"))
     table.add_column("category")
-    for heading in ("images", "computed", "skipped", "blocks done", "size"):
+    for heading in ("images", "computed", "skipped", "chunks done", "size"):
         table.add_column(heading, justify="right")
     for one in summary.categories:
         blocks = f"{one.blocks_done} / {one.blocks}"
