@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +46,7 @@ def install() -> None:
 
 
 def repair() -> bool:
-    """Declare torchvision's operator schemas if its compiled operators cannot be loaded.
+    """Declare torchvision's operator schemas if its compiled part does not bring them.
 
     Returns True where schemas were declared; False where there was nothing to do: an ordinary install, no
     torchvision at all, or a repeated call.
@@ -53,21 +54,23 @@ def repair() -> bool:
     import torch
 
     spec = importlib.util.find_spec("torchvision")
-    if _declared or spec is None or spec.origin is None or _operators_load(Path(spec.origin).parent):
+    if _declared or spec is None or spec.origin is None:
         return False
-    library = torch.library.Library("torchvision", "DEF")
+    _load_operators(Path(spec.origin).parent)
+    if hasattr(torch.ops.torchvision, "nms"):
+        return False
+    # A fragment: at a second whole library of one name, should the compiled part load later, torch aborts the process.
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS:
         library.define(schema)
     _declared.append(library)
     return True
 
 
-def _operators_load(torchvision_folder: Path) -> bool:
+def _load_operators(torchvision_folder: Path) -> None:
+    """Load the compiled part, whatever its files are called: `_C.so`, since torchvision 0.29 `_C_stable.so`."""
     import torch
 
-    for compiled in sorted(torchvision_folder.glob("_C.*")):
-        try:
+    for compiled in sorted(torchvision_folder.glob("_C*")):
+        with suppress(OSError):
             torch.ops.load_library(str(compiled))
-        except OSError:
-            return False
-    return hasattr(torch.ops.torchvision, "nms")

@@ -94,3 +94,40 @@ def test_schemas_are_declared_where_the_compiled_part_does_not_load() -> None:
     """
     )
     assert printed == "True False True True"
+
+
+def test_operators_are_asked_for_whatever_the_compiled_part_is_called() -> None:
+    # As since torchvision 0.29: a library of another name that loads and brings the operators.
+    printed = run(
+        TORCHVISION
+        + """
+    (folder / "_C_stable.so").touch()
+    (folder / "_C_cuda.so").write_bytes(b"built for another torch")
+    load, loaded = torch.ops.load_library, []
+
+    def load_library(path):
+        loaded.append(Path(path).name)
+        if Path(path).name != "_C_stable.so":
+            load(path)
+        global ordinary
+        ordinary = torch.library.Library("torchvision", "DEF")
+        ordinary.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+    torch.ops.load_library = load_library
+    print(loaded, repair.repair(), loaded, hasattr(torch.ops.torchvision, "qnms"))
+    """
+    )
+    assert printed == "['_C_cuda.so', '_C_stable.so'] False ['_C_cuda.so', '_C_stable.so'] False"
+
+
+def test_operators_that_load_after_the_repair_do_not_end_the_process() -> None:
+    printed = run(
+        TORCHVISION
+        + """
+    first = repair.repair()
+    late = torch.library.Library("torchvision", "DEF")
+    late.define("roi_align(Tensor input) -> Tensor")
+    print(first, hasattr(torch.ops.torchvision, "roi_align"))
+    """
+    )
+    assert printed == "True True"
