@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 
 @contextmanager
@@ -18,8 +21,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Folders above it are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, as a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -54,19 +56,43 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
 def replacing_folder(folder: Path, last: str) -> Iterator[Path]:
     """A folder to write to whose files take their places below `folder` when the block ends.
 
-    last: the file, such as a table or a page, that lists the others: it moves after all of them, so that it never
-    lists what is not there. On an exception, and where the process dies before the block ends, everything below
-    `folder` stays as it was. Files of other names, which may be somebody else's, always stay.
+    last: the file, such as a table or a page, that lists the others. On an exception, and where the process dies before
+    the block ends, everything below `folder` stays as it was. Then the old list goes before any other file moves, and
+    the new one comes after all of them: it never lists what is not there, whenever the process dies. Files of other
+    names, which may be somebody else's, always stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
+    temporary = _temporary(folder / "files")
     temporary.mkdir()
     try:
         yield temporary
         files = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
+        (folder / last).unlink(missing_ok=True)
         for file in sorted(files, key=lambda file: file == Path(last)):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (temporary / file).replace(folder / file)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A new hidden name beside `path`, as a rename is atomic only within one file system.
+
+    What processes of this machine that are dead have left under such names is deleted.
+    """
+    prefix = f".{path.name}.{socket.gethostname()}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        number = left.name.removeprefix(prefix).partition("-")[0]
+        if number.isdecimal() and not _is_alive(int(number)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f"{prefix}{os.getpid()}-{uuid4().hex[:8]}.tmp")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -87,6 +87,17 @@ def test_the_file_that_lists_the_others_moves_last(page: Path, monkeypatch: pyte
     assert sorted(moved) == ["a", "index.html", "z"] and moved[-1] == "index.html"
 
 
+def test_a_move_that_fails_leaves_no_list_of_what_is_not_there(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, to: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"), replacing_folder(page, last="index.html") as new:
+        (new / "index.html").write_text("new")
+        (new / "a").write_text("new")
+    assert contents(page) == {"pictures/a": "old", "pictures/mine": "old"}
+
+
 def test_an_exception_leaves_a_folder_as_it_was(page: Path) -> None:
     before = contents(page)
     with pytest.raises(KeyboardInterrupt), replacing_folder(page, last="index.html") as new:
@@ -105,3 +116,22 @@ def test_a_killed_process_leaves_a_folder_as_it_was(page: Path) -> None:
     child = subprocess.run([sys.executable, "-c", script], cwd=REPO, env=os.environ, timeout=60)
     assert child.returncode == -signal.SIGKILL
     assert {name: text for name, text in contents(page).items() if not name.startswith(".")} == before
+    # What it left goes when the next one starts; what a living process writes stays.
+    with replacing_folder(page, last="index.html") as first, replacing_folder(page, last="index.html") as second:
+        assert set(page.glob(".*")) == {first, second}
+    assert not list(page.glob(".*"))
+
+
+def test_a_killed_process_leaves_a_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "results [1].json"
+    write_json(path, {"old": 1})
+    script = (
+        "import os, signal; from pathlib import Path; from pipeline.files import replacing\n"
+        f"with replacing(Path({str(path)!r})) as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    child = subprocess.run([sys.executable, "-c", script], cwd=REPO, env=os.environ, timeout=60)
+    assert child.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 2
+    assert json.loads(path.read_text()) == {"old": 1}
+    write_json(path, {"new": 2})
+    assert list(tmp_path.iterdir()) == [path] and json.loads(path.read_text()) == {"new": 2}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
 from pipeline.backbone_spec import find_spec
-from pipeline.cache.cache import default_store, open_cache
+from pipeline.cache.cache import Cache, default_store, find_cache, open_cache
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.layout import images_digest, layout
 from pipeline.errors import UserError
@@ -360,6 +360,22 @@ def test_a_store_may_be_a_url(tmp_path: Path) -> None:
     assert not read_arrays(remote)["nut/saliency"].any()
 
 
+def test_a_cache_that_another_run_creates_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, found = tmp_path / "c.zarr", []
+
+    def find(place: str, mode: Any = "r") -> Cache | None:
+        if not found:
+            found.append(place)
+            prepare(store)  # the other run
+            return None
+        return find_cache(place, mode)
+
+    monkeypatch.setattr("pipeline.cache.create.find_cache", find)
+    monkeypatch.setattr("pipeline.cache.create.holds_anything", lambda _: False)  # as before the other run
+    mine = prepare(store)
+    assert mine == open_cache(store).id and open_cache(store).names() == ["bolt", "nut"]
+
+
 def test_a_cache_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no cache at .*: make one with `precompute"):
         open_cache(str(tmp_path / "c.zarr"))
@@ -381,6 +397,11 @@ def test_categories_are_chosen_by_name(small_cache: SmallCache) -> None:
     root = open_cache(small_cache.store)
     assert [category.name for category in root.choose()] == ["mono", "poly"]
     assert [category.name for category in root.choose(["poly"])] == ["poly"]
+    assert list(root) == ["mono", "poly"] and "mono" in root and "screw" not in root
+    assert [category.name for category in root.choose(["poly,mono", "poly"])] == ["poly", "mono"]
+    for name in ("screw", "mono/", "/mono", "./mono", "../x", ".", "", "mono/images"):
+        with pytest.raises(UserError, match=r"no category .*: it holds mono, poly"):
+            root[name]
     with pytest.raises(UserError, match="no category 'screw': it holds mono, poly"):
         root.choose(["poly", "screw"])
 

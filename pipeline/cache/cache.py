@@ -195,7 +195,8 @@ class Cache:
 
     def __getitem__(self, name: str) -> CachedCategory:
         """The category of that name; UserError where the cache has none."""
-        group = self.root.get(name)
+        # Zarr would take "mono/" and "./mono" for paths.
+        group = self.root.get(name) if name.strip(".") and "/" not in name else None
         if not isinstance(group, zarr.Group) or not group.attrs.get("ready"):
             held = ", ".join(self.names()) or "none"
             raise UserError(f"{self.store} holds no category {name!r}: it holds {held}")
@@ -229,9 +230,9 @@ class Cache:
         return complete
 
 
-def open_cache(store: str, mode: Literal["r", "r+"] = "r") -> Cache:
+def open_cache(store: str | Path, mode: Literal["r", "r+"] = "r") -> Cache:
     """The cache at a path or URL; raises UserError where there is none or its format is not ours."""
-    cache = find_cache(store, mode)
+    cache = find_cache(str(store), mode)
     if cache is None:
         raise UserError(f"no cache at {store}: make one with `precompute --store {store}`")
     return cache

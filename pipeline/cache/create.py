@@ -64,8 +64,13 @@ def prepare_cache(
 def _create(store: str, attributes: Attributes) -> Cache:
     if holds_anything(store):
         raise UserError(f"{store} exists and is no cache of ours: choose another --store")
-    # With its attributes from the start: killed at any moment, it is a cache or nothing.
-    return Cache(store, create_group(store, attributes))
+    try:
+        # With its attributes from the start: killed at any moment, it is a cache or nothing.
+        return Cache(store, create_group(store, attributes))
+    except UserError:
+        if found := find_cache(store, "r+"):  # another run was faster
+            return found
+        raise
 
 
 def _versions() -> dict[str, str]:
