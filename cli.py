@@ -286,7 +286,7 @@ def inspect(
         summary = summarise(store, categories)
         console = Console()
         console.print(cache_table(summary), stage_table(summary))
-        click.echo(settings_text(summary))
+        click.echo(settings_text(summary), nl=False)
 
 
 @main.group()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from math import inf
 from typing import Any
@@ -56,6 +57,12 @@ def setting(
 def spelling(one: Field[Any]) -> str:
     """The option of a field, such as --image-size."""
     return str(one.metadata.get("option") or f"--{one.name.replace('_', '-')}")
+
+
+def as_toml(values: Mapping[str, object]) -> str:
+    """Lines that `--settings` reads back, one per value that is not None; a JSON value is one of TOML."""
+    named = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
+    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in named.items())
 
 
 def split(values: Iterable[str], known: Sequence[str] = ()) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from pipeline.datasets import CountRow
 from pipeline.inspect import CacheSummary, StageSummary
 from pipeline.precompute import RunReport
+from pipeline.setting import as_toml
 
 _STATUS_STYLES = {"whole": "green", "unknown": "", "not found": "dim"}
 
@@ -114,8 +115,9 @@ def setting_lines(summary: CacheSummary) -> list[tuple[str, str]]:
 
 
 def settings_text(summary: CacheSummary) -> str:
-    """The settings of a cache in one line."""
-    return "; ".join(f"{name} {value}" for name, value in setting_lines(summary)[: len(summary.settings)])
+    """The file that makes the cache again by `precompute --settings`."""
+    place = {"dataset": [summary.dataset], "root": [summary.root], "store": [summary.store]}
+    return as_toml(place | summary.settings)
 
 
 def percent(share: float | None) -> str:

@@ -164,6 +164,16 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped(
     assert arrays["poly/done"].tolist() == [1] and arrays["poly/valid"].tolist() == [1, 0, 1]
 
 
+def test_what_inspect_prints_makes_the_cache_again(copied_cache: SmallCache, tmp_path: Path) -> None:
+    lines = invoke("inspect", copied_cache.store).stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("dataset = "))
+    settings = "\n".join(lines[first:]).replace(copied_cache.store, str(tmp_path / "again.zarr"))
+    (tmp_path / "settings.toml").write_text(settings)
+    result = invoke("precompute", "--settings", tmp_path / "settings.toml", "--device", "cpu")
+    assert "72 images, 72 computed now" in succeeded(result)
+    assert_same_arrays(copied_cache.store, tmp_path / "again.zarr")
+
+
 # --- a user's other mistakes --------------------------------------------------------------------------------------
 
 

@@ -228,7 +228,7 @@ def test_counts_table_shows_found_against_published() -> None:
 def test_cache_tables_show_what_the_summary_holds(small_cache: SmallCache) -> None:
     summary = summarise(small_cache.store)
     text = text_of(cache_table(summary)) + text_of(stage_table(summary)) + settings_text(summary)
-    for cell in ("mono", "poly", "67", "2 / 2", "complete", "image size 64", "clusters 4", "blocks.6"):
+    for cell in ("mono", "poly", "67", "2 / 2", "complete", "image-size = 64", "clusters = 4", "blocks.6"):
         assert cell in text
     for one in summary.categories:
         for stage in one.stages:
