@@ -298,7 +298,7 @@ def export() -> None:
 @click.argument("store", required=False)
 @CATEGORY
 @click.option("--out", type=click.Path(path_type=Path), default=Path("negatives"))
-@click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives an image and stage.")
+@click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of where each came from."""
     from pipeline.cache.cache import default_store

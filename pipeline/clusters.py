@@ -27,7 +27,7 @@ def cluster_maps(maps: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
 
     maps: (M,h,w) uint8. clusters: K >= 2.
     Returns labels (M,h,w) uint8, numbered by rising centroid, and centroids (M,K) float32, rising, as saliency in
-    0..1. A map with d < K distinct values uses the labels 0..d-1 alone, and its highest centroid fills the rest.
+    0..1. A map with d < K distinct values uses only the labels 0..d-1, and its highest centroid fills the rest.
     """
     at_once = _MAPS_AT_ONCE_GPU if maps.is_cuda else _MAPS_AT_ONCE_CPU
     starts, centroids = zip(
@@ -86,7 +86,7 @@ def _best_ends(count: Tensor, total: Tensor, clusters: int) -> Tensor:
         _gains(count, total, low, high, gain, sums)
         for fewer, more in pairwise(best):
             more[:, low:high] = torch.add(gain, fewer[:, None, :high], out=sums).amax(2)
-    # From the last cluster back; its start alone is sought, which costs less than to keep every maximum's place.
+    # From the last cluster back; only its start is sought, which costs less than to keep every maximum's place.
     end = torch.full_like(count[:, :1], _BINS, dtype=torch.int64)
     starts = torch.arange(_BINS + 1, device=end.device)
     ends = []

@@ -29,7 +29,7 @@ from pipeline.execution import Execution
 from pipeline.files import replacing
 
 Result = TypeVar("Result")
-# Futures a worker thread: so many that no worker waits for the driver, so few that the scheduler stays small.
+# Futures per worker thread: so many that no worker waits for the driver, so few that the scheduler stays small.
 WINDOW = 4
 # Seconds that a cluster may be without workers, and a scheduler without an answer.
 _PATIENCE = 60.0

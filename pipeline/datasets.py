@@ -64,10 +64,10 @@ class _Found:
 
 
 def load(name: str, root: str | None = None, categories: Sequence[str] = ()) -> Dataset:
-    """List the data set `name` (one of `DATASETS`) below `root`; of `categories` alone if any are given.
+    """List the data set `name` (one of `DATASETS`) below `root`; only of `categories` if any are given.
 
     `root` is a folder or an fsspec URL. None means ``data/<name>`` below the working directory, and for
-    `elpv` the data folder of the installed package. Order depends on names alone, never on locale or
+    `elpv` the data folder of the installed package. Order depends only on names, never on locale or
     filesystem.
 
     Raises `UserError` for an unknown name or category, a missing root, a root without categories, a category
@@ -237,7 +237,7 @@ def _nothing_found(name: str, found: _Found) -> str:
         return f"{found.root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
     top = sorted(folder for folder in found.listing.folders if "/" not in folder)
     held = f"folders {', '.join(top[:8])}{', ...' if len(top) > 8 else ''}" if top else "no folder"
-    wanted = "<category>/train/good, train/good, or images alone" if name == "folder" else "<category>/train/good"
+    wanted = "<category>/train/good, train/good, or only images" if name == "folder" else "<category>/train/good"
     return f"{found.root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
 
 

@@ -24,7 +24,7 @@ def export_negatives(store: str, out: Path, categories: Sequence[str] = (), per_
 
     `out/<category>/<row>-<name>-<stage>-<pair>.png` for each, and `out/negatives.csv` with file, source, stage, pair,
     the box (y1, x1, y2, x2, height, width in pixels) and whether the pair was relaxed. Raises UserError where the
-    cache has fewer pairs a stage than asked for.
+    cache has fewer pairs per stage than asked for.
     """
     chosen = open_cache(store).choose(categories)
     if per_stage > (pairs := min((category.settings.pairs for category in chosen), default=per_stage)):

@@ -94,7 +94,7 @@ def draw_image(store: str, wanted: str, categories: Sequence[str], folder: Path)
 
 
 def image_figure(record: ImageRecord, settings: PrecomputeSettings, out: Path) -> Path:
-    """Write a PNG of one image with its maps, clusters, pairs and negatives, a row a stage; returns its path."""
+    """Write a PNG of one image with its maps, clusters, pairs and negatives, a row per stage; returns its path."""
     rows = len(record.stages)
     figure = Figure(figsize=(16, 3.3 + 3.55 * rows), dpi=100)
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08)

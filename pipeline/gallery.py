@@ -73,7 +73,7 @@ class Card:
 def write_gallery(store: str, out: Path, categories: Sequence[str] = ()) -> Path:
     """Write `out`/index.html and the pictures in `out`/images; returns the page.
 
-    Shows 24 images a category, evenly spread over those computed, and the summary of the whole category. Files of
+    Shows 24 images per category, evenly spread over those computed, and the summary of the whole category. Files of
     the same names are replaced. UserError where there is no cache or no such category.
     """
     summary = summarise(store, categories)

@@ -14,7 +14,7 @@ Rules, in this order:
    "stretch" changes the ratio of the sides; "pad" keeps it, centres the image and repeats its outermost
    pixels: a constant border would be an edge as strong as any in the image, and saliency would rest on it.
 
-An image in memory, RGB already, takes rule 7 alone. A mask takes the same way as a file but for a nearest-neighbour
+An image in memory, RGB already, takes only rule 7. A mask takes the same way as a file but for a nearest-neighbour
 filter and a border of zeros.
 """
 

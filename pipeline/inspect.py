@@ -86,7 +86,7 @@ class ImageRecord:
 
 
 def summarise(store: str, categories: Sequence[str] = ()) -> CacheSummary:
-    """Sum up the cache at `store`, of `categories` alone if any are given.
+    """Sum up the cache at `store`, only of `categories` if any are given.
 
     UserError where it or they are not there, RunError where a chunk cannot be read.
     """

@@ -138,7 +138,7 @@ def elpv_layout(table: str, table_path: str) -> list[Category]:
 def elpv_trains_on(path: str) -> bool:
     """Whether a normal ELPV image is one of the about 70 % to train on.
 
-    The rule needs the file name alone (``cell0001.png``), so that it holds for any subset, order or machine:
+    The rule needs only the file name (``cell0001.png``), so that it holds for any subset, order or machine:
     the first 8 bytes of the name's SHA-256, as a big-endian integer, modulo 10, are below 7.
     """
     digest = hashlib.sha256(path.rpartition("/")[2].encode()).digest()

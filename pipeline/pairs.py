@@ -35,7 +35,7 @@ def map_keys(seed: int, paths: Sequence[str], stages: Sequence[str]) -> NDArray[
 
 
 def uniforms(keys: Tensor, count: int) -> Tensor:
-    """(M,count) float64 draws in [0,1), row m from keys[m] alone: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    """(M,count) float64 draws in [0,1), row m from only keys[m]: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 
     keys: (M,) int64, the bits of the keys; all arithmetic is modulo 2^64, which the sign does not change.
     """

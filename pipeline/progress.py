@@ -30,7 +30,7 @@ def unshown() -> Iterator[None]:
 
 @contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show done/total, units a second and the time left on standard error; yields a function that adds what is done."""
+    """Show done/total, units per second and the time left on standard error; yields a function that adds to done."""
     if not _SHOWN.get():
         yield lambda _: None
         return

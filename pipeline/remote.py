@@ -48,7 +48,7 @@ def need_extra(url: str) -> None:
 
 @cache
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of `url` and the path on it, without a slash at its end; one a process, for all threads.
+    """The fsspec filesystem of `url` and the path on it, without a slash at its end; one per process, for all threads.
 
     Raises `UserError` where its package is not installed, fsspec knows no such protocol, or an account is not named.
     """

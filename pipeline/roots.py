@@ -75,7 +75,7 @@ def list_images(root: str) -> Listing:
 def read_file(root: str, path: str) -> bytes:
     """Content of the file at `path` (relative, POSIX) below `root`.
 
-    Raises `OSError` where it cannot be read. Of a URL that is `FileNotFoundError` alone: `RunError` where the remote
+    Raises `OSError` where it cannot be read. Of a URL that is only `FileNotFoundError`: `RunError` where the remote
     side fails, which says nothing about the file; `UserError` where the filesystem of the URL is not installed.
     """
     if not is_url(root):

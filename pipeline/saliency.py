@@ -28,7 +28,7 @@ def layercam(
     Returns one (B,h,w) float32 map, 0 or more, a stage at the stage's own resolution, and (B,) int64.
 
     A map is ``relu(sum over channels of relu(dscore/dactivation) * activation)`` (LayerCAM, eq. 6). Gradients are
-    taken with respect to the activations alone, and only from the shallowest stage on: weights get none.
+    taken with respect only to the activations, and only from the shallowest stage on: weights get none.
     """
     with torch.autocast(x.device.type, getattr(torch, precision), enabled=precision != "float32"):
         activations, scores = _forward(backbone, x, stages)

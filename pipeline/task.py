@@ -73,7 +73,7 @@ class _Loaded:
 
 
 def compute_shard(job: Job, name: str, shard: int) -> TaskReport:
-    """Compute what is pending of one shard of a category and write it; a shard whose chunks are all done is left alone.
+    """Compute what is pending of one shard of a category and write it; a shard that is all done is left as it is.
 
     Runs wherever Dask puts it: it opens the store and loads the network once per process. With bad_images "stop" and
     an unreadable image nothing is written and the report carries the lines.

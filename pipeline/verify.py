@@ -30,7 +30,7 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found: images checked, a line a problem, and the paths of images that were skipped (no problem)."""
+    """What a check found: images checked, a line per problem, and paths of images that were skipped (no problem)."""
 
     images: int
     problems: tuple[str, ...]
@@ -38,7 +38,7 @@ class Verdict:
 
 
 def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
-    """Check the cache at `store`, of `categories` alone if any are given; never raises for damage, only lists it.
+    """Check the cache at `store`, only of `categories` if any are given; never raises for damage, only lists it.
 
     Checked: that every chunk is done and the cache marked complete; shapes and types; the digest of the image list;
     of every valid image in a done chunk, its source's SHA-256 and what `chunk_faults` names. A row that is not valid
@@ -66,7 +66,7 @@ def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
 def inspection_value(store: str, categories: Sequence[str] = (), *, verify: bool) -> dict[str, Any]:
     """What `inspect --json` prints: the summary as plain JSON values and, where asked for, the verdict as "verify".
 
-    Of a cache too damaged to be summed up it holds the verdict alone; without one that raises RunError.
+    Of a cache too damaged to be summed up it holds only the verdict; without one that raises RunError.
     """
     verdict = {"verify": asdict(verify_cache(store, categories))} if verify else {}
     try:
@@ -99,7 +99,7 @@ def chunk_faults(arrays: Arrays, settings: PrecomputeSettings) -> dict[str, NDAr
     }
     faults = {line: np.logical_or.reduce(faulty.reshape(len(pairs), -1), axis=1) for line, faulty in by_line.items()}
     if not arrays["images"].any():
-        faults["black pixels alone, as of a lost chunk,"] = np.ones(len(pairs), bool)
+        faults["only black pixels, as of a lost chunk,"] = np.ones(len(pairs), bool)
     return faults
 
 

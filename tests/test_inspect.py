@@ -271,7 +271,7 @@ DAMAGE: dict[str, tuple[Callable[[str], None], str]] = {
     "valid": (change("valid", 65, lambda _: 0), AT_65.format("a digest though marked as not read")),
     "digest": (change("sha256", 65, lambda _: "0" * 64), "mono/train/good/065.png: the source image changed"),
     "paths": (change("paths", 65, lambda _: "mono/train/good/064.png"), "the paths are not those of images_digest"),
-    "images lost": (lose_chunk("images", 0), "mono, chunk 0: black pixels alone.* in 64 of 64 images"),
+    "images lost": (lose_chunk("images", 0), "mono, chunk 0: only black pixels.* in 64 of 64 images"),
     "clusters lost": (lose_chunk("clusters", 0), "mono, chunk 0: clusters that are not numbered.* in 64 of 64 images"),
     "saliency lost": (lose_chunk("saliency", 1), "mono, chunk 1: clusters that are not numbered.* in 3 of 3 images"),
     "centroids lost": (lose_chunk("centroids", 1), "mono, chunk 1: clusters that are not numbered.* in 3 of 3 images"),
