@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 from pipeline.execution import Execution
 from pipeline.setting import split
 from train.benchmark import Benchmark, ready_cache, run_benchmark
+from train.cell_result import CellResult
 from train.comparison import read_rows
-from train.results import CellResult
 from train.settings import ARMS, BenchmarkSettings, PatchCoreSettings, TrainSettings
 
 
@@ -67,7 +67,9 @@ def test_arms_differ_in_their_negatives_alone() -> None:
     for arm in ARMS:
         settings = asked.settings(arm)
         if arm == "patchcore":
-            assert settings == PatchCoreSettings(held_out=asked.recipe.held_out, false_alarms=asked.recipe.false_alarms)
+            assert settings == PatchCoreSettings(
+                held_out=asked.training.held_out, false_alarms=asked.training.false_alarms
+            )
         else:
             assert settings == replace(TrainSettings(), negatives="none" if arm == "untrained" else arm)
 

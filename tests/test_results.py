@@ -1,23 +1,15 @@
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from train.cell_result import CellResult, DefectResult
 from train.metrics import METRICS
-from train.results import (
-    CellResult,
-    DefectResult,
-    ScoreRow,
-    results_table,
-    summarise,
-    write_scores_csv,
-)
+from train.results import results_table, summarise
 
 NAMES = [metric.name for metric in METRICS]
 
@@ -152,37 +144,6 @@ def test_a_cell_of_a_plain_folder_written_before_has_no_figures() -> None:
 def test_no_category_is_refused() -> None:
     with pytest.raises(ValueError, match="no category"):
         summarise([], {})
-
-
-def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
-    rows = [
-        ScoreRow("test/good/0, a.png", 0, 0.1 + 0.2, {"gaussian": 1e-17, "k-nearest": 2.0}),
-        ScoreRow('test/crack/"ä".png', 1, 3.5, {"k-nearest": -4.0, "gaussian": 1 / 3}),
-    ]
-    write_scores_csv(tmp_path / "scores.csv", rows)
-    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
-        header, *lines = csv.reader(file)
-    assert header == ["path", "label", "score", "gaussian", "k-nearest"]
-    for row, (path, label, score, gaussian, nearest) in zip(rows, lines, strict=True):
-        assert (path, int(label), float(score)) == (row.path, row.label, row.score)
-        assert {"gaussian": float(gaussian), "k-nearest": float(nearest)} == row.scorers
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([ScoreRow("a", 0, float("nan"))], "not finite"),
-        ([ScoreRow("a", 0, 1.0, {"score": 1.0})], "name of a column"),
-        ([ScoreRow("a", 0, 1.0, {"head": 1.0}), ScoreRow("b", 0, 1.0)], "b has the scorers"),
-    ],
-)
-def test_score_rows_that_do_not_fit_leave_the_old_file(tmp_path: Path, rows: list[ScoreRow], message: str) -> None:
-    path = tmp_path / "scores.csv"
-    write_scores_csv(path, [])
-    assert path.read_text(encoding="utf-8") == "path,label,score\n"
-    with pytest.raises(ValueError, match=message):
-        write_scores_csv(path, rows)
-    assert path.read_text(encoding="utf-8") == "path,label,score\n"
 
 
 def test_the_table_shows_percent_and_dashes_and_says_where_training_lost() -> None:

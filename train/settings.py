@@ -94,3 +94,7 @@ class PatchCoreSettings:
     def to_attributes(self) -> dict[str, Any]:
         """The settings as JSON values."""
         return asdict(self)
+
+
+# Of an arm.
+Settings = TrainSettings | PatchCoreSettings
