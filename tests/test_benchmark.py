@@ -67,9 +67,8 @@ def test_arms_differ_in_their_negatives_alone() -> None:
     for arm in ARMS:
         settings = asked.settings(arm)
         if arm == "patchcore":
-            assert settings == PatchCoreSettings(
-                held_out=asked.training.held_out, false_alarms=asked.training.false_alarms
-            )
+            training = asked.training
+            assert settings == PatchCoreSettings(held_out=training.held_out, false_alarms=training.false_alarms)
         else:
             assert settings == replace(TrainSettings(), negatives="none" if arm == "untrained" else arm)
 

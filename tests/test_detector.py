@@ -1,6 +1,6 @@
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def fit_untrained(normals: Normals, cells: Cells, settings: TrainSettings = SETT
 
 
 def calibrated(fitted: Fitted, cells: Cells, settings: TrainSettings) -> Detector:
-    return Detector(CACHE, settings.to_attributes(), fitted, calibrate(fitted, cells.held_out, settings.false_alarms))
+    return Detector(CACHE, asdict(settings), fitted, calibrate(fitted, cells.held_out, settings.false_alarms))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ def fit(backbone: Backbone, photos: NDArray[np.uint8], coreset: float, seed: int
     fitted = fit_scorers(
         recipe, backbone, None, None, look_at(backbone, recipe, list(photos[:4]), np.arange(4), seed), seed
     )
-    return Detector(CACHE, settings.to_attributes(), fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
+    return Detector(CACHE, asdict(settings), fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
 
 
 def test_the_score_is_the_largest_distance_to_the_nearest_normal_patch(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from pipeline.cache.cache import find_cache
@@ -146,14 +147,11 @@ def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = Non
 
 def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
     execution, cores = benchmark.execution, os.cpu_count() or 1
-    on_gpu = next(iter(runs.values())).device.type == "cuda"
-    at_once = 1 if execution.scheduler == "threads" else execution.workers or (1 if on_gpu else cores)
-    wanted = [
-        (category, arm, seed)
-        for category in next(iter(runs.values())).normals
-        for arm in runs
-        for seed in benchmark.seeds
-    ]
+    first = next(iter(runs.values()))
+    at_once = (
+        1 if execution.scheduler == "threads" else execution.workers or (1 if first.device.type == "cuda" else cores)
+    )
+    wanted = list(product(first.normals, runs, benchmark.seeds))
     open_cells = _unfinished(wanted, runs)
     threads = max(1, cores // max(1, min(at_once, len(open_cells))))
     tasks = [(benchmark, *key) for key in open_cells]
@@ -180,10 +178,8 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> Non
     out, cache = benchmark.out, next(iter(runs.values())).cache.settings
     write_rows(out / "results.csv", arms)
     plot_comparison(out, arms, benchmark.note)
-    training = benchmark.training.to_attributes()
-    described = "; ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in training.items() if name != "negatives"
-    )
+    shared = {name: value for name, value in asdict(benchmark.training).items() if name != "negatives"}
+    described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in shared.items())
     cells = [cell for found in arms.values() for cell in found]
     counts = {cell.category: f"{cell.category} {cell.n_train} normals, {cell.n_test} test images" for cell in cells}
     seeds = ", ".join(str(seed) for seed in benchmark.seeds)

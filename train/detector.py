@@ -112,7 +112,7 @@ class Detector:
     def predict(self, images: Sequence[str | Path | NDArray[np.uint8]]) -> list[Prediction]:
         """Score image files, and RGB images (H,W,3) uint8 of any size, in their order; mixed is fine.
 
-        Images are read and scored a bounded batch at a time, and nothing is computed but what decides. Raises
+        Images are read and scored a bounded batch at a time, and only the scorers that decide are asked. Raises
         ImageError for a file that cannot be read, ValueError for an array of another shape or dtype.
         """
         found: list[Prediction] = []

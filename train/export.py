@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.files import replacing
 from train.detector import Detector
-from train.fitted import ask_network
+from train.fitted import needs_network
 
 
 class DetectorProgram(nn.Module):
@@ -20,7 +20,7 @@ class DetectorProgram(nn.Module):
         self.detector = detector
         # Modules of this one, so that their weights are the program's; the network only where it has a say.
         self.pretrained = detector.fitted.pretrained
-        self.network = detector.fitted.network if ask_network(detector.recipe.deciding_scorers) else None
+        self.network = detector.fitted.network if needs_network(detector.recipe.deciding_scorers) else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score."""

@@ -11,7 +11,7 @@ from train.fitted import Fitted
 from train.network import CutSwapNetwork
 from train.normals import Normals
 from train.recipe import Recipe
-from train.scorers import Gaussian, KNearest, PatchNearest, fit_gaussian, fit_k_nearest, on_device
+from train.scorers import Gaussian, KNearest, PatchNearest, fit_gaussian, fit_k_nearest, greedy_coreset, on_device
 
 
 def fit_scorers(
@@ -33,10 +33,8 @@ def fit_scorers(
     kept = max(1, round(recipe.reference_share * len(projected)))
     if recipe.most_references is not None:
         kept = min(kept, recipe.most_references)
-    references = PatchNearest.fit(projected, kept, recipe.coreset_width, seed)
-    scorers: dict[str, Gaussian | KNearest] = {}
-    if recipe.embedding_stages:
-        scorers = _of_embeddings(recipe, network, contrast, normals)
+    references = PatchNearest(projected[greedy_coreset(projected, kept, recipe.coreset_width, seed)].float())
+    scorers = _of_embeddings(recipe, network, contrast, normals) if recipe.embedding_stages else {}
     scorers = {name: on_device(scorer, device) for name, scorer in scorers.items()}
     return Fitted(recipe, pretrained, network, scorers, projection, references)
 

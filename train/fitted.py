@@ -20,7 +20,7 @@ from train.scorers import Gaussian, KNearest, PatchNearest
 _OF_THE_TRAINED = {"gde", "knn", "head"}
 
 
-def ask_network(names: Iterable[str]) -> bool:
+def needs_network(names: Iterable[str]) -> bool:
     """Whether one of these scorers is of what the trained network says."""
     return not _OF_THE_TRAINED.isdisjoint(names)
 
@@ -44,12 +44,13 @@ class Fitted:
     def score(self, images: Tensor, names: Sequence[str], at_once: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """Scores (B,) float64 by name, and anomaly maps (B,S,S) float32, 0 or more, of images (B,3,S,S) uint8.
 
-        names: of the recipe's `scorers`; the network is asked only for these. at_once: without chunks, as a program is.
+        names: of the recipe's `scorers`; the pretrained network's embeddings and the map are made whatever they are.
+        at_once: without chunks, as a program is.
         """
         recipe = self.recipe
         pooled, patches = embed(self.pretrained, recipe, images)
         trained = pooled
-        if self.network is not None and not self.network.frozen and ask_network(names):
+        if self.network is not None and not self.network.frozen and needs_network(names):
             trained = self.network.embedding(images)
         distances = self.distances(patches, at_once)
         scores = {}

@@ -26,9 +26,7 @@ def image_auroc(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> fl
 
     ValueError for a score that is not finite.
     """
-    if len(np.unique(labels)) < 2:
-        return None
-    return float(roc_auc_score(labels, scores))
+    return None if len(np.unique(labels)) < 2 else float(roc_auc_score(labels, scores))
 
 
 def image_ap(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float | None:
@@ -36,9 +34,7 @@ def image_ap(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float
 
     The step-wise sum of scikit-learn, without interpolation. ValueError for a score that is not finite.
     """
-    if len(np.unique(labels)) < 2:
-        return None
-    return float(average_precision_score(labels, scores))
+    return None if len(np.unique(labels)) < 2 else float(average_precision_score(labels, scores))
 
 
 def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:

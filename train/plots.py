@@ -76,10 +76,8 @@ def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sampl
 
 
 def _choose(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> list[int]:
-    chosen: list[int] = []
-    for label in (1, 0):
-        members = np.flatnonzero(labels == label)
-        order = members[np.argsort(-scores[members])]
-        middle = order[len(order) // 2 : len(order) // 2 + _SHOWN // 3] if label else order[:0]
-        chosen += [*order[: _SHOWN // 3].tolist(), *middle.tolist()]
-    return list(dict.fromkeys(chosen))
+    normal, anomalous = (np.flatnonzero(labels == label) for label in (0, 1))
+    normal, anomalous = (members[np.argsort(-scores[members])] for members in (normal, anomalous))
+    third, middle = _SHOWN // 3, len(anomalous) // 2
+    chosen = (anomalous[:third], anomalous[middle : middle + third], normal[:third])
+    return list(dict.fromkeys(np.concatenate(chosen).tolist()))

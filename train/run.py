@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.datasets import load_tests
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.layouts import Category, Sample
+from pipeline.layouts import Category
 from pipeline.progress import progress
 from pipeline.roots import absolute
 from train.calibration import calibrate
@@ -65,12 +65,16 @@ class Run:
     def kept(self) -> dict[str, Any]:
         """What its folder keeps of the run: settings, and the digest of each category's list of images."""
         images = {name: str(self.cache[name].group.attrs["images_digest"]) for name in self.normals}
-        settings = {"train": self.settings.to_attributes(), "cache": self.cache.settings.to_attributes()}
+        settings = {"train": asdict(self.settings), "cache": self.cache.settings.to_attributes()}
         return {**settings, "test": {"images": self.test_images}, "images": images}
 
     def with_fewer_tests(self, most: int) -> Run:
         """The run with at most so many test images of each label and category, spread over the list."""
-        tests = {name: _fewer_tests(category, most) for name, category in self.tests.items()}
+        tests = {}
+        for name, category in self.tests.items():
+            by_label = ([sample for sample in category.test if sample.label == label] for label in (0, 1))
+            kept = [sample for samples in by_label for sample in samples[:: max(1, -(-len(samples) // most))]]
+            tests[name] = replace(category, test=tuple(sorted(kept, key=lambda sample: sample.path)))
         return replace(self, tests=tests, test_images=most)
 
 
@@ -116,17 +120,15 @@ def write_results(run: Run, seeds: Sequence[int]) -> list[CellResult]:
     """Write `results.json` of a run whose cells are all finished, and return what each came to."""
     cells = [run.folder.cell(name, seed).read(run.cache.dataset) for name in run.normals for seed in seeds]
     cache = {"store": run.cache.store, "cache": run.cache.settings.to_attributes()}
-    write_json(run.folder.results, summarise(cells, {**run.settings.to_attributes(), "seeds": seeds, **cache}))
+    write_json(run.folder.results, summarise(cells, {**asdict(run.settings), "seeds": seeds, **cache}))
     return cells
 
 
 def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
 
-    The same images whatever the seed, the order and the settings. ValueError where fewer than four are given.
+    Of four or more; the same images whatever the seed, the order and the settings.
     """
-    if len(paths) < _LEAST_NORMALS:
-        raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
     digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
     count = min(max(2, round(share * len(paths))), len(paths) - 2)
     held = np.zeros(len(paths), bool)
@@ -147,27 +149,13 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     detector, n_train = _make_detector(run, run.cache[name], seed, cell)
     detector.save(cell.detector)
     result = CellResult(run.cache.dataset, name, seed, n_train, len(tests), detector.threshold)
-    cell.write(_evaluated(result, detector, run.root, tests, cell) if tests else result)
-
-
-def _evaluated(
-    result: CellResult, detector: Detector, root: str, tests: Sequence[Sample], cell: CellFolder
-) -> CellResult:
-    """The result with what the test images say; writes their scores and plots."""
-    evaluation = evaluate(detector, root, tests)
-    cell.write_scores(tests, evaluation.deciding, evaluation.scores.image)
-    plot_scores(cell.scores_plot, evaluation.labels, evaluation.deciding, detector.threshold, result.category)
-    plot_maps(cell.maps_plot, detector, root, tests, evaluation)
-    scorers, by_defect = evaluation.scorers, evaluation.by_defect
-    return replace(result, metrics=evaluation.metrics, scorers=scorers, by_defect=by_defect)
-
-
-def _fewer_tests(category: Category, most: int) -> Category:
-    kept: list[Sample] = []
-    for label in (0, 1):
-        samples = [sample for sample in category.test if sample.label == label]
-        kept += samples[:: max(1, -(-len(samples) // most))]
-    return replace(category, test=tuple(sorted(kept, key=lambda sample: sample.path)))
+    if tests:
+        found = evaluate(detector, run.root, tests)
+        cell.write_scores(tests, found.deciding, found.scores.image)
+        plot_scores(cell.scores_plot, found.labels, found.deciding, detector.threshold, name)
+        plot_maps(cell.maps_plot, detector, run.root, tests, found)
+        result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
+    cell.write(result)
 
 
 def _split(category: CachedCategory, store: str, held_out: float) -> _Split:
@@ -205,4 +193,4 @@ def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFold
             fit(network, stream, settings, seed, cell, advance, contrast)
     fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
     calibration = calibrate(fitted, NormalImages(stream, held_out), settings.false_alarms)
-    return Detector(precomputed, settings.to_attributes(), fitted, calibration), len(trained_on)
+    return Detector(precomputed, asdict(settings), fitted, calibration), len(trained_on)

@@ -133,10 +133,8 @@ class RunFolder:
         write_json(self.settings, wanted)
 
     def _kept(self) -> dict[str, Any] | None:
-        if not self.settings.exists():
-            return None
-        content: dict[str, Any] = json.loads(self.settings.read_text())
-        return content
+        found: dict[str, Any] | None = json.loads(self.settings.read_text()) if self.settings.exists() else None
+        return found
 
 
 def find_detector(run: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -65,11 +65,6 @@ class PatchNearest:
 
     coreset: Tensor
 
-    @classmethod
-    def fit(cls, patches: Tensor, size: int, width: int, seed: int) -> Self:
-        """Keep `size` of the normal patches (N, D), chosen by `greedy_coreset`; ValueError as there."""
-        return cls(coreset=patches[greedy_coreset(patches, size, width, seed)].float())
-
     def scores(self, patches: Tensor, at_once: bool = False) -> Tensor:
         """Euclidean distances (M,) float32 of patches (M, D), in chunks of bounded memory unless `at_once`."""
         if at_once:
@@ -112,11 +107,9 @@ def on_device(fitted: T, device: torch.device) -> T:
 def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
     """Gaussian with Ledoit-Wolf shrinkage of normal embeddings (N, D); N >= 2 and N < D are fine.
 
-    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for N < 2
-    or a value that is not finite. If no feature varies, the distance is the Euclidean one.
+    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for a
+    value that is not finite. If no feature varies, the distance is the Euclidean one.
     """
-    if len(embeddings) < 2:
-        raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {embeddings.shape}")
     estimate = LedoitWolf(store_precision=False).fit(_finite_tensor(embeddings).numpy())
     mean = torch.from_numpy(estimate.location_)
     return Gaussian(mean=mean, factor=_precision_factor(torch.from_numpy(estimate.covariance_), mean))
@@ -128,12 +121,9 @@ def fit_k_nearest(embeddings: NDArray[np.float32], k: int = 5) -> KNearest:
 
 
 def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:
-    """Mean and sample deviation (1 if it is 0) of scores (N,); ValueError for N < 2 or one not finite."""
-    values = np.asarray(scores, dtype=np.float64)
-    if len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"standardising needs 2 or more finite scores of normals, got {len(values)}")
-    deviation = float(values.std(ddof=1)) if np.ptp(values) > 0 else 1.0
-    return Standardiser(mean=float(values.mean()), deviation=deviation)
+    """Mean and sample deviation (1 if it is 0) of finite scores (N,), N >= 2."""
+    deviation = float(scores.std(ddof=1)) if np.ptp(scores) > 0 else 1.0
+    return Standardiser(mean=float(scores.mean()), deviation=deviation)
 
 
 def greedy_coreset(embeddings: Tensor, size: int, width: int, seed: int) -> Tensor:
@@ -142,11 +132,9 @@ def greedy_coreset(embeddings: Tensor, size: int, width: int, seed: int) -> Tens
     Greedy k-centre: a first embedding by `seed`, then always the one farthest from those chosen, so that the
     largest distance to a chosen one is at most twice the least possible (on a random projection to `width`
     dimensions where D > width). The same seed on the same device gives the same indices; time grows with
-    N * size. Source: PatchCore. ValueError unless 1 <= size <= N, and for a value that is not finite.
+    N * size. Source: PatchCore. 1 <= size <= N; ValueError for a value that is not finite.
     """
     count = len(embeddings)
-    if not 1 <= size <= count:
-        raise ValueError(f"a coreset of {size} cannot be taken from {count} embeddings")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(count, (1,), generator=generator)
     # Centred, because |a|^2 + |b|^2 - 2ab loses the small distances between points far from the origin.
