@@ -44,8 +44,7 @@ def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> ND
     counting all their pixels as normal would punish a map that finds it. Select with this before ranking their
     pixels, as an empty mask is a normal image there.
     """
-    usable: NDArray[np.bool_] = np.logical_or(np.asarray(labels) == 0, masks.any(axis=(1, 2)))
-    return usable
+    return np.asarray((np.asarray(labels) == 0) | masks.any(axis=(1, 2)), np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +61,7 @@ class PixelRanking:
 
     @classmethod
     def of(cls, masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> PixelRanking:
-        """Rank the pixels of maps (N, H, W) with masks (N, H, W).
-
-        ValueError for a score that is not finite.
-        """
+        """Rank the pixels of maps (N, H, W) with masks (N, H, W); ValueError for a score that is not finite."""
         if not np.isfinite(maps).all():
             raise ValueError("an anomaly map holds a value that is not finite")
         regions, found = np.zeros(masks.shape, np.int32), 0

@@ -109,5 +109,4 @@ def overlay(
     heat = np.clip((anomaly_map - low) / max(2 * high - low, 1e-9), 0, 1)
     colours = colormaps["inferno"](heat)[..., :3] * 255
     alpha = 0.8 * heat[..., None]
-    blended: NDArray[np.uint8] = (image * (1 - alpha) + colours * alpha).astype(np.uint8)
-    return blended
+    return np.asarray(image * (1 - alpha) + colours * alpha, np.uint8)
