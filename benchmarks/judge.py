@@ -25,6 +25,7 @@ from train.detector import Detector
 from train.metrics import image_auroc
 from train.negatives import make_negatives
 from train.run import hold_out
+from train.run_folder import RunFolder
 from train.stream import NormalStream
 
 KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
@@ -41,7 +42,7 @@ def judge(cell: Path, store: str, category: str) -> dict[str, float]:
     normal = detector.score(list(batch.images)).image
     found: dict[str, list[float]] = {name: [] for name in normal}
     for kind in KINDS:
-        negatives, _ = make_negatives(kind, images, batch.pairs, detector.cache, np.random.default_rng(0))
+        negatives, _ = make_negatives(kind, images, batch.pairs, detector.precompute_settings, np.random.default_rng(0))
         negative = detector.score(list(negatives.permute(0, 2, 3, 1).numpy())).image
         labels: NDArray[np.int64] = np.repeat([0, 1], len(rows))
         for name, values in normal.items():
@@ -51,9 +52,9 @@ def judge(cell: Path, store: str, category: str) -> dict[str, float]:
 
 def main(runs: list[Path]) -> None:
     for run in runs:
-        results = json.loads((run / "results.json").read_text())
+        results = json.loads(RunFolder(run).results.read_text())
         for category, result in results["categories"].items():
-            judged = judge(run / category / "seed-0", results["settings"]["store"], category)
+            judged = judge(RunFolder(run).cell(category, 0).path, results["settings"]["store"], category)
             tested = {name: values[0] for name, values in result["scorers"].items()}
             tested["untrained"] = result["untrained_image_auroc"][0]
             names = sorted(judged, key=judged.__getitem__)

@@ -40,7 +40,7 @@ from train.normals import look_at
 from train.recipe import recipe_of
 from train.run_folder import CellFolder
 from train.settings import TrainSettings
-from train.stream import NormalStream
+from train.stream import NormalImages, NormalStream
 
 SIZE = 128
 TRAIN = TrainSettings()
@@ -139,7 +139,7 @@ def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSetti
     network = CutSwapNetwork(trunk, recipe, settings.classes(len(cache.stages)), frozen=True)
     network.backbone.requires_grad_(False)
     rows = np.arange(images_in_all)
-    normals = look_at(trunk, recipe, stream.images(rows), rows, 0)
+    normals = look_at(trunk, recipe, NormalImages(stream, rows), rows, 0)
     contrast = Contrast(trunk, recipe, normals, 0)
     size = settings.batch_size
     images = torch.randint(0, 256, (2 * size, 3, SIZE, SIZE)).float()

@@ -9,10 +9,11 @@ from typing import Any
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
 from train.benchmark import QUICK
+from train.cell_result import CellResult
 from train.comparison import comparison_markdown, markdown, read_rows
 from train.machine import describe_machine
 from train.metrics import METRICS
-from train.results import CellResult, over_seeds, percent
+from train.results import over_seeds, percent
 from train.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ def results_below(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def all_of(benchmarks: list[Path]) -> str:
-    """The categories of all data sets in one table a figure, with the mean over them."""
+    """The categories of all data sets in one table per figure, with the mean over them."""
     arms: dict[str, list[CellResult]] = {}
     for folder in benchmarks:
         for arm, cells in read_rows(folder / "results.csv").items():
@@ -81,7 +82,7 @@ def scorers_of(benchmarks: list[Path]) -> str:
 
 
 def section(name: str, results: dict[str, Any]) -> str:
-    """A table of one run: a row a category, percent, mean ± standard error over its seeds."""
+    """A table of one run: a row per category, percent, mean ± standard error over its seeds."""
     settings = {**results["settings"]["cache"], **results["settings"]}
     described = "; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in SHOWN)
     header = ["category", "normals", "test images", *FIGURES.values(), "gde", "head"]
@@ -99,7 +100,7 @@ def section(name: str, results: dict[str, Any]) -> str:
 
 
 def maps_of(store: str) -> str:
-    """What `inspect` says of the cache's maps: a row a category and stage."""
+    """What `inspect` says of the cache's maps: a row per category and stage."""
     from pipeline.inspect import summarise
 
     header = ["category", "stage", "top cluster, percent of the map", "centroids", "relaxed pairs, percent"]

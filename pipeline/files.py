@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +44,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write JSON, atomically; ValueError for NaN or infinity, TypeError for what JSON has no form of."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, header_and_rows: Iterable[Iterable[object]]) -> None:
+    """Write lines of values as CSV, atomically; an empty field for None."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(header_and_rows)
+    write_text(path, text.getvalue())
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 from pipeline.execution import Execution
 from pipeline.setting import split
 from train.benchmark import Benchmark, ready_cache, run_benchmark
+from train.cell_result import CellResult
 from train.comparison import read_rows
-from train.results import CellResult
 from train.settings import ARMS, BenchmarkSettings, PatchCoreSettings, TrainSettings
 
 
@@ -67,7 +67,8 @@ def test_arms_differ_in_their_negatives_alone() -> None:
     for arm in ARMS:
         settings = asked.settings(arm)
         if arm == "patchcore":
-            assert settings == PatchCoreSettings(held_out=asked.recipe.held_out, false_alarms=asked.recipe.false_alarms)
+            training = asked.training
+            assert settings == PatchCoreSettings(held_out=training.held_out, false_alarms=training.false_alarms)
         else:
             assert settings == replace(TrainSettings(), negatives="none" if arm == "untrained" else arm)
 
@@ -230,9 +231,8 @@ def test_the_command_from_a_folder_of_images_to_a_table(image_root: Path, run_cl
     assert "QUICK LOOK" in done.stdout and "patchcore" in done.stdout
     assert f"{100 * float(table[0]['image_auroc']):.2f}" in done.stdout
     assert "benchmark: 4/4 cells" in done.stderr and "train mono" not in done.stderr
-    command = (
-        f"python cli.py benchmark --dataset folder --root {image_root} --arms cutpaste-3way,patchcore --image-size 64"
-    )
+    given = ("--arms cutpaste-3way", "--arms patchcore", "--image-size 64")
+    command = f"python cli.py benchmark --dataset folder --root {image_root} {' '.join(given)}"
     assert command in (out / "results.md").read_text()
 
 

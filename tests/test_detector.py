@@ -1,6 +1,6 @@
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from pipeline.settings import PrecomputeSettings
 from train.calibration import calibrate
 from train.contrast import Contrast
 from train.detector import Detector, Scores
-from train.fitted import Fitted, fit_scorers, smooth_maps, top_mean
+from train.fit_scorers import fit_scorers
+from train.fitted import Fitted, smooth_maps, top_mean
 from train.network import CutSwapNetwork
 from train.normals import Normals, look_at
 from train.recipe import recipe_of
@@ -59,7 +60,7 @@ def fit_untrained(normals: Normals, cells: Cells, settings: TrainSettings = SETT
 
 
 def calibrated(fitted: Fitted, cells: Cells, settings: TrainSettings) -> Detector:
-    return Detector(CACHE, settings.to_attributes(), fitted, calibrate(fitted, cells.held_out, settings.false_alarms))
+    return Detector(CACHE, asdict(settings), fitted, calibrate(fitted, cells.held_out, settings.false_alarms))
 
 
 @pytest.fixture(scope="module")
@@ -197,15 +198,15 @@ def test_the_threshold_flags_at_most_the_share_asked_for(
 ) -> None:
     settings = replace(SETTINGS, scorer=scorer, false_alarms=false_alarms, coreset=1)
     detector = fit_untrained(normals, cells, settings)
-    decisive = detector.decisive(detector.score(cells.held_out))
+    deciding = detector.deciding(detector.score(cells.held_out))
     # Of ten normals the whole part of the share, as no two of their scores are the same.
-    assert (decisive > detector.threshold).sum() == int(false_alarms * 10)
+    assert (deciding > detector.threshold).sum() == int(false_alarms * 10)
 
 
 def test_the_threshold_is_on_the_scale_of_the_scorer_that_decides(trained: Detector, cells: Cells) -> None:
     held_out = trained.score(cells.held_out)
     assert held_out.image["sum"].min() <= trained.threshold <= held_out.image["sum"].max()
-    np.testing.assert_array_equal(trained.decisive(held_out), held_out.image["sum"])
+    np.testing.assert_array_equal(trained.deciding(held_out), held_out.image["sum"])
     low, high = trained.calibration.map_range
     assert low == pytest.approx(np.median(held_out.maps)) and high == pytest.approx(held_out.maps.max())
 
@@ -220,7 +221,7 @@ def test_a_saved_detector_gives_identical_scores(
     detector: Detector = request.getfixturevalue(arm)
     detector.save(tmp_path / "detector.pt")
     loaded = Detector.load(tmp_path / "detector.pt", "cpu")
-    assert (loaded.cache, loaded.settings) == (detector.cache, detector.settings)
+    assert loaded.precompute_settings == detector.precompute_settings and loaded.settings == detector.settings
     assert (loaded.recipe, loaded.calibration) == (detector.recipe, detector.calibration)
     mine, yours = detector.score(cells.tested), loaded.score(cells.tested)
     assert mine.image.keys() == yours.image.keys()

@@ -21,14 +21,14 @@ SIZE = CACHE.image_size
 class Brightness:
     """A detector by eye: what is bright is anomalous; `mean` and `max` are its scorers, and `mean` decides."""
 
-    cache: PrecomputeSettings = CACHE
+    precompute_settings: PrecomputeSettings = CACHE
     threshold: float = 100.0
 
     def score(self, images: Iterable[NDArray[np.uint8]]) -> Scores:
         maps = np.stack([image.mean(2, dtype=np.float32) for image in images])
         return Scores({"mean": maps.mean((1, 2), np.float64), "max": maps.max((1, 2)).astype(np.float64)}, maps)
 
-    def decisive(self, scores: Scores) -> NDArray[np.float64]:
+    def deciding(self, scores: Scores) -> NDArray[np.float64]:
         return scores.image["mean"]
 
 

@@ -16,6 +16,7 @@ QUICK = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01)
 ARMS = {
     "cutswap": QUICK,
     "untrained": TrainSettings(negatives="none", coreset=30),
+    "nearest neighbours": TrainSettings(negatives="none", coreset=30, scorer="knn"),
     "patchcore": PatchCoreSettings(coreset=0.05),
     "fine-tuned, by its head": TrainSettings(
         steps=2, batch_size=2, coreset=30, head_lr=0.01, backbone_lr=0.001, scorer="head"

@@ -28,7 +28,7 @@ from train.normals import look_at
 from train.recipe import recipe_of
 from train.run_folder import CellFolder
 from train.settings import TrainSettings
-from train.stream import NormalStream
+from train.stream import NormalImages, NormalStream
 
 CACHE = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=4, patch_area=(0.1, 0.2))
 NORMALS = 24
@@ -62,7 +62,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
 def untrained(toy: str) -> Callable[[int], CutSwapNetwork]:
     """Makes networks with so many classes, all of the same first weights."""
     pretrained = load_backbone(CACHE.backbone, CACHE.weights)
-    images = stream(toy).images(np.arange(NORMALS))
+    images = NormalImages(stream(toy), np.arange(NORMALS))
     gaussian = look_at(pretrained, RECIPE, images, np.arange(NORMALS), 0).gaussian
 
     def make(classes: int = 2) -> CutSwapNetwork:

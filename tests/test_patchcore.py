@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from pipeline.settings import PrecomputeSettings
 from train.calibration import calibrate
 from train.detector import Detector
 from train.features import patch_embedding
-from train.fitted import fit_scorers
+from train.fit_scorers import fit_scorers
 from train.normals import look_at
 from train.recipe import recipe_of
 from train.run import open_run, train
@@ -40,7 +40,7 @@ def fit(backbone: Backbone, photos: NDArray[np.uint8], coreset: float, seed: int
     fitted = fit_scorers(
         recipe, backbone, None, None, look_at(backbone, recipe, list(photos[:4]), np.arange(4), seed), seed
     )
-    return Detector(CACHE, settings.to_attributes(), fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
+    return Detector(CACHE, asdict(settings), fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
 
 
 def test_the_score_is_the_largest_distance_to_the_nearest_normal_patch(
@@ -55,7 +55,7 @@ def test_the_score_is_the_largest_distance_to_the_nearest_normal_patch(
     assert whole.fitted.references.coreset.shape[0] == 4 * PATCHES
     np.testing.assert_allclose(scores.image["patchcore"][:4], 0, atol=1e-4)
     np.testing.assert_allclose(scores.image["patchcore"][4:], distances.amax(1).numpy(), rtol=1e-4)
-    assert np.array_equal(whole.decisive(scores), scores.image["patchcore"])
+    assert np.array_equal(whole.deciding(scores), scores.image["patchcore"])
 
 
 def test_maps_are_high_where_the_image_is_not_normal(whole: Detector, photos: NDArray[np.uint8]) -> None:

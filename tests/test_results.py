@@ -1,23 +1,15 @@
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from train.cell_result import CellResult, DefectResult
 from train.metrics import METRICS
-from train.results import (
-    CellResult,
-    DefectResult,
-    ScoreRow,
-    results_table,
-    summarise,
-    write_scores_csv,
-)
+from train.results import results_table, summarise
 
 NAMES = [metric.name for metric in METRICS]
 
@@ -122,17 +114,17 @@ def test_categories_with_different_numbers_of_seeds_have_no_common_error() -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        ({"metrics": {"image_auroc": float("nan")}}, "image_auroc must be in 0..1"),
-        ({"metrics": {"image_auroc": 70.0}}, "image_auroc must be in 0..1"),
-        ({"scorers": {"knn": 1.5}}, "scorer knn must be"),
-        ({"by_defect": {"crack": DefectResult(3, {"aupro": -0.5})}}, "aupro of crack must be"),
-        ({"threshold": float("inf")}, "threshold"),
+        {"metrics": {"image_auroc": float("nan")}},
+        {"metrics": {"image_auroc": 70.0}},
+        {"scorers": {"knn": 1.5}},
+        {"by_defect": {"crack": DefectResult(3, {"aupro": -0.5})}},
+        {"threshold": float("inf")},
     ],
 )
-def test_a_result_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_a_result_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         replace(SCREW[0], **changes)
 
 
@@ -154,37 +146,6 @@ def test_no_category_is_refused() -> None:
         summarise([], {})
 
 
-def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
-    rows = [
-        ScoreRow("test/good/0, a.png", 0, 0.1 + 0.2, {"gaussian": 1e-17, "k-nearest": 2.0}),
-        ScoreRow('test/crack/"ä".png', 1, 3.5, {"k-nearest": -4.0, "gaussian": 1 / 3}),
-    ]
-    write_scores_csv(tmp_path / "scores.csv", rows)
-    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
-        header, *lines = csv.reader(file)
-    assert header == ["path", "label", "score", "gaussian", "k-nearest"]
-    for row, (path, label, score, gaussian, nearest) in zip(rows, lines, strict=True):
-        assert (path, int(label), float(score)) == (row.path, row.label, row.score)
-        assert {"gaussian": float(gaussian), "k-nearest": float(nearest)} == row.scorers
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([ScoreRow("a", 0, float("nan"))], "not finite"),
-        ([ScoreRow("a", 0, 1.0, {"score": 1.0})], "name of a column"),
-        ([ScoreRow("a", 0, 1.0, {"head": 1.0}), ScoreRow("b", 0, 1.0)], "b has the scorers"),
-    ],
-)
-def test_score_rows_that_do_not_fit_leave_the_old_file(tmp_path: Path, rows: list[ScoreRow], message: str) -> None:
-    path = tmp_path / "scores.csv"
-    write_scores_csv(path, [])
-    assert path.read_text(encoding="utf-8") == "path,label,score\n"
-    with pytest.raises(ValueError, match=message):
-        write_scores_csv(path, rows)
-    assert path.read_text(encoding="utf-8") == "path,label,score\n"
-
-
 def test_the_table_shows_percent_and_dashes_and_says_where_training_lost() -> None:
     lines = _printed([*SCREW, *TILE])
     screw, tile, mean = (
@@ -192,14 +153,12 @@ def test_the_table_shows_percent_and_dashes_and_says_where_training_lost() -> No
     )
     assert "80.0 ± 5.8" in screw
     assert "85.0 ± 0.0" in screw
-    assert "worse than untrained by 5.0" in screw
     assert "95.0 ± 2.9" in tile
     assert tile.count(" - ") == 2
-    assert "worse" not in tile
     assert "87.5 ± 3.8" in mean
-    assert "worse in 1 of 2" in mean
+    assert "worse than untrained in 1 of 2: screw by 5.0" in "".join(lines) and "tile by" not in "".join(lines)
     assert lines.index(mean) > max(lines.index(screw), lines.index(tile))
-    assert "by defect" not in "".join(lines)
+    assert "defect" not in "".join(lines)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -209,21 +168,24 @@ def test_the_table_has_a_line_a_class_of_defect_where_there_are_several(width: i
     lines = _printed([*cracked, *single], width)
     assert all(len(line) <= width for line in lines)
     text = "\n".join(lines)
-    assert "crack 25.0" in text and "spot 100.0" in text and "…" not in text
-    assert "dent" not in text  # its figure is the category's
+    for name, figure in (("crack", "25.0"), ("spot", "100.0")):
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert figure in line
+    assert "…" not in text and "dent" not in text  # its figure is the category's
 
 
 def test_the_table_says_when_training_lost_on_the_mean() -> None:
-    mean = _printed([*SCREW, *unmarked(0.90, 1.00, 0.95, untrained=1.0)])[-2]
-    assert "worse than untrained by 5.0; worse in 2 of 2" in mean
+    text = " ".join(" ".join(_printed([*SCREW, *unmarked(0.90, 1.00, 0.95, untrained=1.0)])).split())
+    assert "worse than untrained in 2 of 2: screw by 5.0, tile by 5.0, the mean by 5.0" in text
 
 
 def test_means_over_different_categories_are_not_compared() -> None:
     never_run = [replace(cell, scorers={}) for cell in unmarked(0.5, 0.5, 0.5, category="[bold]tile")]
-    mean = _printed([*SCREW, *never_run])[-2]
+    lines = _printed([*SCREW, *never_run])
+    mean = next(line for line in lines if line.startswith(" mean "))
     assert "65.0" in mean
     assert "85.0" in mean
-    assert "worse than untrained" not in mean
+    assert "the mean by" not in "".join(lines)
 
 
 def test_names_are_printed_as_they_are() -> None:

@@ -1,12 +1,15 @@
+import csv
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import REPO
 
 from pipeline.errors import UserError
-from train.results import CellResult, DefectResult
+from pipeline.layouts import Sample
+from train.cell_result import CellResult, DefectResult
 from train.run_folder import CellFolder, RunFolder, find_detector
 
 WANTED: dict[str, Any] = {"train": {"steps": 5, "proxy": "binary"}, "cache": {"pairs": 16}, "images": {"mono": "1f"}}
@@ -52,6 +55,22 @@ def test_a_cell_written_by_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert found.metrics == {"image_auroc": 1.0, "image_ap": 1.0, "pixel_auroc": None, "aupro": None}
     assert found.scorers["patches"] == 0.9166666666666666 and found.by_defect == {}
     assert find_detector(tmp_path / "run") == cell.detector and cell.scores.is_file()
+
+
+def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
+    cell = RunFolder(tmp_path).cell("mono", 3)
+    samples = [Sample("test/good/0, a.png", 0, "good", None), Sample('test/crack/"ä".png', 1, "crack", None)]
+    score = np.array([0.1 + 0.2, 1e-17])
+    scorers = {"gaussian": np.array([1e-17, 1 / 3]), "k-nearest": np.array([2.0, -4e22])}
+    cell.write_scores(samples, score, scorers)
+    with cell.scores.open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["path", "label", "score", "gaussian", "k-nearest"]
+    assert [(path, int(label)) for path, label, *_ in lines] == [(sample.path, sample.label) for sample in samples]
+    written = np.array([values for _, _, *values in lines], np.float64)
+    np.testing.assert_array_equal(written, np.stack([score, *scorers.values()], 1))
+    for found, expected in zip(cell.read_scores(), ([0, 1], score), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -130,3 +149,12 @@ def test_a_folder_without_a_detector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no detector") as caught:
         find_detector(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_run_whose_arm_kept_no_detector_says_so(tmp_path: Path) -> None:
+    cell = RunFolder(tmp_path).cell("mono", 0)
+    cell.clear(keep_checkpoint=False)
+    cell.write(RESULT)
+    with pytest.raises(UserError, match="kept no detector of this arm: train it again") as caught:
+        find_detector(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

@@ -105,26 +105,10 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     for call in (
         lambda: fit_gaussian(broken),
         lambda: fit_k_nearest(broken),
-        lambda: scorers.fit_standardiser(broken[:, 2].astype(np.float64)),
-        lambda: scorers.PatchNearest.fit(torch.from_numpy(broken), size=2, width=128, seed=0),
+        lambda: greedy_coreset(torch.from_numpy(broken), size=2, width=128, seed=0),
     ):
         with pytest.raises(ValueError, match="finite"):
             call()
-
-
-def test_too_few_normals_and_sizes_out_of_range_are_refused() -> None:
-    one = np.ones((1, 3), dtype=np.float32)
-    with pytest.raises(ValueError, match="N >= 2"):
-        fit_gaussian(one)
-    with pytest.raises(ValueError, match="2 or more"):
-        scorers.fit_standardiser(np.ones(1))
-    with pytest.raises(ValueError, match="k is 0"):
-        fit_k_nearest(one, k=0)
-    with pytest.raises(ValueError, match="normals 0"):
-        fit_k_nearest(one[:0])
-    for size in (0, 2):
-        with pytest.raises(ValueError, match=f"coreset of {size}"):
-            greedy_coreset(torch.from_numpy(one), size, 128, seed=0)
 
 
 @given(seed=SEEDS, count=st.integers(1, 20), width=st.integers(1, 8), k=st.integers(1, 25))
@@ -158,7 +142,7 @@ def test_patch_nearest_in_chunks_is_brute_force(device: str, monkeypatch: pytest
     normals, points = _embeddings(0, 80, 6), _embeddings(1, 57, 6)
     monkeypatch.setattr(scorers, "_CHUNK_ELEMENTS", 64)
     on_device = torch.from_numpy(normals).to(device)
-    nearest = scorers.PatchNearest.fit(on_device, size=30, width=128, seed=3)
+    nearest = scorers.PatchNearest(on_device[greedy_coreset(on_device, size=30, width=128, seed=3)])
     chosen = normals[greedy_coreset(on_device, 30, 128, 3).cpu().numpy()]
     expected = pairwise_distances(points.astype("f8"), chosen.astype("f8")).min(axis=1)
     np.testing.assert_allclose(nearest.scores(torch.from_numpy(points)).cpu().numpy(), expected, rtol=1e-5)
@@ -221,17 +205,17 @@ def test_fitted_scorers_score_the_same_after_a_save_and_a_load() -> None:
     patches = torch.from_numpy(points)
 
     gaussian = fit_gaussian(normals)
-    again = scorers.Gaussian.from_state(_stored(gaussian.state()))
+    again = scorers.from_state(scorers.Gaussian, _stored(scorers.state_of(gaussian)))
     np.testing.assert_array_equal(_scores(again, points), _scores(gaussian, points))
 
     nearest = fit_k_nearest(normals, k=3)
-    reloaded = scorers.KNearest.from_state(_stored(nearest.state()))
+    reloaded = scorers.from_state(scorers.KNearest, _stored(scorers.state_of(nearest)))
     np.testing.assert_array_equal(_scores(reloaded, points), _scores(nearest, points))
 
     standardiser = scorers.fit_standardiser(normals[:, 0].astype(np.float64))
-    assert scorers.Standardiser.from_state(_stored(standardiser.state())) == standardiser
+    assert scorers.from_state(scorers.Standardiser, _stored(scorers.state_of(standardiser))) == standardiser
 
     normal_patches = torch.from_numpy(normals)
-    for fitted in (scorers.PatchNearest.fit(normal_patches, 7, 128, 0),):
-        loaded = type(fitted).from_state(_stored(fitted.state()))
-        assert torch.equal(loaded.scores(patches), fitted.scores(patches))
+    fitted = scorers.PatchNearest(normal_patches[greedy_coreset(normal_patches, 7, 128, 0)])
+    loaded = scorers.from_state(scorers.PatchNearest, _stored(scorers.state_of(fitted)))
+    assert torch.equal(loaded.scores(patches), fitted.scores(patches))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.cache.cache import CachedCategory, open_cache
 from pipeline.cache.layout import CHUNK, Arrays
 from pipeline.settings import PrecomputeSettings
-from train.stream import Batch, NormalStream, row_order
+from train.stream import Batch, NormalImages, NormalStream, row_order
 
 TINY = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=2, weights="none")
 CHUNKS = 39
@@ -134,13 +134,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_batches_do_not_depend_on_the_memory(category: CachedCategory, reads: list[int]) -> None:
     count = 2 * IMAGES // 50
     small, large = NormalStream(category, ROWS, memory=0), NormalStream(category, ROWS)
-    bounded, kept = [], 0
-    for batch in islice(small.batches(50, 0), count):
-        bounded.append(batch)
-        kept = max(kept, small.held)
-    assert kept == 17 < CHUNKS
+    bounded = list(islice(small.batches(50, 0), count))
     # No block is read twice within an epoch, but for the one that a batch across two epochs touches.
-    assert len(reads) <= 2 * CHUNKS
+    assert CHUNKS < len(reads) <= 2 * CHUNKS
     reads.clear()
     assert_equal(bounded, first_batches(large, count, size=50))
     assert sorted(reads) == list(range(CHUNKS))
@@ -173,33 +169,34 @@ def test_little_memory_is_all_that_is_used(category: CachedCategory) -> None:
     assert most(memory=40 * block) > (CHUNKS - 1) * block
 
 
-def test_memory_bounds_the_blocks_kept(category: CachedCategory) -> None:
+@pytest.mark.parametrize(("blocks", "kept"), [(0, 17), (19, 19)])
+def test_memory_bounds_the_blocks_kept(category: CachedCategory, reads: list[int], blocks: int, kept: int) -> None:
     block = CHUNK * (32 * 32 * 3 + 2 * 2 * 6 * 2)
-    stream = NormalStream(category, ROWS, memory=19 * block)
+    stream = NormalStream(category, ROWS, memory=blocks * block)
     stream.read(ROWS[: 20 * CHUNK : CHUNK])
-    assert stream.held == 19
+    reads.clear()
+    # The last ones are there, and the one before them is not.
+    stream.read(ROWS[(20 - kept) * CHUNK : 20 * CHUNK : CHUNK])
+    assert reads == []
+    stream.read(ROWS[[(19 - kept) * CHUNK]])
+    assert reads == [19 - kept]
 
 
-# --- images as a sequence -----------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_a_sequence(category: CachedCategory) -> None:
+def test_images_are_read_in_the_order_of_their_rows_whenever_they_are_gone_through(category: CachedCategory) -> None:
     rows = np.array([70, 3, 1200, 3])
-    images = NormalStream(category, ROWS).images(rows)
-    assert len(images) == 4
-    assert images[0].shape == (32, 32, 3) and images[0].dtype == np.uint8
-    np.testing.assert_array_equal(numbers(np.stack(list(images))), rows)
-    np.testing.assert_array_equal(numbers(images[-1][None]), [3])
-    np.testing.assert_array_equal(numbers(np.stack(list(images[1:3]))), [3, 1200])
-    np.testing.assert_array_equal(numbers(np.stack(list(reversed(images)))), rows[::-1])
-    with pytest.raises(IndexError):
-        images[4]
+    images = NormalImages(NormalStream(category, ROWS), rows)
+    for _ in range(2):
+        assert all(image.shape == (32, 32, 3) and image.dtype == np.uint8 for image in images)
+        np.testing.assert_array_equal(numbers(np.stack(list(images))), rows)
 
 
 def test_images_are_read_when_they_are_asked_for(category: CachedCategory, reads: list[int]) -> None:
-    images = NormalStream(category, ROWS).images(ROWS)
+    images = NormalImages(NormalStream(category, ROWS), ROWS[5 * CHUNK :])
     assert reads == []
-    images[5 * CHUNK]
+    next(iter(images))
     assert reads == [5]
 
 

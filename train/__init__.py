@@ -1,4 +1,4 @@
-"""Stage 2 of CutSwap: the cache to a trained detector and its scores; from Python, `from train import Detector`."""
+"""CutSwap's training: from a cache to a detector and its scores; from Python, `from train import Detector`."""
 
 from typing import TYPE_CHECKING
 

@@ -31,18 +31,15 @@ def jitter_colour(images: Tensor, strength: float, rng: np.random.Generator) -> 
 def translate(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     """Each image (B,C,H,W) moved by whole pixels, at most `share` of its side each way; edge pixels fill the gap."""
     for axis in (2, 3):
-        images = _slide(images, axis, share, rng)
+        side = images.shape[axis]
+        most = round(share * side)
+        edge = [most if i == axis else -1 for i in range(4)]
+        first, last = (images.narrow(axis, place, 1).expand(edge) for place in (0, side - 1))
+        padded = torch.cat([first, images, last], axis)
+        starts = rng.integers(0, 2 * most + 1, len(images)).tolist()
+        moved = [image.narrow(axis - 1, start, side) for image, start in zip(padded, starts, strict=True)]
+        images = torch.stack(moved)
     return images
-
-
-def _slide(images: Tensor, axis: int, share: float, rng: np.random.Generator) -> Tensor:
-    side = images.shape[axis]
-    most = round(share * side)
-    edge = [most if i == axis else -1 for i in range(4)]
-    first, last = (images.narrow(axis, place, 1).expand(edge) for place in (0, side - 1))
-    padded = torch.cat([first, images, last], axis)
-    starts = rng.integers(0, 2 * most + 1, len(images)).tolist()
-    return torch.stack([image.narrow(axis - 1, start, side) for image, start in zip(padded, starts, strict=True)])
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every category, arm and seed of a data set, trained with one recipe and budget, and what they come to side by side.
+"""Every category, arm and seed of a data set, trained by one recipe and budget, and what they come to side by side.
 
 A cell is one category, arm and seed. Each arm's run folder, `<out>/<arm>`, is one that `train` could have written, and
 a cell that is finished there is read back: the same command goes on where it was stopped.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from pipeline.cache.cache import find_cache
@@ -20,12 +21,12 @@ from pipeline.precompute import precompute
 from pipeline.progress import progress, unshown
 from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from train.comparison import Arms, comparison_markdown, write_rows
+from train.cell_result import CellResult
+from train.comparison import Arms, arm_folder, comparison_markdown, write_rows
 from train.comparison_plots import plot_comparison
 from train.machine import describe_machine
-from train.results import CellResult
-from train.run import Run, Settings, open_run, run_cell, write_results
-from train.settings import BenchmarkSettings, PatchCoreSettings, TrainSettings
+from train.run import Run, open_run, run_cell, write_results
+from train.settings import BenchmarkSettings, PatchCoreSettings, Settings, TrainSettings
 
 # A quick look: does all of it work here? Its figures say nothing.
 QUICK = "QUICK LOOK, no measurement"
@@ -58,32 +59,22 @@ class Benchmark:
         return range(self.asked.seeds or (1 if self.asked.quick else 3))
 
     @property
-    def recipe(self) -> TrainSettings:
+    def training(self) -> TrainSettings:
         """What all trained arms share."""
         return TrainSettings(steps=_QUICK_STEPS) if self.asked.quick else TrainSettings()
 
     def settings(self, arm: str) -> Settings:
-        """The recipe with the arm's negatives, or PatchCore's settings with the same split of the normals."""
-        recipe = self.recipe
+        """The training with the arm's negatives, or PatchCore's settings with the same split of the normals."""
+        training = self.training
         if arm == "patchcore":
-            return PatchCoreSettings(held_out=recipe.held_out, false_alarms=recipe.false_alarms)
-        return replace(recipe, negatives="none" if arm == "untrained" else arm)
+            return PatchCoreSettings(held_out=training.held_out, false_alarms=training.false_alarms)
+        return replace(training, negatives="none" if arm == "untrained" else arm)
 
     @property
     def note(self) -> str:
         """What to say beside every figure: nothing, or that it is none."""
         what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images a label"
         return f"{QUICK}: {what}" if self.asked.quick else ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell as it travels to a worker."""
-
-    benchmark: Benchmark
-    category: str
-    arm: str
-    seed: int
 
 
 def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
@@ -96,8 +87,7 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
     ready_cache(benchmark)
     runs = {arm: _open(benchmark, arm) for arm in benchmark.asked.arms}
     for run in runs.values():
-        if differing := "; ".join(run.folder.differing(run.kept())):
-            raise UserError(f"{run.folder.path} was made with other settings ({differing}): give another --out")
+        run.folder.require(run.kept(), "give another --out")
     for run in runs.values():
         run.folder.keep(run.kept())
     _run_cells(benchmark, runs)
@@ -132,20 +122,20 @@ def ready_cache(benchmark: Benchmark) -> None:
     precompute([(dataset, store)], settings, benchmark.execution)
 
 
-def compute_cell(cell: Cell) -> str:
+def compute_cell(benchmark: Benchmark, category: str, arm: str, seed: int) -> str:
     """Compute one cell in whatever process Dask chose; returns the line of a mistake, "" where there was none."""
     try:
         with unshown():
-            run_cell(_open(cell.benchmark, cell.arm, (cell.category,)), cell.category, cell.seed)
+            run_cell(_open(benchmark, arm, (category,)), category, seed)
     except UserError as error:
-        return f"{cell.category}, {cell.arm}, seed {cell.seed}: {error}"
+        return f"{category}, {arm}, seed {seed}: {error}"
     return ""
 
 
 def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = None) -> Run:
     run = open_run(
         benchmark.store,
-        benchmark.out / arm,
+        arm_folder(benchmark.out, arm).path,
         benchmark.settings(arm),
         categories=benchmark.categories if categories is None else categories,
         device=benchmark.execution.device,
@@ -157,17 +147,14 @@ def _open(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = Non
 
 def _run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
     execution, cores = benchmark.execution, os.cpu_count() or 1
-    on_gpu = next(iter(runs.values())).device.type == "cuda"
-    at_once = 1 if execution.scheduler == "threads" else execution.workers or (1 if on_gpu else cores)
-    wanted = [
-        (category, arm, seed)
-        for category in next(iter(runs.values())).normals
-        for arm in runs
-        for seed in benchmark.seeds
-    ]
+    first = next(iter(runs.values()))
+    at_once = (
+        1 if execution.scheduler == "threads" else execution.workers or (1 if first.device.type == "cuda" else cores)
+    )
+    wanted = list(product(first.normals, runs, benchmark.seeds))
     open_cells = _unfinished(wanted, runs)
     threads = max(1, cores // max(1, min(at_once, len(open_cells))))
-    tasks = [(Cell(benchmark, *key),) for key in open_cells]
+    tasks = [(benchmark, *key) for key in open_cells]
     with progress("benchmark", len(wanted), "cells") as advance:
         advance(len(wanted) - len(open_cells))
 
@@ -188,11 +175,11 @@ def _unfinished(cells: Sequence[tuple[str, str, int]], runs: dict[str, Run]) -> 
 
 
 def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> None:
-    out, cache = benchmark.out, next(iter(runs.values())).cache
+    out, cache = benchmark.out, next(iter(runs.values())).cache.settings
     write_rows(out / "results.csv", arms)
     plot_comparison(out, arms, benchmark.note)
-    recipe = benchmark.recipe.to_attributes()
-    described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items() if name != "negatives")
+    shared = {name: value for name, value in asdict(benchmark.training).items() if name != "negatives"}
+    described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in shared.items())
     cells = [cell for found in arms.values() for cell in found]
     counts = {cell.category: f"{cell.category} {cell.n_train} normals, {cell.n_test} test images" for cell in cells}
     seeds = ", ".join(str(seed) for seed in benchmark.seeds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,27 +18,27 @@ from train.scorers import Standardiser, fit_standardiser
 
 @dataclass(frozen=True)
 class Calibration:
-    """standardisers: of the recipe's members; map_range: median and largest value of the held-out normals' maps;
+    """The scales that the held-out normals set.
 
-    threshold: on the scale of the score that decides.
+    standardisers: of the recipe's members; map_range: median and largest value of the normals' maps; threshold: on the
+    scale of the score that decides.
     """
 
     standardisers: Mapping[str, Standardiser]
     map_range: tuple[float, float]
     threshold: float
 
+    def score(self, name: str, scores: Mapping[str, Tensor]) -> Tensor:
+        """(B,) float64: of scores (B,) by scorer the one of that name; "sum" adds up the standardised ones."""
+        if name != "sum":
+            return scores[name]
+        return torch.stack([scale.standardise(scores[name]) for name, scale in self.standardisers.items()]).sum(0)
+
 
 def calibrate(fitted: Fitted, held_out: Images, false_alarms: float) -> Calibration:
     """By two normals or more that nothing was fitted to; false_alarms: share of them that the threshold may flag."""
     recipe = fitted.recipe
-    scores, maps = fitted.score_all(held_out, tuple(dict.fromkeys((*recipe.members, *recipe.deciding))))
+    scores, maps = fitted.score_all(held_out, tuple(dict.fromkeys((*recipe.members, *recipe.deciding_scorers))))
     standardisers = {name: fit_standardiser(scores[name].numpy()) for name in recipe.members}
-    threshold = threshold_at(decide(recipe.decides, standardisers, scores).numpy(), false_alarms)
-    return Calibration(standardisers, (float(np.median(maps.numpy())), float(maps.max())), threshold)
-
-
-def decide(decides: str, standardisers: Mapping[str, Standardiser], scores: Mapping[str, Tensor]) -> Tensor:
-    """(B,) float64: of scores (B,) by name the one that decides, which may be the sum of the standardised ones."""
-    if decides != "sum":
-        return scores[decides]
-    return torch.stack([scale.standardise(scores[name]) for name, scale in standardisers.items()]).sum(0)
+    scales = Calibration(standardisers, (float(np.median(maps.numpy())), float(maps.max())), math.inf)
+    return replace(scales, threshold=threshold_at(scales.score(recipe.deciding_score, scores).numpy(), false_alarms))

@@ -1,19 +1,19 @@
-"""Arms against each other: a line a cell, and tables of mean and standard error over seeds, categories by arms."""
+"""Arms against each other: a line per cell, and tables of mean and standard error over seeds, categories by arms."""
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.files import write_text
+from pipeline.files import write_csv
+from train.cell_result import CellResult
 from train.metrics import METRICS, Metric
-from train.results import CellResult, PerSeed, over_categories, over_seeds, percent
+from train.results import PerSeed, over_categories, over_seeds, percent
 from train.run_folder import RunFolder
 
 # What each arm came to.
@@ -24,16 +24,20 @@ Cells = list[list[str]]
 _NAMES = [metric.name for metric in METRICS]
 
 
+def arm_folder(benchmark: Path, arm: str) -> RunFolder:
+    """The run folder of an arm, in a benchmark's."""
+    return RunFolder(benchmark / arm)
+
+
 def write_rows(path: Path, arms: Arms) -> None:
-    """Write `results.csv`, atomically: a line a category, arm and seed, an empty field for None."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "category", "arm", "seed", *_NAMES, "n_train", "n_test"])
-    for arm, cells in arms.items():
-        for cell in cells:
-            figures = map(cell.metrics.get, _NAMES)
-            writer.writerow([cell.dataset, cell.category, arm, cell.seed, *figures, cell.n_train, cell.n_test])
-    write_text(path, text.getvalue())
+    """Write `results.csv`, atomically: a line per category, arm and seed, an empty field for None."""
+    header = ["dataset", "category", "arm", "seed", *_NAMES, "n_train", "n_test"]
+    rows = [
+        [cell.dataset, cell.category, arm, cell.seed, *map(cell.metrics.get, _NAMES), cell.n_train, cell.n_test]
+        for arm, cells in arms.items()
+        for cell in cells
+    ]
+    write_csv(path, [header, *rows])
 
 
 def read_rows(path: Path) -> dict[str, list[CellResult]]:
@@ -41,13 +45,13 @@ def read_rows(path: Path) -> dict[str, list[CellResult]]:
     arms: dict[str, list[CellResult]] = {}
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
-            cell = RunFolder(path.parent / line["arm"]).cell(line["category"], int(line["seed"]))
+            cell = arm_folder(path.parent, line["arm"]).cell(line["category"], int(line["seed"]))
             arms.setdefault(line["arm"], []).append(cell.read(line["dataset"]))
     return arms
 
 
 def compare(arms: Arms, metric: Metric) -> Cells:
-    """Percent, mean ± standard error over seeds: a row a category that has the metric, a column an arm; the mean last.
+    """Percent, mean ± standard error over seeds: a row per category that has the metric, a column per arm; mean last.
 
     Only the header where no category has it. The mean over categories is taken for each seed by itself, and its error
     is that of those means. "-" where a cell is missing, and in the mean of an arm that lacks a category.
@@ -75,15 +79,12 @@ def compare(arms: Arms, metric: Metric) -> Cells:
 def comparison_tables(arms: Arms, title: str) -> list[Table]:
     """For the terminal: a table of each metric that was measured."""
     tables = []
-    for metric in METRICS:
-        header, *body = compare(arms, metric)
-        if not body:
-            continue
-        table = Table(title=escape(f"{title}: {_heading(metric)}, percent, mean ± standard error over seeds"))
-        for heading in header:
-            justify: Literal["left", "right"] = "left" if heading == "category" else "right"
+    for heading, (header, *body) in _measured(arms):
+        table = Table(title=escape(f"{title}: {heading}"))
+        for column in header:
+            justify: Literal["left", "right"] = "left" if column == "category" else "right"
             # Folded at its hyphens, so that a narrow terminal shows the whole name.
-            table.add_column(escape(heading.replace("-", "-\n")), justify=justify, overflow="fold")
+            table.add_column(escape(column.replace("-", "-\n")), justify=justify, overflow="fold")
         for line in body:
             if line[0] == "mean":
                 table.add_section()
@@ -94,13 +95,7 @@ def comparison_tables(arms: Arms, title: str) -> list[Table]:
 
 def comparison_markdown(arms: Arms, level: int) -> str:
     """The same as Markdown, each under a heading of that level."""
-    parts = []
-    for metric in METRICS:
-        table = compare(arms, metric)
-        if len(table) > 1:
-            heading = f"{'#' * level} {_heading(metric)}, percent, mean ± standard error over seeds"
-            parts.append(f"{heading}\n\n{markdown(table)}\n")
-    return "\n".join(parts)
+    return "\n".join(f"{'#' * level} {heading}\n\n{markdown(table)}\n" for heading, table in _measured(arms))
 
 
 def markdown(table: Cells) -> str:
@@ -109,8 +104,13 @@ def markdown(table: Cells) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _heading(metric: Metric) -> str:
-    return metric.title[0].upper() + metric.title[1:]
+def _measured(arms: Arms) -> Iterator[tuple[str, Cells]]:
+    """Heading and table of each metric that some category has."""
+    for metric in METRICS:
+        table = compare(arms, metric)
+        if len(table) > 1:
+            title = metric.title[0].upper() + metric.title[1:]
+            yield f"{title}, percent, mean ± standard error over seeds", table
 
 
 def _mean(per_category: Sequence[PerSeed | None]) -> str:

@@ -1,8 +1,7 @@
-"""Plots of arms against each other: a bar an arm and category, ROC curves, histograms of the scores."""
+"""Plots of arms against each other: a bar per arm and category, ROC curves, histograms of the scores."""
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from pipeline.files import replacing
-from train.comparison import Arms
+from train.cell_result import CellResult
+from train.comparison import Arms, arm_folder
 from train.metrics import METRICS
-from train.results import CellResult, over_seeds
-from train.run_folder import RunFolder
+from train.plots import histogram
+from train.results import over_seeds
 
 _COLUMNS = 4
-_NORMAL, _ANOMALOUS = "#4477aa", "#cc3311"
 _RATES = np.linspace(0, 1, 201)
 
 
@@ -45,10 +44,10 @@ def _bars(arms: Arms, colours: dict[str, str], note: str) -> Figure:
     categories = _categories(arms)
     figure = Figure(figsize=(max(8, 3 + len(categories) * (0.4 + 0.25 * len(colours))), 4.5), layout="constrained")
     axes = figure.subplots()
-    lowest, decisive = 100.0, METRICS[0]
+    lowest, metric = 100.0, METRICS[0]
     for i, (arm, colour) in enumerate(colours.items()):
         for x, category in enumerate(categories):
-            cells = [cell.metrics.get(decisive.name) for cell in arms[arm] if cell.category == category]
+            cells = [cell.metrics.get(metric.name) for cell in arms[arm] if cell.category == category]
             mean, error = over_seeds(cells)
             if mean is not None:
                 place = x + (i - (len(colours) - 1) / 2) * 0.8 / len(colours)
@@ -57,7 +56,7 @@ def _bars(arms: Arms, colours: dict[str, str], note: str) -> Figure:
     axes.set_xticks(range(len(categories)), categories, rotation=30 if len(categories) > 4 else 0)
     # Bars of 70 to 99 percent from 0 on would all look alike; the axis says where it starts.
     axes.set(
-        ylim=(max(0, lowest - 5), 101), ylabel=f"{decisive.title}, percent", title="mean and standard error over seeds"
+        ylim=(max(0, lowest - 5), 101), ylabel=f"{metric.title}, percent", title="mean and standard error over seeds"
     )
     handles = [Patch(color=colour, label=arm) for arm, colour in colours.items()]
     figure.legend(handles=handles, loc="outside right center", fontsize=8)
@@ -70,9 +69,7 @@ def _roc_curves(folder: Path, arms: Arms, colours: dict[str, str], note: str) ->
     figure, panels = _grid(len(categories), min(_COLUMNS, len(categories)))
     for axes, category in zip(panels, categories, strict=False):
         for arm, colour in colours.items():
-            found = [
-                _read_scores(folder / arm, cell) for cell in arms[arm] if cell.category == category and cell.n_test
-            ]
+            found = [_scores(folder, arm, cell) for cell in arms[arm] if cell.category == category and cell.n_test]
             curves = [_roc(labels, scores) for labels, scores in found if 0 < labels.sum() < len(labels)]
             if curves:
                 axes.plot(_RATES, np.mean(curves, 0), color=colour, label=arm)
@@ -89,11 +86,8 @@ def _histograms(folder: Path, arms: Arms, note: str) -> Figure:
     shown = [(cell, arm) for arm, cells in arms.items() for cell in cells if cell.seed == first and cell.n_test]
     figure, panels = _grid(len(shown), len(arms))
     for axes, (cell, arm) in zip(panels, sorted(shown, key=lambda one: one[0].category), strict=False):
-        labels, scores = _read_scores(folder / arm, cell)
-        # Robust bounds: a single far outlier must not squeeze all others into one bar.
-        bins = np.linspace(scores.min(), np.quantile(scores, 0.99) + 1e-9, 30).tolist()
-        for label, name, colour in ((0, "normal", _NORMAL), (1, "anomalous", _ANOMALOUS)):
-            axes.hist(np.minimum(scores[labels == label], bins[-1]), bins=bins, alpha=0.6, color=colour, label=name)
+        labels, scores = _scores(folder, arm, cell)
+        histogram(axes, labels, scores, 30)
         axes.set_title(f"{cell.category}: {arm}", fontsize=9)
         axes.tick_params(labelsize=7)
     if shown:
@@ -117,11 +111,9 @@ def _roc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.f
     return np.asarray(np.interp(_RATES, false_positives, true_positives), np.float64)
 
 
-def _read_scores(run: Path, cell: CellResult) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _scores(benchmark: Path, arm: str, cell: CellResult) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Labels (N,) and scores (N,) of a cell's test images."""
-    with RunFolder(run).cell(cell.category, cell.seed).scores.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
+    return arm_folder(benchmark, arm).cell(cell.category, cell.seed).read_scores()
 
 
 def _categories(arms: Arms) -> list[str]:

@@ -16,7 +16,7 @@ from train.discriminant import quadratic_discriminant, whiten
 from train.features import embed
 from train.normals import Normals
 from train.recipe import Recipe
-from train.scorers import Gaussian, greedy_coreset
+from train.scorers import Gaussian, greedy_coreset, on_device
 
 Moments = dict[str, Tensor]
 
@@ -29,7 +29,7 @@ class Contrast:
         self.backbone = backbone
         self._recipe = recipe
         device = backbone.device
-        self._gaussian = normals.gaussian.to(device)
+        self._gaussian = on_device(normals.gaussian, device)
         generator = torch.Generator().manual_seed(seed)
         shuffled = torch.randperm(len(normals.rows), generator=generator)
         half = len(shuffled) // 2
@@ -61,11 +61,11 @@ class Contrast:
         other = torch.isin(rows, self._others).to(patches.device)
         normal, negative = (part[other].permute(0, 2, 3, 1) for part in patches.chunk(2))
         self._add("normal_patches", self._residuals(normal.flatten(0, 2)))
-        self._add("negative_patches", self._residuals(negative[share[other] > self._recipe.changed]))
+        self._add("negative_patches", self._residuals(negative[share[other] > self._recipe.changed_share]))
         return pooled
 
     def embedding_discriminant(self) -> Gaussian:
-        """The normals' mean, and the factor of the discriminant of embeddings; of normals alone if no negative came.
+        """The normals' mean, and the factor of the discriminant of embeddings; of normals only if no negative came.
 
         A negative is taken for a normal that was moved: its variances are those of normals and of the way together.
         """

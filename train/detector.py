@@ -17,20 +17,20 @@ from pipeline.errors import UserError
 from pipeline.files import write_tensors
 from pipeline.images import read_rgb, resize_rgb
 from pipeline.settings import PrecomputeSettings
-from train.calibration import Calibration, decide
+from train.calibration import Calibration
 from train.features import Images
 from train.fitted import Fitted
 from train.network import CutSwapNetwork
 from train.recipe import Recipe
 from train.run_folder import find_detector
-from train.scorers import Gaussian, KNearest, PatchNearest, Standardiser
+from train.scorers import Gaussian, KNearest, PatchNearest, Standardiser, from_state, state_of
 
 FORMAT = 4
 
 
 @dataclass(frozen=True)
 class Scores:
-    """image: scores (N,) float64 by scorer, higher more anomalous; maps: anomaly maps (N,H,W) float32, 0 or more."""
+    """Of N images the scores (N,) float64 by scorer, higher more anomalous, and maps (N,H,W) float32, 0 or more."""
 
     image: dict[str, NDArray[np.float64]]
     maps: NDArray[np.float32]
@@ -53,9 +53,9 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """What is fitted and its calibration, the cache's settings, and those of the arm: a record that decides nothing."""
+    """What is fitted and its calibration, and the settings of the cache and of the arm."""
 
-    cache: PrecomputeSettings
+    precompute_settings: PrecomputeSettings
     settings: Mapping[str, Any]
     fitted: Fitted
     calibration: Calibration
@@ -67,7 +67,7 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """On the scale of `decisive`; an image above it is anomalous."""
+        """On the scale of `deciding`; an image above it is anomalous."""
         return self.calibration.threshold
 
     @classmethod
@@ -83,16 +83,16 @@ class Detector:
         fitted, network = self.fitted, self.fitted.network
         content = {
             "format": FORMAT,
-            "cache": self.cache.to_attributes(),
+            "cache": self.precompute_settings.to_attributes(),
             "settings": dict(self.settings),
             "recipe": asdict(self.recipe),
             "pretrained": fitted.pretrained.state_dict(),
             "network": None if network is None else network.state_dict(),
             "one_trunk": network is not None and network.frozen,
             "classes": 0 if network is None else network.classes,
-            "scorers": {name: s.state() for name, s in (*fitted.scorers.items(), ("patches", fitted.references))},
+            "scorers": {name: state_of(s) for name, s in (*fitted.scorers.items(), ("patches", fitted.references))},
             "projection": fitted.projection,
-            "standardisers": {name: s.state() for name, s in self.calibration.standardisers.items()},
+            "standardisers": {name: state_of(s) for name, s in self.calibration.standardisers.items()},
             "map_range": list(self.calibration.map_range),
             "threshold": self.threshold,
         }
@@ -102,30 +102,32 @@ class Detector:
         """Every score of one image or more (size,size,3) uint8, as `pipeline.images.decode_rgb` gives them."""
         scores, maps = self.fitted.score_all(images, self.recipe.scorers)
         if self.recipe.members:
-            scores["sum"] = decide("sum", self.calibration.standardisers, scores)
+            scores["sum"] = self.calibration.score("sum", scores)
         return Scores({name: values.numpy() for name, values in scores.items()}, maps.numpy())
 
-    def decisive(self, scores: Scores) -> NDArray[np.float64]:
+    def deciding(self, scores: Scores) -> NDArray[np.float64]:
         """The scores (N,) that the threshold is for."""
-        return scores.image[self.recipe.decides]
+        return scores.image[self.recipe.deciding_score]
 
     def predict(self, images: Sequence[str | Path | NDArray[np.uint8]]) -> list[Prediction]:
         """Score image files, and RGB images (H,W,3) uint8 of any size, in their order; mixed is fine.
 
-        Images are read and scored a bounded batch at a time, and nothing is computed but what decides. Raises
+        Images are read and scored a bounded batch at a time, and only the scorers that decide are asked. Raises
         ImageError for a file that cannot be read, ValueError for an array of another shape or dtype.
         """
+        if isinstance(images, str | Path):
+            raise TypeError("predict takes a list of images: give [path] for a single one")
         found: list[Prediction] = []
-        for scores, maps in self.fitted.score_batches(self._square(images), self.recipe.deciding):
-            decided = decide(self.recipe.decides, self.calibration.standardisers, scores)
-            for score, anomaly_map in zip(decided.tolist(), maps.numpy(), strict=True):
+        for scores, maps in self.fitted.score_batches(self._square(images), self.recipe.deciding_scorers):
+            deciding = self.calibration.score(self.recipe.deciding_score, scores)
+            for score, anomaly_map in zip(deciding.tolist(), maps.numpy(), strict=True):
                 image = images[len(found)]
                 path = None if isinstance(image, np.ndarray) else str(image)
                 found.append(Prediction(path, score, self.threshold, score > self.threshold, anomaly_map))
         return found
 
     def _square(self, images: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-        size, resize = self.cache.image_size, self.cache.resize
+        size, resize = self.precompute_settings.image_size, self.precompute_settings.resize
         for i, image in enumerate(images):
             if isinstance(image, np.ndarray):
                 yield resize_rgb(image, size, resize, f"images[{i}]")
@@ -145,23 +147,26 @@ def _read(path: Path, device: torch.device) -> Detector:
     if found not in (3, FORMAT):
         known = f"this version reads 3 and {FORMAT}"
         raise UserError(f"{path} is of format {found}, {known}: train again, or use the version that wrote it")
-    cache = PrecomputeSettings.from_attributes(state["cache"])
-    recipe = _recipe_of_format_3(cache.backbone, state["settings"]) if found == 3 else _recipe(path, state["recipe"])
-    pretrained = load_backbone(cache.backbone, "none")
+    precomputed = PrecomputeSettings.from_attributes(state["cache"])
+    recipe = (
+        _recipe_of_format_3(precomputed.backbone, state["settings"]) if found == 3 else _recipe(path, state["recipe"])
+    )
+    pretrained = load_backbone(precomputed.backbone, "none")
     pretrained.load_state_dict(state["pretrained"])
     network = None
     if state["network"] is not None:
-        trunk = pretrained if state["one_trunk"] else load_backbone(cache.backbone, "none")
+        trunk = pretrained if state["one_trunk"] else load_backbone(precomputed.backbone, "none")
         network = CutSwapNetwork(trunk, recipe, state["classes"], state["one_trunk"])
         network.load_state_dict(state["network"])
         network.eval().requires_grad_(False).to(device)
-    references = PatchNearest.from_state(state["scorers"].pop("patches"))
+    references = from_state(PatchNearest, state["scorers"].pop("patches"))
     scorers: dict[str, Gaussian | KNearest] = {
-        name: (KNearest if name == "knn" else Gaussian).from_state(s) for name, s in state["scorers"].items()
+        name: from_state(KNearest, s) if name == "knn" else from_state(Gaussian, s)
+        for name, s in state["scorers"].items()
     }
-    standardisers = {name: Standardiser.from_state(s) for name, s in state["standardisers"].items()}
+    standardisers = {name: from_state(Standardiser, s) for name, s in state["standardisers"].items()}
     return Detector(
-        cache,
+        precomputed,
         state["settings"],
         Fitted(recipe, pretrained.to(device), network, scorers, state["projection"], references),
         Calibration(standardisers, tuple(state["map_range"]), state["threshold"]),
@@ -189,17 +194,17 @@ def _recipe_of_format_3(backbone: str, settings: Mapping[str, Any]) -> Recipe:
         neighbourhood=3,
         directions=64,
         ridge=1e-3,
-        changed=0.5,
+        changed_share=0.5,
         way_references=2000,
         way_candidates=30_000,
-        candidates=50_000,
-        share=1.0,
-        references=settings["coreset"],
+        reference_candidates=50_000,
+        reference_share=1.0,
+        most_references=settings["coreset"],
         coreset_width=128,
         top_share=0.08,
         blur=4 / 224,
         neighbours=settings["neighbours"],
         scorers=("untrained", "embedding", "patches", "gde", "knn", *head),
         members=("untrained", "embedding", "patches"),
-        decides=settings["scorer"],
+        deciding_score=settings["scorer"],
     )

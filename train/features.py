@@ -62,9 +62,5 @@ def embed(backbone: Backbone, recipe: Recipe, images: Tensor) -> tuple[Tensor, T
     pooled = [by_stage[stage] for stage in recipe.embedding_stages]
     rows, columns = by_stage[recipe.patch_grid].shape[2:]
     patches = [by_stage[stage] for stage in recipe.patch_stages]
-    return (
-        pooled_embedding(pooled, recipe.pooling)
-        if pooled
-        else images.new_empty(images.shape[0], 0, dtype=torch.float32),
-        patch_embedding(patches, (rows, columns), recipe.neighbourhood),
-    )
+    embedding = pooled_embedding(pooled, recipe.pooling) if pooled else images.new_empty(images.shape[0], 0).float()
+    return embedding, patch_embedding(patches, (rows, columns), recipe.neighbourhood)

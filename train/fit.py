@@ -7,7 +7,6 @@ that is cut off and resumed ends with the very weights of an unbroken one.
 from __future__ import annotations
 
 import csv
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.files import write_tensors, write_text
+from pipeline.files import write_csv, write_tensors
 from pipeline.progress import Advance
 from pipeline.settings import PrecomputeSettings
 from train.augment import jitter_colour, translate
@@ -79,7 +78,7 @@ def fit(
         rows.append([step, f"{loss_now:.6f}", f"{accuracy.item():.4f}", f"{rate:.6f}"])
         advance(1)
         if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == settings.steps:
-            _write_log(cell.log, rows)
+            write_csv(cell.log, [["step", "loss", "accuracy", "rate"], *rows])
             state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "contrast": moments}
             write_tensors(cell.checkpoint, {"step": step + 1, **state})
     network.eval()
@@ -129,9 +128,3 @@ def _kept_lines(log: Path, steps: int) -> list[list[Any]]:
         return []
     with log.open(newline="") as file:
         return list(csv.reader(file))[1 : steps + 1]
-
-
-def _write_log(log: Path, rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["step", "loss", "accuracy", "rate"], *rows])
-    write_text(log, text.getvalue())

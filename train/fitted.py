@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +11,18 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from pipeline.backbone import Backbone
-from train.contrast import Contrast
 from train.features import Images, batches, embed
 from train.network import CutSwapNetwork, log_odds
-from train.normals import Normals
 from train.recipe import Recipe
-from train.scorers import Gaussian, KNearest, PatchNearest, fit_gaussian, fit_k_nearest
+from train.scorers import Gaussian, KNearest, PatchNearest
 
 # Scorers of what the trained network says of an image.
-OF_THE_TRAINED = ("gde", "knn", "head")
+_OF_THE_TRAINED = {"gde", "knn", "head"}
+
+
+def needs_network(names: Iterable[str]) -> bool:
+    """Whether one of these scorers is of what the trained network says."""
+    return not _OF_THE_TRAINED.isdisjoint(names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +44,19 @@ class Fitted:
     def score(self, images: Tensor, names: Sequence[str], at_once: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """Scores (B,) float64 by name, and anomaly maps (B,S,S) float32, 0 or more, of images (B,3,S,S) uint8.
 
-        names: of the recipe's `scorers`; what is not named is not computed. at_once: without chunks, as a program is.
+        names: of the recipe's `scorers`; the pretrained network's embeddings and the map are made whatever they are.
+        at_once: without chunks, as a program is.
         """
         recipe = self.recipe
         pooled, patches = embed(self.pretrained, recipe, images)
         trained = pooled
-        if self.network is not None and not self.network.frozen and any(n in OF_THE_TRAINED for n in names):
+        if self.network is not None and not self.network.frozen and needs_network(names):
             trained = self.network.embedding(images)
         distances = self.distances(patches, at_once)
         scores = {}
         for name in names:
             if name in self.scorers:
-                scores[name] = self.scorers[name].scores(trained if name in OF_THE_TRAINED else pooled)
+                scores[name] = self.scorers[name].scores(trained if name in _OF_THE_TRAINED else pooled)
             elif name == "head":
                 assert self.network is not None  # without one, a recipe names no head
                 scores[name] = log_odds(self.network.classify(trained).double())
@@ -80,50 +84,6 @@ class Fitted:
         """What `score` gives of one image or more, all in one."""
         found = list(self.score_batches(images, names))
         return {name: torch.cat([s[name] for s, _ in found]) for name in names}, torch.cat([maps for _, maps in found])
-
-
-def fit_scorers(
-    recipe: Recipe,
-    pretrained: Backbone,
-    network: CutSwapNetwork | None,
-    contrast: Contrast | None,
-    normals: Normals,
-    seed: int,
-) -> Fitted:
-    """Fit what the recipe names to `normals` and to what `contrast` holds of negatives.
-
-    contrast: None where there were none: distances weigh all directions alike. seed: of the references.
-    """
-    device = pretrained.device
-    projection = None if contrast is None else contrast.patch_projection()
-    patches = normals.patches.flatten(0, 1).to(device)
-    projected = patches if projection is None else patches @ projection
-    kept = max(1, round(recipe.share * len(projected)))
-    if recipe.references is not None:
-        kept = min(kept, recipe.references)
-    references = PatchNearest.fit(projected, kept, recipe.coreset_width, seed)
-    scorers: dict[str, Gaussian | KNearest] = {}
-    if recipe.embedding_stages:
-        scorers = _of_embeddings(recipe, network, contrast, normals)
-    on_device = {name: scorer.to(device) for name, scorer in scorers.items()}
-    return Fitted(recipe, pretrained, network, on_device, projection, references)
-
-
-@torch.no_grad()
-def _of_embeddings(
-    recipe: Recipe, network: CutSwapNetwork | None, contrast: Contrast | None, normals: Normals
-) -> dict[str, Gaussian | KNearest]:
-    trained, gaussian = normals.pooled, normals.gaussian
-    if network is not None and not network.frozen:
-        embeddings = [network.embedding(batch).cpu() for batch in batches(normals.images, network.backbone.device)]
-        trained = torch.cat(embeddings).numpy()
-        gaussian = fit_gaussian(trained)
-    return {
-        "untrained": normals.gaussian,
-        "embedding": normals.gaussian if contrast is None else contrast.embedding_discriminant(),
-        "gde": gaussian,
-        "knn": fit_k_nearest(trained, recipe.neighbours),
-    }
 
 
 def top_mean(distances: Tensor, share: float) -> Tensor:

@@ -33,7 +33,7 @@ def make_negatives(
     kind: "cutswap" swaps one of the cached pairs (B,L,P,6) of a random stage, which is the group; "random-swap" swaps a
     pair of the same sizes drawn anywhere; "cutpaste" pastes a jittered patch elsewhere; "cutpaste-scar" a thin rotated
     one; "cutpaste-3way" makes pastes (group 0) of one random half of the batch and scars (group 1) of the other: as
-    many of one as of the other, as in the paper, and no more images a step than other kinds have. Elsewhere the group
+    many of one as of the other, as in the paper, and no more images per step than other kinds have. Elsewhere the group
     is 0.
     """
     count = len(images)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,9 @@ def log_odds(logits: Tensor) -> Tensor:
 class Whitening(nn.Module):
     """(B,D) embeddings to (B,D) with the normals' mean at 0 and their spread the same in every direction."""
 
+    mean: Tensor
+    factor: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
@@ -29,12 +30,12 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def fit(self, gaussian: Gaussian) -> None:
         """Take the normals' mean and precision; a normal's length becomes about 1."""
-        cast(Tensor, self.mean).copy_(gaussian.mean)
-        cast(Tensor, self.factor).copy_(gaussian.factor / len(gaussian.mean) ** 0.5)
+        self.mean.copy_(gaussian.mean)
+        self.factor.copy_(gaussian.factor / len(gaussian.mean) ** 0.5)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Whiten."""
-        return (embeddings - cast(Tensor, self.mean)) @ cast(Tensor, self.factor)
+        return (embeddings - self.mean) @ self.factor
 
 
 class CutSwapNetwork(nn.Module):

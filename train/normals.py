@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,19 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone import Backbone
-from train.features import batches, embed
+from train.features import Images, batches, embed
 from train.recipe import Recipe
 from train.scorers import Gaussian, fit_gaussian
 
 
 @dataclass(frozen=True, eq=False)
 class Normals:
-    """images: N of (size,size,3) uint8; rows: (N,) of the cache; pooled: (N,D) float32 embeddings;
+    """The images to train on, and what the pretrained network makes of them, on the CPU.
 
-    patches: (N,k,E) float32, k random patch embeddings of each image, or all in their order; on the CPU.
+    images: N of (size,size,3) uint8; rows: (N,) of the cache; pooled: (N,D) float32 embeddings; patches: (N,k,E)
+    float32, k random patch embeddings of each image, or all in their order.
     """
 
-    images: Sequence[NDArray[np.uint8]]
+    images: Images
     rows: NDArray[np.int64]
     pooled: NDArray[np.float32]
     patches: Tensor
@@ -36,16 +36,14 @@ class Normals:
 
 
 @torch.inference_mode()
-def look_at(
-    backbone: Backbone, recipe: Recipe, images: Sequence[NDArray[np.uint8]], rows: NDArray[np.int64], seed: int
-) -> Normals:
+def look_at(backbone: Backbone, recipe: Recipe, images: Images, rows: NDArray[np.int64], seed: int) -> Normals:
     """Embed `images` by the recipe; seed: of the patches kept."""
     generator = torch.Generator().manual_seed(seed)
 
     def kept(patches: Tensor) -> Tensor:
-        if recipe.candidates is None:
+        if recipe.reference_candidates is None:
             return patches
-        each = -(-recipe.candidates // len(images))
+        each = -(-recipe.reference_candidates // len(rows))
         return patches[torch.randperm(len(patches), generator=generator)[:each]]
 
     embeddings, some = [], []

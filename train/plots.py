@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import RocCurveDisplay
@@ -17,7 +18,17 @@ from train.detector import Detector
 from train.evaluate import Evaluation, read_images
 
 _SHOWN = 6
-_NORMAL, _ANOMALOUS = "#4477aa", "#cc3311"
+LABELS = ("normal", "anomalous")
+
+
+def histogram(
+    axes: Axes, labels: NDArray[np.int64], scores: NDArray[np.float64], edges: int, names: Sequence[str] = LABELS
+) -> None:
+    """Histograms of the scores (N,) of labels (N,) 0 and 1, by these names, one over the other."""
+    # Robust bounds: a single far outlier must not squeeze all others into one bar.
+    bins = np.linspace(scores.min(), np.quantile(scores, 0.99) + 1e-9, edges).tolist()
+    for label, (name, colour) in enumerate(zip(names, ("#4477aa", "#cc3311"), strict=True)):
+        axes.hist(np.minimum(scores[labels == label], bins[-1]), bins=bins, alpha=0.6, color=colour, label=name)
 
 
 def plot_scores(
@@ -26,11 +37,7 @@ def plot_scores(
     """Histogram of the anomaly scores of normals and anomalies with the threshold, and their ROC curve."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    # Robust bounds: a single far outlier must not squeeze all others into one bar.
-    bins = np.linspace(scores.min(), np.quantile(scores, 0.99) + 1e-9, 40).tolist()
-    for label, name, colour in ((0, "normal", _NORMAL), (1, "anomalous", _ANOMALOUS)):
-        clipped = np.minimum(scores[labels == label], bins[-1])
-        left.hist(clipped, bins=bins, alpha=0.6, color=colour, label=f"{name} ({len(clipped)})")
+    histogram(left, labels, scores, 40, [f"{name} ({(labels == i).sum()})" for i, name in enumerate(LABELS)])
     left.axvline(threshold, color="black", linestyle="--", label="threshold")
     left.set(xlabel="anomaly score", ylabel="test images", title=title)
     left.legend()
@@ -45,9 +52,9 @@ def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sampl
 
     White contours are the masks; all maps share one colour scale.
     """
-    scores = detector.decisive(evaluation.scores)
+    scores, settings = evaluation.deciding, detector.precompute_settings
     rows = _choose(scores, evaluation.labels)
-    images = list(read_images(root, [samples[i].path for i in rows], detector.cache))
+    images = list(read_images(root, [samples[i].path for i in rows], settings))
     top = float(np.quantile(evaluation.scores.maps, 0.999))
     bottom = float(np.quantile(evaluation.scores.maps, 0.5))
     figure = Figure(figsize=(2.2 * len(rows), 5), layout="constrained")
@@ -59,7 +66,7 @@ def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sampl
         below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
         mask = samples[i].mask
         if mask is not None:
-            truth = decode_mask(read_bytes(root, mask), detector.cache.image_size, detector.cache.resize, mask)
+            truth = decode_mask(read_bytes(root, mask), settings.image_size, settings.resize, mask)
             below.contour(truth, levels=[0.5], colors="white", linewidths=1)
         above.axis("off")
         below.axis("off")
@@ -69,10 +76,8 @@ def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sampl
 
 
 def _choose(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> list[int]:
-    chosen: list[int] = []
-    for label in (1, 0):
-        members = np.flatnonzero(labels == label)
-        order = members[np.argsort(-scores[members])]
-        middle = order[len(order) // 2 : len(order) // 2 + _SHOWN // 3] if label else order[:0]
-        chosen += [*order[: _SHOWN // 3].tolist(), *middle.tolist()]
-    return list(dict.fromkeys(chosen))
+    normal, anomalous = (np.flatnonzero(labels == label) for label in (0, 1))
+    normal, anomalous = (members[np.argsort(-scores[members])] for members in (normal, anomalous))
+    third, middle = _SHOWN // 3, len(anomalous) // 2
+    chosen = (anomalous[:third], anomalous[middle : middle + third], normal[:third])
+    return list(dict.fromkeys(np.concatenate(chosen).tolist()))

@@ -1,9 +1,8 @@
-"""Score any images with a run's detector: a table, and an overlay an image; needs the run folder alone."""
+"""Score any images with a run's detector: a table, and an overlay per image; needs only the run folder."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.files import replacing_folder
+from pipeline.files import replacing_folder, write_csv
 from pipeline.images import read_rgb
 from pipeline.progress import progress
 from pipeline.roots import list_images
+from pipeline.settings import PrecomputeSettings
 from train.detector import Detector
 
 _IMAGES_AT_ONCE = 64
@@ -25,7 +25,7 @@ _TABLE = "predictions.csv"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Line:
     """A line of the table. path as the user gave it; score on the detector's scale; anomalous above its threshold."""
 
     path: str
@@ -35,33 +35,33 @@ class Verdict:
 
 def predict(
     run: Path, targets: Sequence[str], out: Path, *, device: str = "auto", bad_images: str = "stop"
-) -> tuple[list[Verdict], list[str]]:
+) -> tuple[list[Line], list[str]]:
     """Score image files, and all image files below folders; write `predictions.csv` and overlays to `out`.
 
     Returns the table's lines, and a line for each image that could not be read and was skipped. With bad_images "stop"
     the first of these raises ImageError. Until all images are scored, an earlier table and its overlays stay.
     """
     detector = Detector.load(run, device)
-    files = list(_files(targets))
-    overlays = _overlay_names([name for _, name in files])
-    verdicts: list[Verdict] = []
+    files = list(_with_overlays(_files(targets)))
+    lines: list[Line] = []
     bad: list[str] = []
-    waiting = iter(zip([path for path, _ in files], overlays, strict=True))
+    waiting = iter(files)
     with replacing_folder(out, last=_TABLE) as new, progress("predict", len(files), "images") as advance:
         while chunk := list(islice(waiting, _IMAGES_AT_ONCE)):
-            readable = [(path, name, _read(path, detector, bad_images, bad)) for path, name in chunk]
-            shown = [(path, name, image) for path, name, image in readable if image is not None]
-            for (path, name, image), said in zip(shown, detector.predict([i for *_, i in shown]), strict=True):
+            read = [
+                (path, name, image)
+                for path, name in chunk
+                if (image := _read(path, detector.precompute_settings, bad_images, bad)) is not None
+            ]
+            for (path, name, image), said in zip(read, detector.predict([i for *_, i in read]), strict=True):
                 file = new / "overlays" / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(overlay(image, said.map, detector.calibration.map_range)).save(file)
-                verdicts.append(Verdict(str(path), said.score, said.anomalous))
+                lines.append(Line(str(path), said.score, said.anomalous))
             advance(len(chunk))
-        with (new / _TABLE).open("w", newline="") as lines:
-            table = csv.writer(lines)
-            table.writerow(["path", "score", "anomalous"])
-            table.writerows([v.path, repr(v.score), int(v.anomalous)] for v in verdicts)
-    return verdicts, bad
+        rows = [(line.path, line.score, int(line.anomalous)) for line in lines]
+        write_csv(new / _TABLE, [("path", "score", "anomalous"), *rows])
+    return lines, bad
 
 
 def _files(targets: Sequence[str]) -> Iterator[tuple[Path, str]]:
@@ -78,24 +78,22 @@ def _files(targets: Sequence[str]) -> Iterator[tuple[Path, str]]:
             raise UserError(f"{target} does not exist: give image files or folders")
 
 
-def _overlay_names(names: Sequence[str]) -> list[str]:
-    """A PNG name for each; two sources that would share one get a number."""
+def _with_overlays(files: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
+    """Every file, and a PNG name for it; two sources that would share one get a number."""
     taken: set[str] = set()
-    overlays = []
-    for name in names:
+    for path, name in files:
         stem = str(Path(name).with_suffix(""))
         overlay, number = f"{stem}.png", 1
         while overlay in taken:
             number += 1
             overlay = f"{stem}-{number}.png"
         taken.add(overlay)
-        overlays.append(overlay)
-    return overlays
+        yield path, overlay
 
 
-def _read(path: Path, detector: Detector, bad_images: str, bad: list[str]) -> NDArray[np.uint8] | None:
+def _read(path: Path, settings: PrecomputeSettings, bad_images: str, bad: list[str]) -> NDArray[np.uint8] | None:
     try:
-        return read_rgb(path, detector.cache.image_size, detector.cache.resize)
+        return read_rgb(path, settings.image_size, settings.resize)
     except ImageError as error:
         if bad_images == "stop":
             raise ImageError(f"{error}; fix or leave it out, or give --bad-images skip") from error
@@ -111,5 +109,4 @@ def overlay(
     heat = np.clip((anomaly_map - low) / max(2 * high - low, 1e-9), 0, 1)
     colours = colormaps["inferno"](heat)[..., :3] * 255
     alpha = 0.8 * heat[..., None]
-    blended: NDArray[np.uint8] = (image * (1 - alpha) + colours * alpha).astype(np.uint8)
-    return blended
+    return np.asarray(image * (1 - alpha) + colours * alpha, np.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from train.settings import PatchCoreSettings, TrainSettings
+from train.settings import PatchCoreSettings, Settings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,16 @@ class Recipe:
     patch_stages, patch_grid, neighbourhood: the stages that make a cell's embedding, each averaged over so many cells a
     side, and the one of them whose grid they are brought to.
     directions, ridge: most directions kept of the discriminant of patches, and what is added to the normals' variance,
-    as a share of its mean. changed: a patch was changed where more than this share of its pixels was. way_references,
-    way_candidates: references from which the ways of patches are measured, and the patches that they are chosen from.
-    candidates: about so many of the normals' patches are looked at for references, None all. share, references: this
-    share of them is kept, at most so many, None no bound. coreset_width: dimensions of the random projection on which
-    references are chosen.
+    as a share of its mean. changed_share: a patch was changed where more than this share of its pixels was.
+    way_references, way_candidates: references from which the ways of patches are measured, and the patches that they
+    are chosen from.
+    reference_candidates: about so many of the normals' patches are looked at for references, None all. reference_share,
+    most_references: this share of them is kept, at most so many, None no bound. coreset_width: dimensions of the random
+    projection on which references are chosen.
     top_share: an image's patch score is the mean of this share of its cells, the highest, and of one at least.
     blur: sigma of the Gaussian that smooths the map, as a share of the image's side. neighbours: k of the k-NN.
     scorers: what is fitted and reported. members: those of them that "sum" adds up, each less the mean of the held-out
-    normals and over their sample deviation; empty where there is no sum. decides: one of `scorers`, or "sum".
+    normals and over their sample deviation; empty where there is no sum. deciding_score: one of `scorers`, or "sum".
     """
 
     embedding_stages: tuple[str, ...]
@@ -34,40 +35,34 @@ class Recipe:
     neighbourhood: int
     directions: int
     ridge: float
-    changed: float
+    changed_share: float
     way_references: int
     way_candidates: int
-    candidates: int | None
-    share: float
-    references: int | None
+    reference_candidates: int | None
+    reference_share: float
+    most_references: int | None
     coreset_width: int
     top_share: float
     blur: float
     neighbours: int
     scorers: tuple[str, ...]
     members: tuple[str, ...]
-    decides: str
+    deciding_score: str
 
     @property
-    def deciding(self) -> tuple[str, ...]:
+    def deciding_scorers(self) -> tuple[str, ...]:
         """The scorers without which nothing is decided."""
-        return self.members if self.decides == "sum" else (self.decides,)
+        return self.members if self.deciding_score == "sum" else (self.deciding_score,)
 
 
-@dataclass(frozen=True)
-class _Stages:
-    embedding: tuple[str, ...]
-    patches: tuple[str, ...]
-    # On the grid of the second of `patches` and of the first of these: a cell every 8 pixels.
-    patchcore: tuple[str, ...]
-
-
-_RESNET = _Stages(("layer1", "layer2", "layer3", "layer4"), ("layer1", "layer2", "layer3"), ("layer2", "layer3"))
+# Of an embedding, of patches, and of PatchCore's patches. The grid is that of the second of the patches' stages, or of
+# the first of PatchCore's: a cell every 8 pixels.
+_RESNET = (("layer1", "layer2", "layer3", "layer4"), ("layer1", "layer2", "layer3"), ("layer2", "layer3"))
 _STAGES = {
-    "efficientnet_lite0": _Stages(
-        embedding=("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
-        patches=("blocks.1", "blocks.2", "blocks.3", "blocks.4"),
-        patchcore=("blocks.2", "blocks.4"),
+    "efficientnet_lite0": (
+        ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
+        ("blocks.1", "blocks.2", "blocks.3", "blocks.4"),
+        ("blocks.2", "blocks.4"),
     ),
     "resnet18": _RESNET,
     "resnet50": _RESNET,
@@ -75,34 +70,34 @@ _STAGES = {
 }
 
 
-def recipe_of(backbone: str, settings: TrainSettings | PatchCoreSettings) -> Recipe:
+def recipe_of(backbone: str, settings: Settings) -> Recipe:
     """The recipe of an arm with a backbone of `pipeline.backbone_spec`; every default is ours: docs/method.md."""
     if isinstance(settings, PatchCoreSettings):
         return _patchcore(backbone, settings)
-    stages = _STAGES[backbone]
+    embedding, patches, _ = _STAGES[backbone]
     head = () if settings.negatives == "none" else ("head",)
     return Recipe(
-        embedding_stages=stages.embedding,
+        embedding_stages=embedding,
         pooling=("mean",),
-        patch_stages=stages.patches,
-        patch_grid=stages.patches[1],
+        patch_stages=patches,
+        patch_grid=patches[1],
         neighbourhood=3,
         directions=64,
         ridge=1e-3,
-        changed=0.5,
+        changed_share=0.5,
         # The time of the ways grows with both, that of a coreset with the product of candidates and references.
         way_references=2000,
         way_candidates=30_000,
-        candidates=50_000,
-        share=1.0,
-        references=settings.coreset,
+        reference_candidates=50_000,
+        reference_share=1.0,
+        most_references=settings.coreset,
         coreset_width=128,
         top_share=0.08,
         blur=4 / 224,  # PatchCore's
         neighbours=settings.neighbours,
         scorers=("untrained", "embedding", "patches", "gde", "knn", *head),
         members=("untrained", "embedding", "patches"),
-        decides=settings.scorer,
+        deciding_score=settings.scorer,
     )
 
 
@@ -112,17 +107,17 @@ def _patchcore(backbone: str, settings: PatchCoreSettings) -> Recipe:
     Without the paper's re-weighting of the image's score by the neighbours of the nearest, which the authors'
     published code leaves out as well.
     """
-    stages = _STAGES[backbone].patchcore
+    stages = _STAGES[backbone][2]
     return replace(
         recipe_of(backbone, TrainSettings(negatives="none")),
         embedding_stages=(),
         patch_stages=stages,
         patch_grid=stages[0],
-        candidates=None,
-        share=settings.coreset,
-        references=None,
+        reference_candidates=None,
+        reference_share=settings.coreset,
+        most_references=None,
         top_share=0.0,
         scorers=("patchcore",),
         members=(),
-        decides="patchcore",
+        deciding_score="patchcore",
     )

@@ -1,102 +1,30 @@
-"""What a cell came to, and the views of a run's cells: `results.json` and the table shown at its end; `scores.csv`."""
+"""The views of a run's cells: `results.json` and the table shown at its end."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.files import write_text
+from train.cell_result import CellResult, DefectResult, Measured
 from train.metrics import METRICS, Metric, mean_and_standard_error
 
 PerSeed = Sequence[float | None]
-# By the name of a metric or a scorer.
-Measured = Mapping[str, float | None]
 
-_OWN_COLUMNS = ("path", "label", "score")
 # A scorer that every detector but PatchCore has: the network before training.
 _UNTRAINED = "untrained"
 _UNTRAINED_AUROC = "untrained_image_auroc"
 
 
-@dataclass(frozen=True)
-class DefectResult:
-    """One class of defect: how many images show it, and the metrics of these beside all normal ones."""
-
-    n: int
-    metrics: Measured
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """What one category and seed came to, figures in 0..1, by the names of `train.metrics.METRICS`.
-
-    None: not defined, such as the AUROC of a test set without anomalies, or not measured, such as AUPRO without masks.
-    n_train and n_test count images; threshold is on the scale of the image score. metrics: of the default scorer, empty
-    without test images. scorers: image AUROC of each by name. by_defect: of each class of defect, the folder's name.
-    ValueError for a figure outside 0..1 or a threshold that is not finite.
-    """
-
-    dataset: str
-    category: str
-    seed: int
-    n_train: int
-    n_test: int
-    threshold: float
-    metrics: Measured = field(default_factory=dict)
-    scorers: Measured = field(default_factory=dict)
-    by_defect: Mapping[str, DefectResult] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        figures = {**self.metrics, **{f"scorer {name}": value for name, value in self.scorers.items()}}
-        for defect, result in self.by_defect.items():
-            figures |= {f"{name} of {defect}": value for name, value in result.metrics.items()}
-        for name, value in figures.items():
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in 0..1, got {value}")
-        if not math.isfinite(self.threshold):
-            raise ValueError(f"the threshold must be finite, got {self.threshold}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The contents of `cell.json`: all but what its path says."""
-        counts = {"threshold": self.threshold, "n_train": self.n_train, "n_test": self.n_test}
-        by_defect = {name: {"n": result.n, **result.metrics} for name, result in self.by_defect.items()}
-        return {**counts, **self.metrics, "scorers": dict(self.scorers), "by_defect": by_defect}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], dataset: str, category: str, seed: int) -> CellResult:
-        """The inverse of `to_json`, also of a `cell.json` that lacks scorers, classes of defect or some metric."""
-        by_defect = {
-            name: DefectResult(found["n"], _metrics_in(found)) for name, found in value.get("by_defect", {}).items()
-        }
-        counts = value["n_train"], value["n_test"], value["threshold"]
-        return cls(dataset, category, seed, *counts, _metrics_in(value), value.get("scorers", {}), by_defect)
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One test image: path, label (1 anomalous, 0 normal), default score, and the score of each scorer."""
-
-    path: str
-    label: int
-    score: float
-    scorers: Mapping[str, float] = field(default_factory=dict)
-
-
 def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> dict[str, Any]:
     """The contents of `results.json`: dataset, categories, mean and settings, all plain JSON values.
 
-    cells: of one data set. A category holds a list for threshold, each metric and each scorer, with an entry a seed in
-    the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds the
-    same of each class of defect.
+    cells: of one data set. A category holds a list for threshold, each metric and each scorer, with an entry per seed
+    in the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds
+    the same of each class of defect.
 
     `mean` holds, for each figure, the mean over categories of each category's mean over seeds, and under
     `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed by
@@ -120,61 +48,40 @@ def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> di
     return {"dataset": cells[0].dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
 
 
-def write_scores_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
-    """Write `scores.csv`, atomically: columns path, label, score, then one for each scorer of the rows.
-
-    ValueError for a score that is not finite, rows with different scorers, or a scorer named as a column.
-    """
-    scorers = tuple(rows[0].scorers) if rows else ()
-    if clash := set(scorers) & set(_OWN_COLUMNS):
-        raise ValueError(f"a scorer cannot have the name of a column: {', '.join(sorted(clash))}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*_OWN_COLUMNS, *scorers))
-    for row in rows:
-        if set(row.scorers) != set(scorers):
-            raise ValueError(f"{row.path} has the scorers {sorted(row.scorers)}, not {sorted(scorers)}")
-        scores = [float(row.score), *(float(row.scorers[name]) for name in scorers)]
-        if not all(map(math.isfinite, scores)):
-            raise ValueError(f"{row.path} has a score that is not finite")
-        writer.writerow((row.path, int(row.label), *scores))
-    write_text(path, text.getvalue())
-
-
 def results_table(cells: Sequence[CellResult]) -> Table:
     """Table of a run's cells: percent, mean ± standard error over seeds, "-" for what is missing.
 
-    One row a category and the mean last; the note says where the trained network is worse than the untrained. Image
-    AUROC by class of defect stands in categories of two classes or more: that of a single one is the category's.
+    One row per category and the mean last; below a category of two classes of defect or more a row per class, beside
+    all normals. A line below the table says where the trained network is worse than the untrained.
     """
     summary = summarise(cells, {})
     categories, mean = summary["categories"], summary["mean"]
-    decisive, *others = METRICS
-    columns = {decisive.name: decisive.title, _UNTRAINED_AUROC: "untrained", **{m.name: m.title for m in others}}
-    classes = {name: _classes(category["by_defect"], decisive) for name, category in categories.items()}
+    first, *others = METRICS
+    columns = {first.name: first.title, _UNTRAINED_AUROC: "untrained", **{m.name: m.title for m in others}}
     title = escape(f"{summary['dataset']}: percent, mean ± standard error over seeds")
-    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("category", overflow="fold")
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), caption_justify="left")
+    several = any(len(category["by_defect"]) > 1 for category in categories.values())
+    for heading in ("category", *["defect"] * several):
+        table.add_column(heading, overflow="fold", min_width=len(heading))
     for heading in columns.values():
-        table.add_column(heading, justify="right", overflow="fold")
-    if shown := any(classes.values()):
-        # A class stays beside its figure; on a narrow terminal the other columns are wrapped.
-        table.add_column(f"{decisive.title}\nby defect", justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
-    worse = 0
+        # A figure is never broken; on a narrow terminal names are.
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    worse = []
     for name, category in categories.items():
-        cell = {figure: over_seeds(category[figure]) for figure in columns}
-        note = _worse(cell[decisive.name][0], cell[_UNTRAINED_AUROC][0])
-        worse += bool(note)
-        table.add_row(escape(name), *(percent(*cell[figure]) for figure in columns), *[classes[name]] * shown, note)
-    notes = []
+        figures = {figure: over_seeds(category[figure]) for figure in columns}
+        table.add_row(escape(name), *["all"] * several, *(percent(*figures[figure]) for figure in columns))
+        for defect, found in category["by_defect"].items() if len(category["by_defect"]) > 1 else ():
+            shown = (percent(*over_seeds(found[figure])) if figure in found else "" for figure in columns)
+            table.add_row("", escape(defect), *shown)
+        worse += _worse(name, figures[first.name][0], figures[_UNTRAINED_AUROC][0])
+    count = f" in {len(worse)} of {len(categories)}"
     # Means over different categories say nothing about training.
-    if mean["n_categories"][decisive.name] == mean["n_categories"][_UNTRAINED_AUROC]:
-        notes.append(_worse(mean[decisive.name], mean[_UNTRAINED_AUROC]))
-    notes.append(f"worse in {worse} of {len(categories)}" if worse else "")
+    if mean["n_categories"][first.name] == mean["n_categories"][_UNTRAINED_AUROC]:
+        worse += _worse("the mean", mean[first.name], mean[_UNTRAINED_AUROC])
     table.add_section()
     means = (percent(mean[figure], mean["standard_error"][figure]) for figure in columns)
-    table.add_row("mean", *means, *[""] * shown, "; ".join(filter(None, notes)))
+    table.add_row("mean", *["all"] * several, *means)
+    table.caption = escape(f"worse than untrained{count}: {', '.join(worse)}") if worse else None
     return table
 
 
@@ -199,7 +106,7 @@ def over_categories(per_category: Sequence[PerSeed | None]) -> tuple[float | Non
 
 
 def percent(mean: float | None, error: float | None, digits: int = 1) -> str:
-    """Mean ± standard error in percent, the mean alone where there is no error, "-" where there is no mean."""
+    """Mean ± standard error in percent, only the mean where there is no error, "-" where there is no mean."""
     if mean is None:
         return "-"
     return f"{100 * mean:.{digits}f}" + ("" if error is None else f" ± {100 * error:.{digits}f}")
@@ -235,16 +142,7 @@ def _per_seed(measured: Sequence[Measured]) -> dict[str, PerSeed | None]:
     return {metric.name: values(metric) for metric in METRICS}
 
 
-def _metrics_in(value: Mapping[str, Any]) -> Measured:
-    return {metric.name: value[metric.name] for metric in METRICS if metric.name in value}
-
-
-def _classes(by_defect: Mapping[str, Mapping[str, Any]], metric: Metric) -> str:
-    lines = [f"{escape(name)} {percent(over_seeds(found[metric.name])[0], None)}" for name, found in by_defect.items()]
-    return "\n".join(lines) if len(lines) > 1 else ""
-
-
-def _worse(trained: float | None, untrained: float | None) -> str:
+def _worse(name: str, trained: float | None, untrained: float | None) -> list[str]:
     if trained is None or untrained is None or trained >= untrained:
-        return ""
-    return f"worse than untrained by {100 * (untrained - trained):.1f}"
+        return []
+    return [f"{name} by {100 * (untrained - trained):.1f}"]

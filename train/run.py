@@ -1,10 +1,10 @@
-"""Stage 2: train, fit and score one detector per category and seed, and write down what came of it."""
+"""Train, fit and score one detector per category and seed, and write down what came of it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,35 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbone import load_backbone
-from pipeline.cache.cache import CachedCategory, open_cache
+from pipeline.cache.cache import Cache, CachedCategory, open_cache
 from pipeline.datasets import load_tests
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.layouts import Category, Sample
+from pipeline.layouts import Category
 from pipeline.progress import progress
 from pipeline.roots import absolute
-from pipeline.settings import PrecomputeSettings
 from train.calibration import calibrate
+from train.cell_result import CellResult
 from train.contrast import Contrast
 from train.detector import Detector
 from train.evaluate import evaluate
 from train.fit import fit
-from train.fitted import fit_scorers
+from train.fit_scorers import fit_scorers
 from train.network import CutSwapNetwork
 from train.normals import look_at
 from train.plots import plot_maps, plot_scores
 from train.recipe import recipe_of
-from train.results import CellResult, ScoreRow, summarise, write_scores_csv
+from train.results import summarise
 from train.run_folder import CellFolder, RunFolder
-from train.settings import PatchCoreSettings, TrainSettings
-from train.stream import NormalStream
+from train.settings import Settings, TrainSettings
+from train.stream import NormalImages, NormalStream
 
 # Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
 _LEAST_NORMALS = 4
 
-Settings = TrainSettings | PatchCoreSettings
 # Rows of the normals to train on, and of those held out.
-_Normals = tuple[NDArray[np.int64], NDArray[np.int64]]
+_Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -53,28 +52,29 @@ class Run:
     normals and tests: of every category of the run; test_images: of each label and category, None for all.
     """
 
-    dataset: str
-    store: str
+    cache: Cache
     root: str
     folder: RunFolder
-    cache: PrecomputeSettings
     settings: Settings
     device: torch.device
     resume: bool
-    normals: dict[str, _Normals]
+    normals: dict[str, _Split]
     tests: dict[str, Category]
     test_images: int | None = None
 
     def kept(self) -> dict[str, Any]:
         """What its folder keeps of the run: settings, and the digest of each category's list of images."""
-        cache = open_cache(self.store)
-        images = {name: str(cache[name].group.attrs["images_digest"]) for name in self.normals}
-        settings = {"train": self.settings.to_attributes(), "cache": self.cache.to_attributes()}
+        images = {name: str(self.cache[name].group.attrs["images_digest"]) for name in self.normals}
+        settings = {"train": asdict(self.settings), "cache": self.cache.settings.to_attributes()}
         return {**settings, "test": {"images": self.test_images}, "images": images}
 
     def with_fewer_tests(self, most: int) -> Run:
         """The run with at most so many test images of each label and category, spread over the list."""
-        tests = {name: _fewer_tests(category, most) for name, category in self.tests.items()}
+        tests = {}
+        for name, category in self.tests.items():
+            by_label = ([sample for sample in category.test if sample.label == label] for label in (0, 1))
+            kept = [sample for samples in by_label for sample in samples[:: max(1, -(-len(samples) // most))]]
+            tests[name] = replace(category, test=tuple(sorted(kept, key=lambda sample: sample.path)))
         return replace(self, tests=tests, test_images=most)
 
 
@@ -83,11 +83,8 @@ def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
 
     UserError on resume where the folder was made with other settings; without resume each cell is made anew.
     """
-    differing = "; ".join(run.folder.differing(run.kept()))
-    if differing and run.resume:
-        raise UserError(
-            f"{run.folder.path} was made with other settings ({differing}): give those, or leave out --resume"
-        )
+    if run.resume:
+        run.folder.require(run.kept(), "give those, or leave out --resume")
     run.folder.keep(run.kept())
     seeds = list(dict.fromkeys(seeds))
     for name in run.normals:
@@ -109,31 +106,29 @@ def open_run(
     """A run of some categories, or all, of the cache at `store`; mistakes are told here, and nothing written.
 
     root: where the test images lie, if they are no longer where precompute found them; the images to train on come
-    from the cache alone.
+    only from the cache.
     """
     cache = open_cache(store)
     cached = {category.name: category for category in cache.choose(categories)}
     place, on = absolute(root or cache.image_root), choose_device(device)
     tests = {category.name: category for category in load_tests(cache.dataset, place, list(cached))}
-    normals = {name: _normals(category, store, settings.held_out) for name, category in cached.items()}
-    return Run(cache.dataset, store, place, RunFolder(folder), cache.settings, settings, on, resume, normals, tests)
+    normals = {name: _split(category, store, settings.held_out) for name, category in cached.items()}
+    return Run(cache, place, RunFolder(folder), settings, on, resume, normals, tests)
 
 
 def write_results(run: Run, seeds: Sequence[int]) -> list[CellResult]:
     """Write `results.json` of a run whose cells are all finished, and return what each came to."""
-    cells = [run.folder.cell(name, seed).read(run.dataset) for name in run.normals for seed in seeds]
-    described = {**run.settings.to_attributes(), "seeds": seeds, "store": run.store, "cache": run.cache.to_attributes()}
-    write_json(run.folder.results, summarise(cells, described))
+    cells = [run.folder.cell(name, seed).read(run.cache.dataset) for name in run.normals for seed in seeds]
+    cache = {"store": run.cache.store, "cache": run.cache.settings.to_attributes()}
+    write_json(run.folder.results, summarise(cells, {**asdict(run.settings), "seeds": seeds, **cache}))
     return cells
 
 
 def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
 
-    The same images whatever the seed, the order and the settings. ValueError where fewer than four are given.
+    Of four or more; the same images whatever the seed, the order and the settings.
     """
-    if len(paths) < _LEAST_NORMALS:
-        raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
     digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
     count = min(max(2, round(share * len(paths))), len(paths) - 2)
     held = np.zeros(len(paths), bool)
@@ -151,71 +146,51 @@ def run_cell(run: Run, name: str, seed: int) -> None:
         return
     cell.clear(keep_checkpoint=run.resume)
     tests = run.tests[name].test
-    detector, n_train = _make_detector(run, open_cache(run.store)[name], seed, cell)
+    detector, n_train = _make_detector(run, run.cache[name], seed, cell)
     detector.save(cell.detector)
-    result = CellResult(run.dataset, name, seed, n_train, len(tests), detector.threshold)
-    cell.write(_evaluated(result, detector, run.root, tests, cell) if tests else result)
+    result = CellResult(run.cache.dataset, name, seed, n_train, len(tests), detector.threshold)
+    if tests:
+        found = evaluate(detector, run.root, tests)
+        cell.write_scores(tests, found.deciding, found.scores.image)
+        plot_scores(cell.scores_plot, found.labels, found.deciding, detector.threshold, name)
+        plot_maps(cell.maps_plot, detector, run.root, tests, found)
+        result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
+    cell.write(result)
 
 
-def _evaluated(
-    result: CellResult, detector: Detector, root: str, tests: Sequence[Sample], cell: CellFolder
-) -> CellResult:
-    """The result with what the test images say; writes their scores and plots."""
-    evaluation = evaluate(detector, root, tests)
-    scores = evaluation.scores.image
-    decisive = detector.decisive(evaluation.scores)
-    rows = [
-        ScoreRow(sample.path, sample.label, float(decisive[i]), {name: float(v[i]) for name, v in scores.items()})
-        for i, sample in enumerate(tests)
-    ]
-    write_scores_csv(cell.scores, rows)
-    plot_scores(cell.scores_plot, evaluation.labels, decisive, detector.threshold, result.category)
-    plot_maps(cell.maps_plot, detector, root, tests, evaluation)
-    figures = evaluation.metrics, evaluation.scorers, evaluation.by_defect
-    return replace(result, metrics=figures[0], scorers=figures[1], by_defect=figures[2])
-
-
-def _fewer_tests(category: Category, most: int) -> Category:
-    kept: list[Sample] = []
-    for label in (0, 1):
-        samples = [sample for sample in category.test if sample.label == label]
-        kept += samples[:: max(1, -(-len(samples) // most))]
-    return replace(category, test=tuple(sorted(kept, key=lambda sample: sample.path)))
-
-
-def _normals(group: CachedCategory, store: str, held_out: float) -> _Normals:
+def _split(category: CachedCategory, store: str, held_out: float) -> _Split:
     """Rows of the normals to train on and of those held out; UserError where there are too few, or some to come."""
-    if not group.complete:
-        raise UserError(f"{group.name} is not complete in {store}: run precompute again to finish it")
-    rows = group.usable
+    if not category.complete:
+        raise UserError(f"{category.name} is not complete in {store}: run precompute again to finish it")
+    rows = category.usable
     if len(rows) < _LEAST_NORMALS:
         raise UserError(
-            f"{group.name} has {len(rows)} normal images in {store}, too few: give {_LEAST_NORMALS} or more"
+            f"{category.name} has {len(rows)} normal images in {store}, too few: give {_LEAST_NORMALS} or more"
         )
-    paths = group.paths
+    paths = category.paths
     held = hold_out([paths[row] for row in rows], held_out)
     return rows[~held], rows[held]
 
 
 def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFolder) -> tuple[Detector, int]:
     """The detector of one category and seed, and the number of normals that it was trained on."""
-    cache, settings = category.settings, run.settings
+    precomputed, settings = category.settings, run.settings
     trained_on, held_out = run.normals[category.name]
-    recipe = recipe_of(cache.backbone, settings)
-    pretrained = load_backbone(cache.backbone, cache.weights, cache.seed).to(run.device)
+    recipe = recipe_of(precomputed.backbone, settings)
+    pretrained = load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed).to(run.device)
     stream = NormalStream(category, trained_on)
-    seen = look_at(pretrained, recipe, stream.images(trained_on), trained_on, seed)
+    seen = look_at(pretrained, recipe, NormalImages(stream, trained_on), trained_on, seed)
     network = contrast = None
     if isinstance(settings, TrainSettings) and settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         frozen = settings.backbone_lr == 0
-        trunk = pretrained if frozen else load_backbone(cache.backbone, cache.weights, cache.seed)
-        classes = settings.classes(len(cache.stages))
+        trunk = pretrained if frozen else load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed)
+        classes = settings.classes(len(precomputed.stages))
         network = CutSwapNetwork(trunk.to(run.device), recipe, classes, frozen).to(run.device)
         network.whitening.fit(seen.gaussian)
         contrast = Contrast(pretrained, recipe, seen, seed)
         with progress(f"train {category.name} seed {seed}", settings.steps, "steps") as advance:
             fit(network, stream, settings, seed, cell, advance, contrast)
     fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
-    calibration = calibrate(fitted, stream.images(held_out), settings.false_alarms)
-    return Detector(cache, settings.to_attributes(), fitted, calibration), len(trained_on)
+    calibration = calibrate(fitted, NormalImages(stream, held_out), settings.false_alarms)
+    return Detector(precomputed, asdict(settings), fitted, calibration), len(trained_on)

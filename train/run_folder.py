@@ -2,64 +2,46 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.errors import UserError
-from pipeline.files import write_json
-from train.results import CellResult
+from pipeline.files import write_csv, write_json
+from pipeline.layouts import Sample
+from train.cell_result import CellResult
 
 _DETECTOR = "detector.pt"
+_RESULT = "cell.json"
 _SEED = "seed-"
 
+Values = NDArray[np.float64]
 
-@dataclass(frozen=True)
+
+@dataclass
 class CellFolder:
     """The folder of one category and seed: `<run>/<category>/seed-<seed>`.
 
-    A path names a file that need not be there: an arm that trains nothing has no checkpoint and no log, PatchCore has
-    no detector, and a category without test images has neither scores nor plots.
+    A path names a file that need not be there: an arm that trains nothing has no checkpoint and no log, and a category
+    without test images has neither scores nor plots.
     """
 
     path: Path
 
-    @property
-    def checkpoint(self) -> Path:
-        """What training goes on from where it was cut off."""
-        return self.path / "checkpoint.pt"
-
-    @property
-    def log(self) -> Path:
-        """A line a step of training."""
-        return self.path / "log.csv"
-
-    @property
-    def detector(self) -> Path:
-        """All that `predict` needs."""
-        return self.path / _DETECTOR
-
-    @property
-    def scores(self) -> Path:
-        """A line a test image."""
-        return self.path / "scores.csv"
-
-    @property
-    def scores_plot(self) -> Path:
-        """How the scores separate."""
-        return self.path / "scores.png"
-
-    @property
-    def maps_plot(self) -> Path:
-        """Where the detector sees anomalies."""
-        return self.path / "maps.png"
-
-    @property
-    def result(self) -> Path:
-        """What the cell came to; written last."""
-        return self.path / "cell.json"
+    def __post_init__(self) -> None:
+        self.checkpoint = self.path / "checkpoint.pt"  # what training goes on from where it was cut off
+        self.log = self.path / "log.csv"  # a line per step of training
+        self.detector = self.path / _DETECTOR  # all that `predict` needs
+        self.scores = self.path / "scores.csv"  # a line per test image
+        self.scores_plot = self.path / "scores.png"  # how the scores separate
+        self.maps_plot = self.path / "maps.png"  # where the detector sees anomalies
+        self.result = self.path / _RESULT  # what the cell came to; written last
 
     @property
     def seed(self) -> int:
@@ -80,6 +62,18 @@ class CellFolder:
         """Write what the cell came to, which finishes it."""
         write_json(self.result, result.to_json())
 
+    def write_scores(self, samples: Sequence[Sample], score: Values, scorers: Mapping[str, Values]) -> None:
+        """Write `scores.csv`: path, label and the score (N,) that decides, then that of each scorer by name."""
+        paths, labels = ([getattr(sample, name) for sample in samples] for name in ("path", "label"))
+        columns = [paths, labels, score.tolist(), *(values.tolist() for values in scorers.values())]
+        write_csv(self.scores, [("path", "label", "score", *scorers), *zip(*columns, strict=True)])
+
+    def read_scores(self) -> tuple[NDArray[np.int64], Values]:
+        """Labels (N,) and the scores (N,) that decide."""
+        with self.scores.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
+
     def clear(self, keep_checkpoint: bool) -> None:
         """Make the folder, and take from an earlier cell what must not be taken for the next one's."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -89,7 +83,7 @@ class CellFolder:
         self.detector.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """The folder of a run: a `CellFolder` for each category and seed, `results.json`, and `settings.json`.
 
@@ -99,6 +93,10 @@ class RunFolder:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        self.results = self.path / "results.json"  # what all cells came to: see `train.results.summarise`
+        self.settings = self.path / "settings.json"  # what all cells were made with
+
     def cell(self, category: str, seed: int) -> CellFolder:
         """The folder of one category and seed."""
         return CellFolder(self.path / category / f"{_SEED}{seed}")
@@ -106,16 +104,6 @@ class RunFolder:
     def cells(self) -> Iterator[CellFolder]:
         """All that are there, of whatever category and seed."""
         return map(CellFolder, self.path.glob(f"*/{_SEED}*"))
-
-    @property
-    def results(self) -> Path:
-        """What all cells came to: see `train.results.summarise`."""
-        return self.path / "results.json"
-
-    @property
-    def settings(self) -> Path:
-        """What all cells were made with."""
-        return self.path / "settings.json"
 
     def differing(self, wanted: dict[str, Any]) -> list[str]:
         """A line `part.name: old, not new` for each setting in which the folder's differ from those wanted."""
@@ -127,6 +115,11 @@ class RunFolder:
             for name, value in wanted[part].items()
         ]
         return [f"{name}: {old}, not {new}" for name, new, old in pairs if json.dumps(new) != json.dumps(old)]
+
+    def require(self, wanted: dict[str, Any], fix: str) -> None:
+        """UserError that names what differs from the settings wanted, and the fix."""
+        if differing := "; ".join(self.differing(wanted)):
+            raise UserError(f"{self.path} was made with other settings ({differing}): {fix}")
 
     def keep(self, wanted: dict[str, Any]) -> None:
         """Write the settings; what others made goes."""
@@ -141,10 +134,8 @@ class RunFolder:
         write_json(self.settings, wanted)
 
     def _kept(self) -> dict[str, Any] | None:
-        if not self.settings.exists():
-            return None
-        content: dict[str, Any] = json.loads(self.settings.read_text())
-        return content
+        found: dict[str, Any] | None = json.loads(self.settings.read_text()) if self.settings.exists() else None
+        return found
 
 
 def find_detector(run: Path) -> Path:
@@ -161,4 +152,6 @@ def find_detector(run: Path) -> Path:
             raise UserError(f"{run} holds several categories: give one, such as {run / categories[0]}")
         if found:
             return found[0].detector
+    if any(run.rglob(f"{_SEED}*/{_RESULT}")):
+        raise UserError(f"{run} was made by a version that kept no detector of this arm: train it again")
     raise UserError(f"no detector below {run}: give the folder that `train --out` wrote")

@@ -1,14 +1,15 @@
 """Anomaly scorers: a Gaussian and the nearest normals of image embeddings, the nearest normals of patch embeddings.
 
 They are fitted to numpy arrays or tensors, and score torch tensors on the device where the fitted object lies. A score
-is a distance, 0 or more, and higher means more anomalous. Every fitted object turns into a flat dict of tensors with
-`state()` and back with `from_state()`, so that `torch.load(..., weights_only=True)` can read it.
+is a distance, 0 or more, and higher means more anomalous. `state_of` turns every fitted object into a flat dict of
+tensors, which `torch.load(..., weights_only=True)` can read, and `from_state` turns it back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,26 +28,8 @@ _CHUNK_ELEMENTS = 2**24
 _VARIANCE_FLOOR = 1e-8
 
 
-class _Stored:
-    """To and from a flat dict of tensors; a field that is a number becomes a tensor without axes."""
-
-    def state(self) -> State:
-        """Field name -> tensor, on the device of the fitted object."""
-        # By way of numpy, as torch.tensor would round a Python float to float32.
-        return {n: v if isinstance(v, Tensor) else torch.tensor(np.array(v)) for n, v in vars(self).items()}
-
-    @classmethod
-    def from_state(cls, state: State) -> Self:
-        """Inverse of `state`; the fitted object works on the device of these tensors."""
-        return cls(**{name: value if value.ndim else value.item() for name, value in state.items()})
-
-    def to(self, device: torch.device) -> Self:
-        """The same on a device."""
-        return type(self)(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()})
-
-
 @dataclass(frozen=True, eq=False)
-class Gaussian(_Stored):
+class Gaussian:
     """Gaussian of normal image embeddings: mean (D,) and factor (D, D), both float64.
 
     The factor F satisfies F F^T = precision, so the Mahalanobis distance of x is |(x - mean) F|.
@@ -62,7 +45,7 @@ class Gaussian(_Stored):
 
 
 @dataclass(frozen=True, eq=False)
-class KNearest(_Stored):
+class KNearest:
     """Normal image embeddings (N, D) float64 of length 1, and the number k of neighbours to average."""
 
     normals: Tensor
@@ -74,18 +57,13 @@ class KNearest(_Stored):
 
 
 @dataclass(frozen=True, eq=False)
-class PatchNearest(_Stored):
+class PatchNearest:
     """Coreset (size, D) float32 of normal patches; a score is the distance to the nearest of them.
 
     Source: PatchCore, Roth et al., CVPR 2022, arXiv 2106.08265, without its re-weighting of image scores.
     """
 
     coreset: Tensor
-
-    @classmethod
-    def fit(cls, patches: Tensor, size: int, width: int, seed: int) -> Self:
-        """Keep `size` of the normal patches (N, D), chosen by `greedy_coreset`; ValueError as there."""
-        return cls(coreset=patches[greedy_coreset(patches, size, width, seed)].float())
 
     def scores(self, patches: Tensor, at_once: bool = False) -> Tensor:
         """Euclidean distances (M,) float32 of patches (M, D), in chunks of bounded memory unless `at_once`."""
@@ -96,7 +74,7 @@ class PatchNearest(_Stored):
 
 
 @dataclass(frozen=True)
-class Standardiser(_Stored):
+class Standardiser:
     """Mean and standard deviation of held-out normals' scores, to sum scorers of different scales."""
 
     mean: float
@@ -107,33 +85,45 @@ class Standardiser(_Stored):
         return (scores - self.mean) / self.deviation
 
 
+T = TypeVar("T")
+
+
+def state_of(fitted: object) -> State:
+    """Field name -> tensor, on the device of a fitted object; a number becomes a tensor without axes."""
+    # By way of numpy, as torch.tensor would round a Python float to float32.
+    return {n: v if isinstance(v, Tensor) else torch.tensor(np.array(v)) for n, v in vars(fitted).items()}
+
+
+def from_state(kind: Callable[..., T], state: State) -> T:
+    """Inverse of `state_of`; the fitted object works on the device of these tensors."""
+    return kind(**{name: value if value.ndim else value.item() for name, value in state.items()})
+
+
+def on_device(fitted: T, device: torch.device) -> T:
+    """The same on a device."""
+    return from_state(type(fitted), {name: value.to(device) for name, value in state_of(fitted).items()})
+
+
 def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
     """Gaussian with Ledoit-Wolf shrinkage of normal embeddings (N, D); N >= 2 and N < D are fine.
 
-    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for N < 2
-    or a value that is not finite. If no feature varies, the distance is the Euclidean one.
+    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for a
+    value that is not finite. If no feature varies, the distance is the Euclidean one.
     """
-    if len(embeddings) < 2:
-        raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {embeddings.shape}")
     estimate = LedoitWolf(store_precision=False).fit(_finite_tensor(embeddings).numpy())
     mean = torch.from_numpy(estimate.location_)
     return Gaussian(mean=mean, factor=_precision_factor(torch.from_numpy(estimate.covariance_), mean))
 
 
 def fit_k_nearest(embeddings: NDArray[np.float32], k: int = 5) -> KNearest:
-    """Keep normals (N, D) for k neighbours, N if fewer; ValueError for k < 1, N < 1 or a value not finite."""
-    if k < 1 or len(embeddings) < 1:
-        raise ValueError(f"nearest neighbours need k >= 1 and a normal: k is {k}, normals {len(embeddings)}")
+    """Keep normals (N, D) for k neighbours, N if fewer; ValueError for a value that is not finite."""
     return KNearest(normals=normalize(_finite_tensor(embeddings)), k=min(k, len(embeddings)))
 
 
 def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:
-    """Mean and sample deviation (1 if it is 0) of scores (N,); ValueError for N < 2 or one not finite."""
-    values = np.asarray(scores, dtype=np.float64)
-    if len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"standardising needs 2 or more finite scores of normals, got {len(values)}")
-    deviation = float(values.std(ddof=1)) if np.ptp(values) > 0 else 1.0
-    return Standardiser(mean=float(values.mean()), deviation=deviation)
+    """Mean and sample deviation (1 if it is 0) of finite scores (N,), N >= 2."""
+    deviation = float(scores.std(ddof=1)) if np.ptp(scores) > 0 else 1.0
+    return Standardiser(mean=float(scores.mean()), deviation=deviation)
 
 
 def greedy_coreset(embeddings: Tensor, size: int, width: int, seed: int) -> Tensor:
@@ -142,11 +132,9 @@ def greedy_coreset(embeddings: Tensor, size: int, width: int, seed: int) -> Tens
     Greedy k-centre: a first embedding by `seed`, then always the one farthest from those chosen, so that the
     largest distance to a chosen one is at most twice the least possible (on a random projection to `width`
     dimensions where D > width). The same seed on the same device gives the same indices; time grows with
-    N * size. Source: PatchCore. ValueError unless 1 <= size <= N, and for a value that is not finite.
+    N * size. Source: PatchCore. 1 <= size <= N; ValueError for a value that is not finite.
     """
     count = len(embeddings)
-    if not 1 <= size <= count:
-        raise ValueError(f"a coreset of {size} cannot be taken from {count} embeddings")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(count, (1,), generator=generator)
     # Centred, because |a|^2 + |b|^2 - 2ab loses the small distances between points far from the origin.
@@ -156,7 +144,7 @@ def greedy_coreset(embeddings: Tensor, size: int, width: int, seed: int) -> Tens
         # Drawn on the CPU so that every device gets the same projection.
         points = points @ torch.randn(points.shape[1], width, generator=generator).to(points)
     squares = points.square().sum(dim=1)
-    # A point a column: the products with one point then run along memory, which is much faster on a CPU.
+    # A point per column: the products with one point then run along memory, which is much faster on a CPU.
     points = points.T.contiguous()
     chosen = torch.empty(size, dtype=torch.int64, device=points.device)
     chosen[:1] = first.to(points.device)
@@ -182,7 +170,9 @@ def _precision_factor(covariance: Tensor, mean: Tensor) -> Tensor:
 
 def _nearest_distances(references: Tensor, points: Tensor, k: int) -> Tensor:
     """Distances (M, k) of points (M, D) to the k nearest of references (N, D)."""
-    nearest = torch.cdist(points, references).topk(k, largest=False).indices
+    # Always by a matrix product: torch's own choice depends on the number of points, which a program must not.
+    near = torch.cdist(points, references, compute_mode="use_mm_for_euclid_dist")
+    nearest = near.topk(k, largest=False).indices
     # Again by differences: the matrix product in cdist gives a copy of a reference a distance above 0.
     distances: Tensor = vector_norm(points[:, None] - references[nearest], dim=2)
     return distances

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pipeline.setting import POSITIVE, SHARE, Bounds, check, refuse, setting
 
@@ -55,10 +54,6 @@ class TrainSettings:
             return 3
         return 1 + stages if self.proxy == "levels" else 2
 
-    def to_attributes(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return asdict(self)
-
 
 # "untrained" is `train --negatives none`; "patchcore" has settings of its own.
 ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
@@ -91,6 +86,6 @@ class PatchCoreSettings:
     held_out: float = 0.15
     false_alarms: float = 0.01
 
-    def to_attributes(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return asdict(self)
+
+# Of an arm.
+Settings = TrainSettings | PatchCoreSettings

@@ -9,10 +9,9 @@ memory; of a larger one the chunks used last stay, and an epoch reads each chunk
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ _MEMORY = 4 * 2**30
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B,H,W,3) uint8; pairs: (B,L,P,6) int16; rows: (B,) of the cache."""
+    """Some normals: images (B,H,W,3) uint8, their pairs (B,L,P,6) int16, and their rows (B,) of the cache."""
 
     images: NDArray[np.uint8]
     pairs: NDArray[np.int16]
@@ -77,19 +76,10 @@ class NormalStream:
             images[i], pairs[i] = chunk["images"][place], chunk["pairs"][place]
         return Batch(images, pairs, rows)
 
-    def images(self, rows: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
-        """The images (H,W,3) uint8 of `rows` as a sequence that reads them when they are asked for."""
-        return _Images(self, rows)
-
     @property
     def settings(self) -> PrecomputeSettings:
         """Those that the category was computed with."""
         return self._category.settings
-
-    @property
-    def held(self) -> int:
-        """Chunks in memory."""
-        return len(self._chunks)
 
     def _chunk(self, number: int) -> Arrays:
         if number not in self._chunks:
@@ -101,19 +91,14 @@ class NormalStream:
         return self._chunks[number]
 
 
-class _Images(Sequence[NDArray[np.uint8]]):
-    def __init__(self, stream: NormalStream, rows: NDArray[np.int64]) -> None:
-        self._stream, self._rows = stream, rows
+@dataclass(frozen=True, eq=False)
+class NormalImages:
+    """The images (H,W,3) uint8 of some rows, read from a stream whenever they are gone through."""
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    stream: NormalStream
+    rows: NDArray[np.int64]
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[NDArray[np.uint8]]: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | Sequence[NDArray[np.uint8]]:
-        if isinstance(index, slice):
-            return _Images(self._stream, self._rows[index])
-        image: NDArray[np.uint8] = self._stream.read(self._rows[[index]]).images[0]
-        return image
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """One at a time."""
+        for row in self.rows:
+            yield self.stream.read(np.array([row])).images[0]
