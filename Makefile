@@ -21,8 +21,8 @@ demo: $(STAMP) ## the main job on real solar-cell images: precompute, gallery, t
 	$(BIN)/python cli.py inspect data/cache/demo.zarr --html runs/demo/gallery
 	$(BIN)/python cli.py train --store data/cache/demo.zarr --out runs/demo
 
-test: $(STAMP) ## the tests that take seconds
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(STAMP) ## the tests that take seconds, in two processes
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-slow: $(STAMP) ## the tests that start processes or take longer
 	$(BIN)/python -m pytest -m slow

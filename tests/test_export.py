@@ -24,7 +24,8 @@ ARMS = {
 }
 
 
-@pytest.mark.parametrize("arm", ARMS)
+# One of them in the fast tests: each is traced for seconds.
+@pytest.mark.parametrize("arm", ["cutswap", *(pytest.param(arm, marks=pytest.mark.slow) for arm in [*ARMS][1:])])
 def test_the_program_of_every_arm_gives_what_its_detector_predicts(
     arm: str, small_cache: SmallCache, photos: NDArray[np.uint8], tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_an_old_detector_predicts(old_run: Path, said: Any, image_root: Path, tm
     assert bad == [] and [v.anomalous for v in verdicts] == [s > said["threshold"] for s in said["scores"]["sum"]]
 
 
+@pytest.mark.slow
 def test_an_old_detector_is_exported_and_saved_anew(old_run: Path, said: Any, image_root: Path, tmp_path: Path) -> None:
     images = np.stack([read_rgb(image_root / path, 32, "stretch") for path in said["paths"]])
     detector = Detector.load(old_run / "mono", "cpu")
