@@ -272,6 +272,13 @@ def test_overwrite_of_everything_takes_new_settings_and_images(tmp_path: Path) -
     assert not arrays["nut/saliency"].any()
 
 
+def test_overwrite_of_a_cache_that_is_not_there_makes_one(tmp_path: Path) -> None:
+    store = tmp_path / "c.zarr"
+    first = prepare(store, overwrite=True)
+    assert open_cache(store).id == first and open_cache(store).names() == ["bolt", "nut"]
+    assert prepare(store) == first
+
+
 def test_overwrite_of_one_category_leaves_the_others(tmp_path: Path) -> None:
     store = tmp_path / "c.zarr"
     first = prepare(store)

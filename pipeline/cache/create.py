@@ -49,7 +49,7 @@ def prepare_cache(
             # Before anything of it is deleted: killed half-way, it must not pass for whole.
             cache.root[name].update_attributes({"ready": False})
     if only_these:
-        cache.root.attrs.put(attributes)
+        cache.root.attrs.put(dict(attributes))  # a copy: zarr keeps what it is given, and clears it at the next put
     cache.update_attributes(root=dataset.root, versions=_versions())
     missing = [name for name in listed if name not in cache.names()]
     if missing:
@@ -66,7 +66,7 @@ def _create(store: str, attributes: Attributes) -> Cache:
         raise UserError(f"{store} exists and is no cache of ours: choose another --store")
     try:
         # With its attributes from the start: killed at any moment, it is a cache or nothing.
-        return Cache(store, create_group(store, attributes))
+        return Cache(store, create_group(store, dict(attributes)))
     except UserError:
         if found := find_cache(store, "r+"):  # another run was faster
             return found
