@@ -58,11 +58,11 @@ def _slow_aupro(masks: NDArray[np.bool_], maps: NDArray[np.float32], limit: floa
     return area / limit
 
 
-@given(seed=SEEDS, levels=st.sampled_from([1, 2, 5, 20, 10_000]))
+@given(seed=SEEDS, levels=st.sampled_from([1, 2, 5, 20, 10_000]), limit=st.sampled_from([0.05, 0.3, 0.77, 1.0]))
 @settings(max_examples=150, deadline=None)
-def test_aupro_is_its_definition(seed: int, levels: int) -> None:
+def test_aupro_is_its_definition(seed: int, levels: int, limit: float) -> None:
     masks, maps = _case(seed, levels)
-    assert aupro(PixelRanking.of(masks, maps)) == pytest.approx(_slow_aupro(masks, maps, 0.3), abs=1e-12)
+    assert aupro(PixelRanking.of(masks, maps), limit) == pytest.approx(_slow_aupro(masks, maps, limit), abs=1e-12)
 
 
 @given(seed=SEEDS, levels=st.sampled_from([1, 3, 10_000]))
@@ -159,6 +159,16 @@ def test_what_cannot_be_ranked_is_refused() -> None:
     broken[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="finite"):
         PixelRanking.of(masks, broken)
+    with pytest.raises(ValueError, match="masks and maps"):
+        PixelRanking.of(masks[:2], maps)
+    with pytest.raises(ValueError, match="masks and maps"):
+        PixelRanking.of(masks.astype(np.uint8), maps)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.1, 1.1, 30.0])
+def test_aupro_refuses_a_limit_outside_0_to_1(limit: float) -> None:
+    with pytest.raises(ValueError, match="false positive rate"):
+        aupro(PixelRanking.of(*_case(0, 5)), fpr_limit=limit)
 
 
 @pytest.mark.slow
@@ -236,8 +246,17 @@ def test_threshold_of_few_normals_is_their_maximum() -> None:
     assert threshold_at(np.arange(2.0), np.nextafter(1, 0)) == 0
 
 
+@pytest.mark.parametrize(("scores", "rate"), [([], 0.1), ([1.0, np.nan], 0.1), ([1.0], 1.0), ([1.0], -0.1)])
+def test_threshold_refuses_what_has_no_quantile(scores: list[float], rate: float) -> None:
+    with pytest.raises(ValueError, match=r"threshold needs|false alarm rate"):
+        threshold_at(np.array(scores), rate)
+
+
 def test_mean_and_standard_error() -> None:
     mean, error = mean_and_standard_error([0.8, 0.9, 1.0, 0.9])
     assert mean == pytest.approx(0.9)
     assert error == pytest.approx(np.sqrt(0.02 / 3) / 2)
     assert mean_and_standard_error([0.7]) == (0.7, None)
+    for bad in ([], [0.5, float("nan")]):
+        with pytest.raises(ValueError, match="mean needs"):
+            mean_and_standard_error(bad)

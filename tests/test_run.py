@@ -303,3 +303,8 @@ def test_a_larger_share_holds_out_more_and_two_are_left_on_either_side(
 def test_another_image_moves_few_from_one_side_to_the_other() -> None:
     paths = [f"tile/train/good/{i:03}.png" for i in range(200)]
     assert (hold_out(paths, 0.15)[:199] != hold_out(paths[:199], 0.15)).sum() <= 2
+
+
+def test_three_normals_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="3 normal"):
+        hold_out(["a", "b", "c"], 0.5)

@@ -42,6 +42,21 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def test_too_few_normals_and_sizes_out_of_range_are_refused() -> None:
+    one = np.ones((1, 3), dtype=np.float32)
+    with pytest.raises(ValueError, match="N >= 2"):
+        fit_gaussian(one)
+    with pytest.raises(ValueError, match="2 or more"):
+        scorers.fit_standardiser(np.ones(1))
+    with pytest.raises(ValueError, match="k is 0"):
+        fit_k_nearest(one, k=0)
+    with pytest.raises(ValueError, match="normals 0"):
+        fit_k_nearest(one[:0])
+    for size in (0, 2):
+        with pytest.raises(ValueError, match=f"coreset of {size}"):
+            greedy_coreset(torch.from_numpy(one), size, 128, seed=0)
+
+
 @given(seed=SEEDS, count=st.integers(3, 40), width=st.integers(1, 60))
 @settings(max_examples=40, deadline=None)
 def test_gaussian_is_scikit_learns_ledoit_wolf(seed: int, count: int, width: int) -> None:
@@ -105,6 +120,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     for call in (
         lambda: fit_gaussian(broken),
         lambda: fit_k_nearest(broken),
+        lambda: scorers.fit_standardiser(broken[:, 2].astype(np.float64)),
         lambda: greedy_coreset(torch.from_numpy(broken), size=2, width=128, seed=0),
     ):
         with pytest.raises(ValueError, match="finite"):

@@ -42,10 +42,14 @@ class CellResult:
     by_defect: Mapping[str, DefectResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        measured = [self.metrics, self.scorers, *(result.metrics for result in self.by_defect.values())]
-        figures = [value for one in measured for value in one.values() if value is not None]
-        if not all(0 <= value <= 1 for value in figures) or not math.isfinite(self.threshold):
-            raise ValueError(f"a figure outside 0..1, or a threshold that is not finite: {self}")
+        figures = {**self.metrics, **{f"scorer {name}": value for name, value in self.scorers.items()}}
+        for defect, result in self.by_defect.items():
+            figures |= {f"{name} of {defect}": value for name, value in result.metrics.items()}
+        for name, value in figures.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {value}")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"the threshold must be finite, got {self.threshold}")
 
     def to_json(self) -> dict[str, Any]:
         """The contents of `cell.json`: all but what its path says."""

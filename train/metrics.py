@@ -17,8 +17,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 # Diagonal neighbours belong to one region, as in the evaluation code published with MVTec AD.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int64)
-# The published AUPRO integrates up to this rate.
-_FPR_LIMIT = 0.3
 
 
 def image_auroc(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float | None:
@@ -26,7 +24,9 @@ def image_auroc(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> fl
 
     ValueError for a score that is not finite.
     """
-    return None if len(np.unique(labels)) < 2 else float(roc_auc_score(labels, scores))
+    if len(np.unique(labels)) < 2:
+        return None
+    return float(roc_auc_score(labels, scores))
 
 
 def image_ap(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float | None:
@@ -34,7 +34,9 @@ def image_ap(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float
 
     The step-wise sum of scikit-learn, without interpolation. ValueError for a score that is not finite.
     """
-    return None if len(np.unique(labels)) < 2 else float(average_precision_score(labels, scores))
+    if len(np.unique(labels)) < 2:
+        return None
+    return float(average_precision_score(labels, scores))
 
 
 def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -44,7 +46,8 @@ def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> ND
     counting all their pixels as normal would punish a map that finds it. Select with this before ranking their
     pixels, as an empty mask is a normal image there.
     """
-    return np.asarray((np.asarray(labels) == 0) | masks.any(axis=(1, 2)), np.bool_)
+    usable: NDArray[np.bool_] = np.logical_or(np.asarray(labels) == 0, masks.any(axis=(1, 2)))
+    return usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,14 @@ class PixelRanking:
 
     @classmethod
     def of(cls, masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> PixelRanking:
-        """Rank the pixels of maps (N, H, W) with masks (N, H, W); ValueError for a score that is not finite."""
+        """Rank the pixels of maps (N, H, W) with masks (N, H, W).
+
+        ValueError for other shapes, masks that are not boolean, or a score that is not finite.
+        """
+        if masks.shape != maps.shape or masks.ndim != 3 or masks.dtype != np.bool_:
+            raise ValueError(
+                f"masks and maps must be (N, H, W), masks boolean: got {masks.dtype} {masks.shape}, {maps.shape}"
+            )
         if not np.isfinite(maps).all():
             raise ValueError("an anomaly map holds a value that is not finite")
         regions, found = np.zeros(masks.shape, np.int32), 0
@@ -108,14 +118,17 @@ def pixel_auroc(pixels: PixelRanking) -> float | None:
     return float(np.trapezoid(true_positives, false_positives) / (anomalous * normal))
 
 
-def aupro(pixels: PixelRanking) -> float | None:
-    """Area under the per-region-overlap curve up to a false positive rate of 0.3, divided by that rate; 0..1.
+def aupro(pixels: PixelRanking, fpr_limit: float = 0.3) -> float | None:
+    """Area under the per-region-overlap curve up to a false positive rate, divided by that rate; 0..1.
 
     Per-region overlap: the detected share of each connected anomalous region, averaged over the regions of all images,
     so that small ones count as much as large ones. False positive rate: the detected share of all normal pixels. Every
     distinct score is a threshold, and the curve is linear between them and at the limit. Source: Bergmann et al., IJCV
-    129, 2021, and the evaluation code published with it. None where there is no region or no normal pixel.
+    129, 2021, and the evaluation code published with it. None where there is no region or no normal pixel. ValueError
+    for a limit outside 0 < limit <= 1.
     """
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"the false positive rate to integrate to is in 0..1, not {fpr_limit}")
     sizes = pixels.sizes()
     normal, regions = int(sizes[0]), np.count_nonzero(sizes[1:])
     if regions == 0 or normal == 0:
@@ -124,7 +137,7 @@ def aupro(pixels: PixelRanking) -> float | None:
     shares[0] = 0
     false_positives, overlap = pixels.cumulated(shares)
     # The cumulated shares can pass 1 by rounding.
-    return min(1.0, _area_up_to(false_positives / normal, overlap, _FPR_LIMIT) / _FPR_LIMIT)
+    return min(1.0, _area_up_to(false_positives / normal, overlap, fpr_limit) / fpr_limit)
 
 
 @dataclass(frozen=True)
@@ -169,24 +182,37 @@ def threshold_at(scores: NDArray[np.floating], false_alarm_rate: float) -> float
     An image is called anomalous if its score is above the threshold. It is conservative: never between two
     scores, always the upper one. A rate below 1 / N gives the maximum of the N normals, as 0.01 does for 40;
     new normals then exceed it at a rate of 1 / (N + 1) on average, here 0.024, whatever rate was asked for.
+    ValueError for no scores, one not finite, or a rate outside 0 <= rate < 1.
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    if len(ordered) == 0 or not np.isfinite(ordered).all():
+        raise ValueError(f"a threshold needs finite scores of held-out normals, got {len(ordered)}")
+    if not 0 <= false_alarm_rate < 1:
+        raise ValueError(f"a false alarm rate is in 0 <= rate < 1, not {false_alarm_rate}")
     # The small term keeps 0.29 * 100 = 28.999999999999996 from losing one.
     allowed = min(math.floor(false_alarm_rate * len(ordered) + 1e-9), len(ordered) - 1)
     return float(ordered[len(ordered) - 1 - allowed])
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error: sample deviation (n - 1) over the root of n; None for a single value."""
+    """Mean and its standard error: sample deviation (n - 1) over the root of n; None for a single value.
+
+    ValueError for no values or one that is not finite.
+    """
     numbers = np.asarray(values, dtype=np.float64)
+    if len(numbers) == 0 or not np.isfinite(numbers).all():
+        raise ValueError(f"a mean needs finite values, got {list(values)}")
     if len(numbers) == 1:
         return float(numbers[0]), None
     return float(numbers.mean()), float(numbers.std(ddof=1) / math.sqrt(len(numbers)))
 
 
 def _area_up_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:
-    """Area under the polyline through x, rising to above the limit, cut at x = limit, where y is interpolated."""
+    """Area under the polyline through rising x, cut at x = limit, where y is interpolated."""
     inside = int(np.searchsorted(x, limit, side="right"))
-    width = limit - x[inside - 1]
-    slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
-    return float(np.trapezoid(y[:inside], x[:inside])) + float(width * (y[inside - 1] + slope * width / 2))
+    area = float(np.trapezoid(y[:inside], x[:inside]))
+    if inside < len(x):
+        width = limit - x[inside - 1]
+        slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
+        area += float(width * (y[inside - 1] + slope * width / 2))
+    return area

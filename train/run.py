@@ -127,8 +127,10 @@ def write_results(run: Run, seeds: Sequence[int]) -> list[CellResult]:
 def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
 
-    Of four or more; the same images whatever the seed, the order and the settings.
+    The same images whatever the seed, the order and the settings. ValueError where fewer than four are given.
     """
+    if len(paths) < _LEAST_NORMALS:
+        raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
     digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
     count = min(max(2, round(share * len(paths))), len(paths) - 2)
     held = np.zeros(len(paths), bool)

@@ -107,21 +107,27 @@ def on_device(fitted: T, device: torch.device) -> T:
 def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
     """Gaussian with Ledoit-Wolf shrinkage of normal embeddings (N, D); N >= 2 and N < D are fine.
 
-    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for a
-    value that is not finite. If no feature varies, the distance is the Euclidean one.
+    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for N < 2
+    or a value that is not finite. If no feature varies, the distance is the Euclidean one.
     """
+    if len(embeddings) < 2:
+        raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {embeddings.shape}")
     estimate = LedoitWolf(store_precision=False).fit(_finite_tensor(embeddings).numpy())
     mean = torch.from_numpy(estimate.location_)
     return Gaussian(mean=mean, factor=_precision_factor(torch.from_numpy(estimate.covariance_), mean))
 
 
 def fit_k_nearest(embeddings: NDArray[np.float32], k: int = 5) -> KNearest:
-    """Keep normals (N, D) for k neighbours, N if fewer; ValueError for a value that is not finite."""
+    """Keep normals (N, D) for k neighbours, N if fewer; ValueError for k < 1, N < 1 or a value not finite."""
+    if k < 1 or len(embeddings) < 1:
+        raise ValueError(f"nearest neighbours need k >= 1 and a normal: k is {k}, normals {len(embeddings)}")
     return KNearest(normals=normalize(_finite_tensor(embeddings)), k=min(k, len(embeddings)))
 
 
 def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:
-    """Mean and sample deviation (1 if it is 0) of finite scores (N,), N >= 2."""
+    """Mean and sample deviation (1 if it is 0) of scores (N,); ValueError for N < 2 or one not finite."""
+    if len(scores) < 2 or not np.isfinite(scores).all():
+        raise ValueError(f"standardising needs 2 or more finite scores of normals, got {len(scores)}")
     deviation = float(scores.std(ddof=1)) if np.ptp(scores) > 0 else 1.0
     return Standardiser(mean=float(scores.mean()), deviation=deviation)
 
@@ -132,9 +138,11 @@ def greedy_coreset(embeddings: Tensor, size: int, width: int, seed: int) -> Tens
     Greedy k-centre: a first embedding by `seed`, then always the one farthest from those chosen, so that the
     largest distance to a chosen one is at most twice the least possible (on a random projection to `width`
     dimensions where D > width). The same seed on the same device gives the same indices; time grows with
-    N * size. Source: PatchCore. 1 <= size <= N; ValueError for a value that is not finite.
+    N * size. Source: PatchCore. ValueError unless 1 <= size <= N, and for a value that is not finite.
     """
     count = len(embeddings)
+    if not 1 <= size <= count:
+        raise ValueError(f"a coreset of {size} cannot be taken from {count} embeddings")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(count, (1,), generator=generator)
     # Centred, because |a|^2 + |b|^2 - 2ab loses the small distances between points far from the origin.
