@@ -10,6 +10,7 @@ from pipeline.setting import POSITIVE, check, setting
 
 SCHEDULERS = ("threads", "processes", "cluster", "cuda")
 LOCAL = ("threads", "processes")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Execution:
         metavar="FILE",
         type=Path,
     )
-    device: str = setting("auto", "auto takes CUDA where there is one.", choices=("auto", "cpu", "cuda"))
+    device: str = setting("auto", "auto takes CUDA where there is one.", choices=DEVICES)
     gpu_batch: int = setting(
         64, "Images through a GPU at once. On a CPU no cache depends on it: each image goes by itself.", within=POSITIVE
     )

@@ -36,10 +36,10 @@ def export_negatives(store: str, out: Path, categories: Sequence[str] = (), per_
         for category in chosen:
             (new / category.name).mkdir()
             for chunk in category.done_chunks():
-                arrays = category.read_chunk(chunk, _ARRAYS)
+                arrays, rows = category.read_chunk(chunk, _ARRAYS), category.rows_of(chunk)
                 for i in np.flatnonzero(arrays["valid"]):
                     source = str(arrays["paths"][i])
-                    stem = f"{category.rows_of(chunk)[i]:06d}-{PurePosixPath(source).stem}"
+                    stem = f"{rows[i]:06d}-{PurePosixPath(source).stem}"
                     for level, stage in enumerate(category.settings.stages):
                         for pair in range(per_stage):
                             box = arrays["pairs"][i, level, pair]

@@ -74,11 +74,12 @@ def split(values: Iterable[str], known: Sequence[str] = ()) -> tuple[str, ...]:
 def check(settings: object) -> None:
     """Raise UserError, which names the option, for a field whose value is not allowed."""
     for one in fields(settings):  # type: ignore[arg-type]
-        value, choices, within = getattr(settings, one.name), one.metadata.get("choices"), one.metadata.get("within")
+        value, rule = getattr(settings, one.name), one.metadata
+        choices, within = rule.get("choices", ()), rule.get("within")
         parts = value if isinstance(value, tuple) else (value,)
         wrong = [str(part) for part in parts if part not in choices] if choices else []
         if wrong or (choices and not parts):
-            refuse(spelling(one), ",".join(wrong), " or ".join(choices or ()))
+            refuse(spelling(one), ",".join(wrong), " or ".join(choices))
         if within and isinstance(value, tuple):
             if not (value[0] <= value[-1] and all(part in within for part in parts)):
                 refuse(spelling(one), value, f"two rising values {within}")

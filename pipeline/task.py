@@ -202,17 +202,17 @@ def _load_image(root: str, path: str, settings: PrecomputeSettings) -> _Loaded:
         return _Loaded(None, "", str(error))
 
 
-_LOCK = threading.RLock()
 _CUDA_GATE = threading.Lock()
 
 
 def _once_per_process(load: Callable[..., T]) -> Callable[..., T]:
     """Load one thing for all threads; functools.cache by itself would let several threads load at once."""
-    cached = cache(load)
+    # A lock of its own: images are read ahead while another thread loads the network.
+    cached, lock = cache(load), threading.Lock()
 
     @wraps(load)
     def locked(*arguments: str | int) -> T:
-        with _LOCK:
+        with lock:
             return cached(*arguments)
 
     return locked

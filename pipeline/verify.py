@@ -107,8 +107,7 @@ def _verify_category(cache: Cache, category: CachedCategory) -> Verdict:
     problems = [f"{category.name}: {line}" for line in layout_problems(category.group, category.settings)]
     if problems:
         return Verdict(0, tuple(problems), ())
-    rows = sum(len(category.rows_of(chunk)) for chunk in category.done_chunks())
-    with progress(f"verify {category.name}", rows, "images") as advance:
+    with progress(f"verify {category.name}", int(category.in_done.sum()), "images") as advance:
         chunks = _check_chunks(category, cache.image_root, advance)
     problems = _list_problems(cache, category)
     return Verdict(chunks.images, (*problems, *chunks.problems), chunks.skipped)

@@ -3,11 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from conftest import SmallCache
+from conftest import SmallCache, invoke
 from numpy.typing import NDArray
 
-from cli import main
 from train.detector import Detector
 from train.run import open_run, train
 from train.settings import PatchCoreSettings, TrainSettings
@@ -31,7 +29,7 @@ def test_the_program_of_every_arm_gives_what_its_detector_predicts(
 ) -> None:
     train(open_run(small_cache.store, tmp_path, ARMS[arm], categories=["poly"], device="cpu"))
     out = tmp_path / "detector.pt2"
-    done = CliRunner().invoke(main, ["export", "model", str(tmp_path), "--out", str(out)])
+    done = invoke("export", "model", tmp_path, "--out", out)
     assert done.exit_code == 0, done.output
     program = torch.export.load(out).module()
     expected = Detector.load(tmp_path, "cpu").predict(list(photos))

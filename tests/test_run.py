@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SmallCache, fill_cache, place
+from conftest import SmallCache, changed_at, fill_cache, place
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -93,10 +93,6 @@ def scores_of(cell: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def changes(folder: Path) -> dict[str, int]:
-    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
-
-
 # --- what is written ----------------------------------------------------------------------------------------------
 
 
@@ -178,9 +174,9 @@ def test_a_plain_folder_has_a_detector_and_no_figures(plain: SmallCache, tmp_pat
 
 
 def test_resume_leaves_finished_cells_alone(finished: Finished) -> None:
-    before = changes(finished.out / "poly")
+    before = changed_at(finished.out / "poly")
     assert finished.again(resume=True) == finished.summary
-    assert changes(finished.out / "poly") == before
+    assert changed_at(finished.out / "poly") == before
 
 
 def test_resume_goes_on_from_the_checkpoint_of_a_cell_cut_off(finished: Finished, tmp_path: Path) -> None:
@@ -188,22 +184,22 @@ def test_resume_goes_on_from_the_checkpoint_of_a_cell_cut_off(finished: Finished
     shutil.copytree(finished.out, out)
     cell = out / "poly/seed-1"
     (cell / "cell.json").unlink()
-    before, other = changes(cell), changes(out / "poly/seed-0")
+    before, other = changed_at(cell), changed_at(out / "poly/seed-0")
     summary = run(finished.store, out, categories=["poly"], seeds=(0, 1), resume=True)
     assert summary == finished.summary
-    assert changes(out / "poly/seed-0") == other
-    after = changes(cell)
+    assert changed_at(out / "poly/seed-0") == other
+    after = changed_at(cell)
     assert {name for name, changed in after.items() if changed == before.get(name)} == {"checkpoint.pt", "log.csv"}
 
 
 def test_resume_with_other_settings_is_refused_by_name(finished: Finished) -> None:
-    before = changes(finished.out)
+    before = changed_at(finished.out)
     others: dict[str, Any] = {"steps": 3, "negatives": "cutpaste", "false_alarms": 0.2}
     for name, value in others.items():
         message = refusal(finished.store, finished.out, replace(SETTINGS, **{name: value}), resume=True)
         assert name in message and str(value) in message and "--resume" in message
         assert "batch_size" not in message
-    assert changes(finished.out) == before
+    assert changed_at(finished.out) == before
 
 
 def test_resume_with_another_cache_is_refused_by_name(finished: Finished, plain: SmallCache) -> None:
@@ -216,9 +212,9 @@ def test_what_other_settings_left_is_not_resumed(plain: SmallCache, tmp_path: Pa
     other = replace(UNTRAINED, neighbours=2)
     run(plain.store, tmp_path, other, seeds=(1,))
     assert not (tmp_path / "pictures/seed-0/cell.json").exists()
-    before = changes(tmp_path / "pictures")
+    before = changed_at(tmp_path / "pictures")
     assert len(run(plain.store, tmp_path, other, seeds=(0, 1), resume=True)["settings"]["seeds"]) == 2
-    changed = {n for n, time in changes(tmp_path / "pictures").items() if time != before.get(n)}
+    changed = {n for n, time in changed_at(tmp_path / "pictures").items() if time != before.get(n)}
     assert changed == {"seed-0/cell.json", "seed-0/detector.pt"}
 
 

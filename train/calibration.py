@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,9 +29,7 @@ class Calibration:
 
     def score(self, name: str, scores: Mapping[str, Tensor]) -> Tensor:
         """(B,) float64: of scores (B,) by scorer the one of that name; "sum" adds up the standardised ones."""
-        if name != "sum":
-            return scores[name]
-        return torch.stack([scale.standardise(scores[name]) for name, scale in self.standardisers.items()]).sum(0)
+        return _score(name, scores, self.standardisers)
 
 
 def calibrate(fitted: Fitted, held_out: Images, false_alarms: float) -> Calibration:
@@ -40,5 +37,12 @@ def calibrate(fitted: Fitted, held_out: Images, false_alarms: float) -> Calibrat
     recipe = fitted.recipe
     scores, maps = fitted.score_all(held_out, tuple(dict.fromkeys((*recipe.members, *recipe.deciding_scorers))))
     standardisers = {name: fit_standardiser(scores[name].numpy()) for name in recipe.members}
-    scales = Calibration(standardisers, (float(np.median(maps.numpy())), float(maps.max())), math.inf)
-    return replace(scales, threshold=threshold_at(scales.score(recipe.deciding_score, scores).numpy(), false_alarms))
+    deciding = _score(recipe.deciding_score, scores, standardisers)
+    map_range = float(np.median(maps.numpy())), float(maps.max())
+    return Calibration(standardisers, map_range, threshold_at(deciding.numpy(), false_alarms))
+
+
+def _score(name: str, scores: Mapping[str, Tensor], standardisers: Mapping[str, Standardiser]) -> Tensor:
+    if name != "sum":
+        return scores[name]
+    return torch.stack([scale.standardise(scores[member]) for member, scale in standardisers.items()]).sum(0)

@@ -61,7 +61,7 @@ ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What a benchmark compares. quick: does it work here? Few normals, steps and test images; no measurement."""
+    """What a benchmark compares."""
 
     arms: tuple[str, ...] = setting(
         tuple(arm for arm in ARMS if arm != "cutpaste-scar"), "What is compared.", choices=ARMS, metavar="A,B,.."

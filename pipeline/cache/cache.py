@@ -92,11 +92,14 @@ class CachedCategory:
         return bool(self.done.all())
 
     @property
+    def in_done(self) -> NDArray[np.bool_]:
+        """(N,) bool: which rows lie in a done chunk."""
+        return np.repeat(self.done, CHUNK)[: len(self)]
+
+    @property
     def usable(self) -> NDArray[np.int64]:
         """The rows, rising, that lie in a done chunk and whose image could be read."""
-        valid = self.valid
-        done: NDArray[np.bool_] = np.repeat(self.done, CHUNK)[: len(valid)]
-        return np.flatnonzero(valid & done)
+        return np.flatnonzero(self.valid & self.in_done)
 
     @property
     def chunks_per_shard(self) -> int:
@@ -118,7 +121,9 @@ class CachedCategory:
 
     def pending_rows(self, shard: int) -> PendingRows:
         """What is to be computed of a shard."""
-        states = np.asarray(self.array("done")[shard * self.chunks_per_shard : (shard + 1) * self.chunks_per_shard])
+        done = self.array("done")
+        chunks = done.chunks[0]
+        states = np.asarray(done[shard * chunks : (shard + 1) * chunks])
         listed = self.read_shard(shard, ("paths", "sha256"))
         rows = pending_rows(states, listed["paths"], listed["sha256"])
         paths = tuple(str(path) for path in listed["paths"][rows])
@@ -187,7 +192,7 @@ class Cache:
 
     def names(self) -> list[str]:
         """The categories whose arrays exist, sorted."""
-        return sorted(name for name, group in self.root.groups() if group.attrs.get("ready"))
+        return sorted(self._ready())
 
     def __iter__(self) -> Iterator[str]:
         """The names of the categories, as of a mapping."""
@@ -220,7 +225,7 @@ class Cache:
 
     def refresh_digests(self) -> None:
         """Bring the root's list of its categories' `images_digest` up to date."""
-        digests = {name: self.root[name].attrs["images_digest"] for name in self.names()}
+        digests = {name: group.attrs["images_digest"] for name, group in sorted(self._ready().items())}
         self.update_attributes(images_digest=digests)
 
     def finish(self) -> bool:
@@ -228,6 +233,9 @@ class Cache:
         complete = all(category.complete for category in self.choose())
         self.update_attributes(complete=complete)
         return complete
+
+    def _ready(self) -> dict[str, zarr.Group]:
+        return {name: group for name, group in self.root.groups() if group.attrs.get("ready")}
 
 
 def open_cache(store: str | Path, mode: Literal["r", "r+"] = "r") -> Cache:

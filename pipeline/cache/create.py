@@ -51,7 +51,8 @@ def prepare_cache(
     if only_these:
         cache.root.attrs.put(dict(attributes))  # a copy: zarr keeps what it is given, and clears it at the next put
     cache.update_attributes(root=dataset.root, versions=_versions())
-    missing = [name for name in listed if name not in cache.names()]
+    ready = cache.names()
+    missing = [name for name in listed if name not in ready]
     if missing:
         cache.update_attributes(complete=False)
     for name in missing:
