@@ -25,10 +25,11 @@ def swap_patches(image: NDArray[np.uint8], pair: Sequence[int] | NDArray[np.inte
 
 def swap_batch(images: Tensor, pairs: Tensor) -> Tensor:
     """A copy of (B,C,H,W) images, any dtype, with the patches of pairs (B,6) exchanged, one pair an image."""
-    return _swap_by_index(images, pairs) if images.is_cuda else _swap_by_slices(images, pairs)
+    return swap_by_index(images, pairs) if images.is_cuda else swap_by_slices(images, pairs)
 
 
-def _swap_by_slices(images: Tensor, pairs: Tensor) -> Tensor:
+def swap_by_slices(images: Tensor, pairs: Tensor) -> Tensor:
+    """`swap_batch` one image after the other, as is fastest on a CPU."""
     swapped = images.clone()
     for i, (y1, x1, y2, x2, height, width) in enumerate(pairs.tolist()):
         swapped[i, :, y1 : y1 + height, x1 : x1 + width] = images[i, :, y2 : y2 + height, x2 : x2 + width]
@@ -36,8 +37,8 @@ def _swap_by_slices(images: Tensor, pairs: Tensor) -> Tensor:
     return swapped
 
 
-def _swap_by_index(images: Tensor, pairs: Tensor) -> Tensor:
-    """The same in a fixed number of kernels: every pixel fetches from where the swap moved it from."""
+def swap_by_index(images: Tensor, pairs: Tensor) -> Tensor:
+    """`swap_batch` in a fixed number of kernels: every pixel fetches from where the swap moved it from."""
     first, second = patch_masks(pairs, images.shape[2], images.shape[3])
     y1, x1, y2, x2 = pairs[:, :4].to(images.device).long().T
     shift = ((y2 - y1) * images.shape[3] + x2 - x1)[:, None, None]

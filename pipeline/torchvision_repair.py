@@ -28,21 +28,22 @@ _SCHEMAS = (
 _declared: list[Any] = []
 
 
-class _RepairBeforeImport:
+class RepairBeforeImport:
     """A finder that finds nothing: it repairs when torchvision is looked for and leaves the import to others."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """None, after the repair where torchvision is what is looked for."""
         if name == "torchvision":
-            sys.meta_path.remove(_RepairBeforeImport)  # first: repair() itself looks torchvision up
+            sys.meta_path.remove(RepairBeforeImport)  # first: repair() itself looks torchvision up
             repair()
         return None
 
 
 def install() -> None:
     """Arrange for `repair` to run before the first import of torchvision; a second call changes nothing."""
-    if "torchvision" not in sys.modules and _RepairBeforeImport not in sys.meta_path:
-        sys.meta_path.insert(0, _RepairBeforeImport)
+    if "torchvision" not in sys.modules and RepairBeforeImport not in sys.meta_path:
+        sys.meta_path.insert(0, RepairBeforeImport)
 
 
 def repair() -> bool:

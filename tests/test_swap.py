@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.pairs import draw_pairs
-from pipeline.swap import _swap_by_index, _swap_by_slices, patch_masks, swap_batch, swap_patches
+from pipeline.swap import patch_masks, swap_batch, swap_by_index, swap_by_slices, swap_patches
 
 SIZE = 40
 
@@ -63,7 +63,7 @@ def test_the_torch_versions_agree_with_numpy(boxes: NDArray[np.int16], dtype: to
     expected = np.stack([swap_patches(image, box) for image, box in zip(images, boxes, strict=True)])
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype)
     before, pairs = batch.clone(), torch.from_numpy(boxes)
-    for swap in (_swap_by_slices, _swap_by_index, swap_batch):
+    for swap in (swap_by_slices, swap_by_index, swap_batch):
         found = swap(batch, pairs)
         assert found.dtype == dtype and found.shape == batch.shape
         np.testing.assert_array_equal(found.permute(0, 2, 3, 1).to(torch.uint8).numpy(), expected)
@@ -75,7 +75,7 @@ def test_oblong_images_of_one_channel() -> None:
     image = torch.arange(12 * 20).view(1, 1, 12, 20)
     pair = torch.tensor([[2, 1, 5, 12, 3, 7]])
     expected = swap_patches(image[0].permute(1, 2, 0).numpy(), pair[0].numpy())  # type: ignore[arg-type]
-    for swap in (_swap_by_slices, _swap_by_index):
+    for swap in (swap_by_slices, swap_by_index):
         np.testing.assert_array_equal(swap(image, pair)[0].permute(1, 2, 0).numpy(), expected)
 
 

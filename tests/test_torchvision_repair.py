@@ -36,7 +36,7 @@ def test_install_twice_and_repair_after_the_import_are_harmless() -> None:
         from pipeline import torchvision_repair as repair
 
         def waiting():
-            return sys.meta_path.count(repair._RepairBeforeImport)
+            return sys.meta_path.count(repair.RepairBeforeImport)
 
         before = waiting()
         repair.install()
@@ -64,7 +64,7 @@ TORCHVISION = """
     folder.mkdir()
     (folder / "__init__.py").touch()
     sys.path.insert(0, str(folder.parent))
-    sys.meta_path.remove(repair._RepairBeforeImport)
+    sys.meta_path.remove(repair.RepairBeforeImport)
 """
 
 
