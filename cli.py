@@ -13,12 +13,12 @@ from click.core import ParameterSource
 from rich.console import Console
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
-from pipeline.datasets import DATASETS
+from pipeline.data.datasets import DATASETS
 from pipeline.errors import RunError, UserError
-from pipeline.execution import Execution
 from pipeline.options import numbers, options_of, settings_file
 from pipeline.remote import failure
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
 
 DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True)
@@ -68,8 +68,8 @@ def main() -> None:
 @ROOT
 def datasets(dataset: str, root: str | None) -> None:
     """List what a data set holds against its published counts, without reading a pixel."""
-    from pipeline.datasets import compare_counts
-    from pipeline.tables import counts_table
+    from pipeline.data.counts import compare_counts
+    from pipeline.views.tables import counts_table
 
     Console().print(counts_table(compare_counts(dataset, root)))
 
@@ -110,9 +110,9 @@ def precompute(
 
     Of several data sets each must have one of the categories asked for.
     """
-    from pipeline.datasets import load_several
+    from pipeline.data.datasets import load_several
     from pipeline.precompute import precompute as run
-    from pipeline.tables import work_table
+    from pipeline.views.tables import work_table
 
     places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
     stores = [
@@ -159,7 +159,7 @@ def train(
 ) -> None:
     """Train a detector per category and seed on the cache's negatives, and score the test images."""
     from pipeline.cache.cache import default_store, open_cache
-    from train.results import results_table
+    from train.evaluation.results import results_table
     from train.run import open_run
     from train.run import train as run
 
@@ -194,8 +194,9 @@ def benchmark(
 
     A task is a cell: a category, arm and seed. With --scheduler threads one cell runs after the other, with all cores.
     """
-    from train.benchmark import Benchmark, run_benchmark
-    from train.comparison import comparison_tables
+    from train.benchmark.arms import Benchmark
+    from train.benchmark.comparison import comparison_tables
+    from train.benchmark.run import run_benchmark
 
     folder = out or Path("runs/benchmark", f"{dataset}-quick" if asked.quick else dataset)
     # A quick look has a cache of its own, with few normals.
@@ -226,7 +227,7 @@ def _typed(context: click.Context) -> str:
 @settings_file
 def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -> None:
     """Score images with the detector below RUN, which holds all that is needed."""
-    from train.predict import predict as score
+    from train.deploy.predict import predict as score
 
     predictions, bad = score(run, images, out, device=execution.device, bad_images=execution.bad_images)
     for line in bad:
@@ -255,21 +256,21 @@ def inspect(
 
     store = store or default_store()
     if image is not None:
-        from pipeline.figures import draw_image
+        from pipeline.views.figures import draw_image
 
         click.echo(draw_image(store, image, categories, folder or Path()), err=as_json)
     if folder is not None:
-        from pipeline.gallery import write_gallery
+        from pipeline.views.gallery import write_gallery
 
         click.echo(write_gallery(store, folder, categories), err=as_json)
     if as_json:
-        from pipeline.verify import inspection_value
+        from pipeline.cache.verify import inspection_value
 
         value = inspection_value(store, categories, verify=verify)
         click.echo(json.dumps(value, indent=2))
         sys.exit(int(verify and bool(value["verify"]["problems"])))
     if verify:
-        from pipeline.verify import verify_cache
+        from pipeline.cache.verify import verify_cache
 
         verdict = verify_cache(store, categories)
         for path in verdict.skipped:
@@ -280,8 +281,8 @@ def inspect(
         click.echo(f"{store}: {counts}, problems: {len(verdict.problems) or 'none'}")
         sys.exit(int(bool(verdict.problems)))
     if image is None and folder is None:
-        from pipeline.inspect import summarise
-        from pipeline.tables import cache_table, settings_text, stage_table
+        from pipeline.cache.summary import summarise
+        from pipeline.views.tables import cache_table, settings_text, stage_table
 
         summary = summarise(store, categories)
         console = Console()
@@ -302,7 +303,7 @@ def export() -> None:
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of where each came from."""
     from pipeline.cache.cache import default_store
-    from pipeline.export import export_negatives as write
+    from pipeline.export.negatives import export_negatives as write
 
     count = write(store or default_store(), out, categories, per_stage)
     click.echo(f"{count} negatives and negatives.csv in {out}")
@@ -313,8 +314,8 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
 @click.option("--out", type=click.Path(path_type=Path), default=Path("detector.pt2"))
 def export_model(run: Path, out: Path) -> None:
     """Write the detector below RUN as one program: uint8 images (B,3,S,S) to deciding scores and anomaly maps."""
+    from train.deploy.export import export_model as write
     from train.detector import Detector
-    from train.export import export_model as write
 
     write(Detector.load(run, "cpu"), out)
     click.echo(f"{out}: torch.export.load({str(out)!r}).module() runs it")

@@ -23,8 +23,8 @@ from pipeline.cache.cache import open_cache
 from pipeline.clusters import cluster_maps
 from pipeline.pairs import draw_pairs, map_keys
 from pipeline.settings import PrecomputeSettings
-from train.metrics import METRICS
-from train.results import over_seeds, percent
+from train.evaluation.metrics import METRICS
+from train.evaluation.results import over_seeds, percent
 from train.run import open_run, train
 from train.settings import TrainSettings
 

@@ -19,7 +19,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "precompute", "--dataset", "folder"]
 

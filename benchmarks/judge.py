@@ -22,11 +22,11 @@ from scipy.stats import spearmanr
 
 from pipeline.cache.cache import open_cache
 from train.detector import Detector
-from train.metrics import image_auroc
-from train.negatives import make_negatives
+from train.evaluation.metrics import image_auroc
+from train.negatives.make import make_negatives
+from train.negatives.stream import NormalStream
 from train.run import hold_out
 from train.run_folder import RunFolder
-from train.stream import NormalStream
 
 KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
 

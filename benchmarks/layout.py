@@ -18,11 +18,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cache.cache import CachedCategory, open_cache
+from pipeline.cache.cache import open_cache
+from pipeline.cache.category import CachedCategory
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.layout import Arrays, layout
-from pipeline.datasets import Dataset
-from pipeline.layouts import Category, Sample
+from pipeline.data.datasets import Dataset
+from pipeline.data.layouts import Category, Sample
 from pipeline.settings import PrecomputeSettings
 
 SHARDS = (1, 4, 8, 16)

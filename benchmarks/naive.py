@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.cluster import KMeans
 
-from pipeline.backbone import Backbone
+from pipeline.backbones.load import Backbone
 from pipeline.settings import PrecomputeSettings
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
-from train.results import results_table
+from train.evaluation.results import results_table
 from train.run import open_run, train
 from train.settings import PatchCoreSettings
 

@@ -27,12 +27,12 @@ from rich.table import Table
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.backbone_spec import choose_stages
-from pipeline.cache.cache import CachedCategory
+from pipeline.backbones.load import Backbone, load_backbone
+from pipeline.backbones.spec import choose_stages
+from pipeline.cache.category import CachedCategory
 from pipeline.clusters import cluster_maps
-from pipeline.datasets import load
-from pipeline.images import decode_rgb
+from pipeline.data.datasets import load
+from pipeline.data.images import decode_rgb
 from pipeline.precompute import precompute
 from pipeline.saliency import layercam, scale_maps
 from pipeline.settings import PRECISIONS, PrecomputeSettings

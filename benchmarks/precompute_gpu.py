@@ -18,14 +18,14 @@ import torch
 from PIL import Image
 from rich.table import Table
 
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.backbone_spec import choose_stages
-from pipeline.datasets import load
-from pipeline.execution import Execution
-from pipeline.images import decode_rgb
+from pipeline.backbones.load import Backbone, load_backbone
+from pipeline.backbones.spec import choose_stages
+from pipeline.data.datasets import load
+from pipeline.data.images import decode_rgb
 from pipeline.precompute import precompute
 from pipeline.saliency import layercam
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
 
 SETTINGS = replace(PrecomputeSettings(), stages=choose_stages("efficientnet_lite0"))
 BATCH = 64

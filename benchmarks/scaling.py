@@ -19,13 +19,13 @@ from distributed import LocalCluster
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cache.cache import CachedCategory
-from pipeline.datasets import Dataset, load
-from pipeline.execution import Execution
-from pipeline.layouts import Category
+from pipeline.cache.category import CachedCategory
+from pipeline.data.datasets import Dataset, load
+from pipeline.data.layouts import Category
 from pipeline.precompute import precompute
-from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
+from pipeline.workers.schedule import run_tasks
 
 CHUNK = CachedCategory.rows_per_chunk
 SLEEP = 0.5

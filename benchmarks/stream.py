@@ -27,20 +27,20 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import open_cache
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from train.contrast import Contrast
+from train.features.network import CutSwapNetwork
 from train.fit import fit
-from train.negatives import make_negatives
-from train.network import CutSwapNetwork
-from train.normals import look_at
+from train.negatives.make import make_negatives
+from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import recipe_of
 from train.run_folder import CellFolder
+from train.scorers.contrast import Contrast
+from train.scorers.normals import embed_normals
 from train.settings import TrainSettings
-from train.stream import NormalImages, NormalStream
 
 SIZE = 128
 TRAIN = TrainSettings()
@@ -99,7 +99,7 @@ def fixed_steps(network: CutSwapNetwork, contrast: Contrast, batch: Examples, se
     )
     images, changed, rows, labels = batch
     for _ in range(settings.steps):
-        loss = F.cross_entropy(network.classify(contrast.observe(images, changed, rows)), labels)
+        loss = F.cross_entropy(network.classify(contrast.update(images, changed, rows)), labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -139,7 +139,7 @@ def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSetti
     network = CutSwapNetwork(trunk, recipe, settings.classes(len(cache.stages)), frozen=True)
     network.backbone.requires_grad_(False)
     rows = np.arange(images_in_all)
-    normals = look_at(trunk, recipe, NormalImages(stream, rows), rows, 0)
+    normals = embed_normals(trunk, recipe, NormalImages(stream, rows), rows, 0)
     contrast = Contrast(trunk, recipe, normals, 0)
     size = settings.batch_size
     images = torch.randint(0, 256, (2 * size, 3, SIZE, SIZE)).float()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
-from train.benchmark import QUICK
-from train.cell_result import CellResult
-from train.comparison import comparison_markdown, markdown, read_rows
-from train.machine import describe_machine
-from train.metrics import METRICS
-from train.results import over_seeds, percent
+from train.benchmark.arms import QUICK
+from train.benchmark.comparison import comparison_markdown, markdown, read_rows
+from train.benchmark.environment import describe_environment
+from train.evaluation.cell_result import CellResult
+from train.evaluation.metrics import METRICS
+from train.evaluation.results import over_seeds, percent
 from train.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
@@ -34,7 +34,10 @@ def main() -> None:
     sections += [scorers_of(benchmarks)]
     sections += [(folder / "results.md").read_text() for folder in benchmarks]
     if others:
-        sections += [f"## Other runs\n\n{describe_machine()}\n", *(section(name, run) for name, run in others.items())]
+        sections += [
+            f"## Other runs\n\n{describe_environment()}\n",
+            *(section(name, run) for name, run in others.items()),
+        ]
     stores = dict.fromkeys(run["settings"]["store"] for run in [*arms, *others.values()])
     sections += [f"## Maps of {store}\n\n{maps_of(store)}\n" for store in stores]
     out.write_text("\n".join(sections))
@@ -101,7 +104,7 @@ def section(name: str, results: dict[str, Any]) -> str:
 
 def maps_of(store: str) -> str:
     """What `inspect` says of the cache's maps: a row per category and stage."""
-    from pipeline.inspect import summarise
+    from pipeline.cache.summary import summarise
 
     header = ["category", "stage", "top cluster, percent of the map", "centroids", "relaxed pairs, percent"]
     rows = [

@@ -1,8 +1,17 @@
-"""Images to a cache of saliency maps, clusters and patch pairs; `open_cache` opens one."""
+"""Precompute: normal images in, a cache of saliency maps, clusters and patch pairs out; `open_cache` opens one.
+
+saliency, clusters, pairs, swap: the method, on arrays. precompute: the driver. settings: what decides a cache.
+backbones: the pretrained networks.
+data: images on a disk or in an object store.
+cache: the Zarr store, made, updated, read and verified.
+workers: tasks, and the threads, processes or Dask cluster that run them.
+views: a cache to look at. export: a cache as files for other programs.
+errors, device, progress, files, remote, setting, options: what all of these stand on.
+"""
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.torchvision_repair import install
+from pipeline.backbones.torchvision_repair import install
 
 if TYPE_CHECKING:
     from pipeline.cache.cache import open_cache

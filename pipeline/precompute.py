@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.backbone_spec import choose_stages, weights_digest
+from pipeline.backbones.spec import choose_stages, weights_digest
 from pipeline.cache.cache import Cache, find_cache, open_cache
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.update import update_cache
-from pipeline.datasets import Dataset
+from pipeline.data.datasets import Dataset
+from pipeline.data.listing import absolute
 from pipeline.errors import RunError, UserError
-from pipeline.execution import Execution
 from pipeline.progress import progress
-from pipeline.roots import absolute
-from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
+from pipeline.workers.schedule import run_tasks
 
 if TYPE_CHECKING:
-    from pipeline.task import TaskReport
+    from pipeline.workers.task import TaskReport
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def precompute(
     settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
     if overwrite or not all(find_cache(store) for _, store in places):
         # Weights that cannot be had or do not fit must not leave a cache of theirs behind.
-        from pipeline.backbone import load_backbone
+        from pipeline.backbones.load import load_backbone
 
         load_backbone(settings.backbone, settings.weights, settings.seed)
     works = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
@@ -115,7 +115,7 @@ def _compute(
 ) -> list[tuple[TaskReport, float]]:
     """The report of every task, and when it came, in the order in which they came."""
     # Imported here: a finished cache is recognised without the seconds that importing torch takes.
-    from pipeline.task import Job, compute_shard
+    from pipeline.workers.task import Job, compute_shard
 
     named = settings.weights in ("imagenet", "none")
     weights = settings.weights if named else absolute(settings.weights)

@@ -19,7 +19,7 @@ _SHOWN = ContextVar("_SHOWN", default=True)
 
 
 @contextmanager
-def unshown() -> Iterator[None]:
+def hide_progress() -> Iterator[None]:
     """Show no progress inside the block: where something larger, of which this is a part, is shown."""
     token = _SHOWN.set(False)
     try:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.backbone import Backbone
+from pipeline.backbones.load import Backbone
 
 # float16 holds no gradient below 6e-8: scores are multiplied by this before it is taken, and maps divided by it.
 _GRADIENT_SCALE = 1024.0

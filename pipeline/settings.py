@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pipeline.backbone_spec import BACKBONES
+from pipeline.backbones.spec import BACKBONES
 from pipeline.setting import Bounds, check, setting
 
 RESIZES = ("stretch", "pad")

@@ -15,17 +15,17 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from cli import main
-from pipeline.backbone_spec import weights_digest
+from pipeline.backbones.spec import weights_digest
 from pipeline.cache.cache import open_cache
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.layout import CHUNK, layout
-from pipeline.datasets import Dataset, load
-from pipeline.execution import Execution
-from pipeline.images import decode_rgb
-from pipeline.layouts import Category, Sample
+from pipeline.data.datasets import Dataset, load
+from pipeline.data.images import decode_rgb
+from pipeline.data.layouts import Category, Sample
 from pipeline.pairs import draw_pairs
 from pipeline.precompute import PrecomputeReport, precompute
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from train.augment import jitter_colour, translate
+from train.negatives.augment import jitter_colour, translate
 
 STRENGTH = 0.4
 

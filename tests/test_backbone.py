@@ -12,8 +12,8 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.backbone_spec import BACKBONES, choose_stages, find_spec, weights_digest
+from pipeline.backbones.load import Backbone, load_backbone
+from pipeline.backbones.spec import BACKBONES, choose_stages, find_spec, weights_digest
 from pipeline.errors import UserError
 
 

@@ -12,11 +12,11 @@ from conftest import REPO, RunCli, SmallCache, invoke
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
-from pipeline.execution import Execution
 from pipeline.setting import split
-from train.benchmark import Benchmark, ready_cache, run_benchmark
-from train.cell_result import CellResult
-from train.comparison import read_rows
+from pipeline.workers.execution import Execution
+from train.benchmark.comparison import read_rows
+from train.benchmark.run import Benchmark, ensure_cache, run_benchmark
+from train.evaluation.cell_result import CellResult
 from train.settings import ARMS, BenchmarkSettings, PatchCoreSettings, TrainSettings
 
 
@@ -188,14 +188,14 @@ def test_a_cache_is_made_once_and_finished_with_its_own_settings(image_root: Pat
     asked = Benchmark(
         "folder", store, tmp_path, BenchmarkSettings(("untrained",), 1, 32), HERE, ("poly",), str(image_root)
     )
-    ready_cache(asked)
+    ensure_cache(asked)
     cache = open_cache(store)
     assert cache.complete and cache.names() == ["poly"] and cache.settings.image_size == 32
     when = changes(tmp_path, "cache.zarr/**/*")
-    ready_cache(replace(asked, categories=(), asked=BenchmarkSettings(), root="nowhere"))
+    ensure_cache(replace(asked, categories=(), asked=BenchmarkSettings(), root="nowhere"))
     assert changes(tmp_path, "cache.zarr/**/*") == when
     # Another category joins with the settings of the cache, a few of its images only for a quick look.
-    ready_cache(replace(asked, categories=("mono",), asked=BenchmarkSettings(quick=True)))
+    ensure_cache(replace(asked, categories=("mono",), asked=BenchmarkSettings(quick=True)))
     assert open_cache(store).settings.image_size == 32
     assert len(open_cache(store)["mono"].read("paths")) == 64
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
 from pipeline.clusters import cluster_maps
-from pipeline.images import decode_rgb
+from pipeline.data.images import decode_rgb
 from pipeline.saliency import layercam, scale_maps
 
 MAPS = arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=12))

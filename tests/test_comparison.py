@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from train.cell_result import CellResult
-from train.comparison import Arms, compare, comparison_markdown, comparison_tables, read_rows, write_rows
-from train.comparison_plots import plot_comparison
-from train.metrics import METRICS
+from train.benchmark.comparison import Arms, compare, comparison_markdown, comparison_tables, read_rows, write_rows
+from train.benchmark.comparison_plots import plot_comparison
+from train.evaluation.cell_result import CellResult
+from train.evaluation.metrics import METRICS
 from train.run_folder import RunFolder
 
 IMAGE_AUROC, _, _, AUPRO = METRICS

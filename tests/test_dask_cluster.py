@@ -23,16 +23,16 @@ from click.testing import Result
 from conftest import REPO, SmallCache, assert_same_arrays, command_line, fill_cache, invoke, place, read_arrays
 from distributed import Client, LocalCluster
 
-import pipeline.dask_cluster
-import pipeline.task
+import pipeline.workers.cluster
+import pipeline.workers.loaded
 from pipeline.cache.cache import open_cache
-from pipeline.dask_cluster import WINDOW
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.errors import RunError, UserError
-from pipeline.execution import Execution
-from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from pipeline.task import Job, compute_shard
+from pipeline.workers.cluster import WINDOW
+from pipeline.workers.execution import Execution
+from pipeline.workers.schedule import run_tasks
+from pipeline.workers.task import Job, compute_shard
 
 TINY = PrecomputeSettings(image_size=32, pairs=2, stages=("blocks.6",))
 TINY_OPTIONS = ("--image-size", 32, "--pairs", 2, "--stages", "blocks.6", "--device", "cpu")
@@ -280,8 +280,8 @@ def test_a_process_loads_the_network_once(
         time.sleep(0.2)  # so that the other threads come while it loads
         return load_backbone(*arguments)
 
-    load_backbone = pipeline.task.load_backbone
-    monkeypatch.setattr(pipeline.task, "load_backbone", load_and_count)
+    load_backbone = pipeline.workers.loaded.load_backbone
+    monkeypatch.setattr(pipeline.workers.loaded, "load_backbone", load_and_count)
     settings = replace(TINY, weights="none", seed=987_654)  # a network that no other test loads
     fill_cache(load("folder", str(small_cache.root)), str(tmp_path / "c.zarr"), settings, device="cpu", workers=3)
     assert len(loaded) == 1
@@ -312,7 +312,7 @@ def test_the_scheduler_holds_a_window_of_blocks() -> None:
 
 
 def test_a_cluster_without_workers_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.dask_cluster, "_PATIENCE", 0.5)
+    monkeypatch.setattr(pipeline.workers.cluster, "_PATIENCE", 0.5)
     with threads_cluster(workers=0, threads=1) as cluster:
         address = cluster.scheduler_address
         with pytest.raises(UserError) as caught:
@@ -321,7 +321,7 @@ def test_a_cluster_without_workers_is_told_in_one_line(monkeypatch: pytest.Monke
 
 
 def test_workers_that_all_leave_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.dask_cluster, "_PATIENCE", 1.0)
+    monkeypatch.setattr(pipeline.workers.cluster, "_PATIENCE", 1.0)
     with threads_cluster(workers=1, threads=1) as cluster, Client(cluster, set_as_default=False) as client:
 
         def retire(_: object) -> None:

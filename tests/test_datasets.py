@@ -7,10 +7,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.dataset_counts import COUNTS, MASKED
-from pipeline.datasets import DATASETS, Category, compare_counts, load
+from pipeline.data.counts import COUNTS, MASKED, compare_counts
+from pipeline.data.datasets import DATASETS, Category, load
+from pipeline.data.layouts import elpv_trains_on
 from pipeline.errors import UserError
-from pipeline.layouts import elpv_trains_on
 
 
 def touch(root: Path, paths: Iterable[str]) -> Path:

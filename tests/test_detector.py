@@ -9,18 +9,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
+from pipeline.data.images import decode_rgb
 from pipeline.errors import UserError
-from pipeline.images import decode_rgb
 from pipeline.settings import PrecomputeSettings
 from train.calibration import calibrate
-from train.contrast import Contrast
 from train.detector import Detector, Scores
-from train.fit_scorers import fit_scorers
-from train.fitted import Fitted, smooth_maps, top_mean
-from train.network import CutSwapNetwork
-from train.normals import Normals, look_at
+from train.features.network import CutSwapNetwork
 from train.recipe import recipe_of
+from train.scorers.contrast import Contrast
+from train.scorers.fit import fit_scorers
+from train.scorers.fitted import Fitted
+from train.scorers.maps import smooth_maps, top_mean
+from train.scorers.normals import Normals, embed_normals
 from train.settings import TrainSettings
 
 SIZE = 64
@@ -50,7 +51,7 @@ def cells(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Cells:
 
 @pytest.fixture(scope="module")
 def normals(cells: Cells) -> Normals:
-    return look_at(load_backbone(CACHE.backbone), RECIPE, cells.normals, np.arange(len(cells.normals)), 0)
+    return embed_normals(load_backbone(CACHE.backbone), RECIPE, cells.normals, np.arange(len(cells.normals)), 0)
 
 
 def fit_untrained(normals: Normals, cells: Cells, settings: TrainSettings = SETTINGS) -> Detector:
@@ -80,14 +81,14 @@ def trained(normals: Normals, cells: Cells) -> Detector:
         for parameter in copy.stages[-1].parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     network = CutSwapNetwork(copy, RECIPE, 1 + len(CACHE.stages), frozen=False).eval()
-    network.whitening.fit(normals.gaussian)
+    network.whitening.fit(normals.gaussian.mean, normals.gaussian.factor)
     contrast = Contrast(pretrained, RECIPE, normals, 0)
     images = torch.from_numpy(np.stack(cells.normals)).permute(0, 3, 1, 2).float()
     negatives = images.clone()
     negatives[:, :, :32, :32] = images[:, :, :32, :32].flip(2)
     changed = torch.zeros(len(images), SIZE, SIZE, dtype=torch.bool)
     changed[:, :32, :32] = True
-    contrast.observe(torch.cat([images, negatives]), changed, torch.from_numpy(normals.rows))
+    contrast.update(torch.cat([images, negatives]), changed, torch.from_numpy(normals.rows))
     return calibrated(fit_scorers(RECIPE, pretrained, network, contrast, normals, 0), cells, SETTINGS)
 
 

@@ -3,7 +3,7 @@ import torch
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from torch import Tensor
 
-from train.discriminant import quadratic_discriminant, whiten
+from train.scorers.discriminant import quadratic_discriminant, whiten
 
 
 def covariance(width: int, seed: int) -> Tensor:

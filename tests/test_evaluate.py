@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.datasets import Sample, load
+from pipeline.data.datasets import Sample, load
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
-from train.evaluate import evaluate
-from train.metrics import METRICS
+from train.evaluation.evaluate import evaluate
+from train.evaluation.metrics import METRICS
 
 CACHE = PrecomputeSettings(image_size=32)
 SIZE = CACHE.image_size

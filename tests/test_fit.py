@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.nn.functional import nll_loss
 
 import train.fit
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
+from train.features.network import CutSwapNetwork
 from train.fit import fit
-from train.negatives import make_negatives
-from train.network import CutSwapNetwork
-from train.normals import look_at
+from train.negatives.make import make_negatives
+from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import recipe_of
 from train.run_folder import CellFolder
+from train.scorers.normals import embed_normals
 from train.settings import TrainSettings
-from train.stream import NormalImages, NormalStream
 
 CACHE = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=4, patch_area=(0.1, 0.2))
 NORMALS = 24
@@ -63,12 +63,12 @@ def untrained(toy: str) -> Callable[[int], CutSwapNetwork]:
     """Makes networks with so many classes, all of the same first weights."""
     pretrained = load_backbone(CACHE.backbone, CACHE.weights)
     images = NormalImages(stream(toy), np.arange(NORMALS))
-    gaussian = look_at(pretrained, RECIPE, images, np.arange(NORMALS), 0).gaussian
+    gaussian = embed_normals(pretrained, RECIPE, images, np.arange(NORMALS), 0).gaussian
 
     def make(classes: int = 2) -> CutSwapNetwork:
         torch.manual_seed(0)
         network = CutSwapNetwork(copy.deepcopy(pretrained), RECIPE, classes, frozen=False)
-        network.whitening.fit(gaussian)
+        network.whitening.fit(gaussian.mean, gaussian.factor)
         return network
 
     return make
@@ -283,9 +283,9 @@ from pathlib import Path
 sys.path[:0] = [{repo!r}, {tests!r}]
 import torch
 import test_fit
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
 from train.fit import fit
-from train.network import CutSwapNetwork
+from train.features.network import CutSwapNetwork
 from train.run_folder import CellFolder
 
 torch.set_num_threads(1)

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cache.cache import open_cache
-from pipeline.datasets import CountRow, load
+from pipeline.cache.summary import read_image, summarise
+from pipeline.data.counts import CountRow
+from pipeline.data.datasets import load
 from pipeline.errors import UserError
-from pipeline.figures import cluster_overlay, draw_image, heat_overlay, pair_colour
-from pipeline.gallery import IMAGES_A_CATEGORY, draw_pairs_on, spread_rows, write_gallery
-from pipeline.inspect import read_image, summarise
 from pipeline.settings import PrecomputeSettings
 from pipeline.swap import swap_patches
-from pipeline.tables import cache_table, counts_table, settings_text, stage_table
+from pipeline.views.figures import cluster_overlay, draw_image, heat_overlay, pair_colour
+from pipeline.views.gallery import IMAGES_A_CATEGORY, draw_pairs_on, spread_rows, write_gallery
+from pipeline.views.tables import cache_table, counts_table, settings_text, stage_table
 
 NASTY = """<script>alert(1)</script> & "quotes" 'x' $\\frac{1}{2}$ [red].png""".replace("/", "∕")
 VOID = {"meta", "img", "br", "link", "hr"}

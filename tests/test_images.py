@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from pipeline.data.images import RESIZES, decode_mask, decode_rgb, read_bytes, read_rgb, resize_rgb
 from pipeline.errors import ImageError, UserError
-from pipeline.images import RESIZES, decode_mask, decode_rgb, read_bytes, read_rgb, resize_rgb
 
 Pixels = NDArray[np.uint8]
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from pipeline.cache.cache import default_store, open_cache
 from pipeline.cache.layout import CHUNK
+from pipeline.cache.summary import find_image, read_image, read_images, summarise
+from pipeline.cache.verify import chunk_faults, inspection_value, verify_cache
 from pipeline.clusters import cluster_maps
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.errors import RunError, UserError
-from pipeline.inspect import find_image, read_image, read_images, summarise
 from pipeline.pairs import draw_pairs
 from pipeline.settings import PrecomputeSettings
-from pipeline.verify import chunk_faults, inspection_value, verify_cache
 
 STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from train.metrics import (
+from train.evaluation.metrics import (
     METRICS,
     PixelRanking,
     aupro,

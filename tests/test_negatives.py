@@ -7,7 +7,7 @@ from torch import Tensor
 from pipeline.pairs import draw_pairs
 from pipeline.settings import PrecomputeSettings
 from pipeline.swap import swap_patches
-from train.negatives import make_negatives
+from train.negatives.make import make_negatives
 
 SIZE, STAGES, PAIRS, COUNT = 64, 3, 4, 24
 SETTINGS = PrecomputeSettings(image_size=SIZE, stages=("blocks.1", "blocks.2", "blocks.4"), pairs=PAIRS)

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import unfold
 
-from pipeline.backbone import load_backbone
-from train.features import patch_embedding, pooled_embedding
-from train.network import CutSwapNetwork, Whitening
+from pipeline.backbones.load import load_backbone
+from train.features.extract import patch_embedding, pooled_embedding
+from train.features.network import CutSwapNetwork, Whitening
 from train.recipe import recipe_of
-from train.scorers import fit_gaussian
+from train.scorers.gaussian import fit_gaussian
 from train.settings import TrainSettings
 
 NAME = "efficientnet_lite0"
@@ -71,7 +71,8 @@ def test_whitened_normals_have_mean_0_and_the_same_spread_in_every_direction() -
     width = 6
     mixed = (noise(20_000, width) @ noise(width, width, seed=1) * 30 + 100).numpy()
     whitening = Whitening(width)
-    whitening.fit(fit_gaussian(mixed))
+    gaussian = fit_gaussian(mixed)
+    whitening.fit(gaussian.mean, gaussian.factor)
     whitened = whitening(torch.from_numpy(mixed)).numpy()
     np.testing.assert_allclose(whitened.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(np.cov(whitened.T) * width, np.eye(width), atol=0.05)
@@ -81,7 +82,8 @@ def test_whitened_normals_have_mean_0_and_the_same_spread_in_every_direction() -
 def test_whitening_is_kept_but_not_trained() -> None:
     whitening = Whitening(4)
     assert not list(whitening.parameters())
-    whitening.fit(fit_gaussian(noise(10, 4).numpy()))
+    gaussian = fit_gaussian(noise(10, 4).numpy())
+    whitening.fit(gaussian.mean, gaussian.factor)
     other = Whitening(4)
     other.load_state_dict(whitening.state_dict())
     embeddings = noise(3, 4, seed=2)
@@ -107,7 +109,8 @@ def test_the_head_sees_whitened_embeddings() -> None:
     network = CutSwapNetwork(load_backbone(NAME, "none"), RECIPE, 2, frozen=False)
     embeddings = noise(5, network.head.in_features)
     before = network.classify(embeddings)
-    network.whitening.fit(fit_gaussian((noise(9, network.head.in_features, seed=3) + 2).numpy()))
+    gaussian = fit_gaussian((noise(9, network.head.in_features, seed=3) + 2).numpy())
+    network.whitening.fit(gaussian.mean, gaussian.factor)
     after = network.classify(embeddings)
     torch.testing.assert_close(after, network.head(network.whitening(embeddings)))
     assert not torch.allclose(before, after)

@@ -11,15 +11,15 @@ import pytest
 import torch
 from conftest import NORMALS, REPO, fill_cache, invoke, read_arrays
 
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import open_cache
-from pipeline.datasets import load
-from pipeline.images import read_rgb
+from pipeline.cache.verify import verify_cache
+from pipeline.data.datasets import load
+from pipeline.data.images import read_rgb
 from pipeline.settings import PrecomputeSettings
-from pipeline.verify import verify_cache
+from train.deploy.export import export_model
+from train.deploy.predict import predict
 from train.detector import Detector
-from train.export import export_model
-from train.predict import predict
 from train.settings import TrainSettings
 
 OLD = REPO / "tests/old"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
 from pipeline.clusters import cluster_maps
 from pipeline.pairs import draw_pairs, pair_key, patch_sizes, uniforms
 from pipeline.saliency import layercam, scale_maps

@@ -7,15 +7,15 @@ import torch
 from conftest import SmallCache
 from numpy.typing import NDArray
 
-from pipeline.backbone import Backbone, load_backbone
+from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.settings import PrecomputeSettings
 from train.calibration import calibrate
 from train.detector import Detector
-from train.features import patch_embedding
-from train.fit_scorers import fit_scorers
-from train.normals import look_at
+from train.features.extract import patch_embedding
 from train.recipe import recipe_of
 from train.run import open_run, train
+from train.scorers.fit import fit_scorers
+from train.scorers.normals import embed_normals
 from train.settings import PatchCoreSettings
 
 CACHE = PrecomputeSettings(image_size=64, stages=("blocks.1", "blocks.4"))
@@ -38,7 +38,7 @@ def fit(backbone: Backbone, photos: NDArray[np.uint8], coreset: float, seed: int
     settings = PatchCoreSettings(coreset=coreset)
     recipe = recipe_of(CACHE.backbone, settings)
     fitted = fit_scorers(
-        recipe, backbone, None, None, look_at(backbone, recipe, list(photos[:4]), np.arange(4), seed), seed
+        recipe, backbone, None, None, embed_normals(backbone, recipe, list(photos[:4]), np.arange(4), seed), seed
     )
     return Detector(CACHE, asdict(settings), fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
 

@@ -27,19 +27,19 @@ from conftest import (
     read_arrays,
 )
 
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.clusters import cluster_maps
-from pipeline.datasets import load
+from pipeline.data.datasets import load
+from pipeline.data.images import decode_rgb
 from pipeline.errors import RunError, UserError
-from pipeline.execution import Execution
-from pipeline.images import decode_rgb
 from pipeline.pairs import draw_pairs, pair_key
 from pipeline.precompute import PrecomputeReport
 from pipeline.saliency import layercam, scale_maps
-from pipeline.schedule import run_tasks
 from pipeline.settings import PrecomputeSettings
-from pipeline.task import Job, compute_shard
+from pipeline.workers.execution import Execution
+from pipeline.workers.schedule import run_tasks
+from pipeline.workers.task import Job, compute_shard
 
 TINY = PrecomputeSettings(image_size=64, pairs=2, stages=("blocks.4", "blocks.6"))
 
@@ -202,7 +202,7 @@ def test_a_finished_cache_is_recognised_without_torch(copied_cache: SmallCache) 
     settings = copied_cache.settings
     code = f"""
 import sys
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
 settings = PrecomputeSettings(image_size={settings.image_size}, pairs={settings.pairs})

@@ -14,8 +14,8 @@ from PIL import Image
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import ImageError, UserError
+from train.deploy.predict import overlay, predict
 from train.detector import Detector
-from train.predict import overlay, predict
 from train.run import open_run, train
 from train.settings import TrainSettings
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, fill_cache, place
 
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.settings import PrecomputeSettings
 from train.run import open_run, train
 from train.settings import TrainSettings

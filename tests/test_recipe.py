@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.backbone_spec import BACKBONES, choose_stages
+from pipeline.backbones.spec import BACKBONES, choose_stages
 from train.recipe import recipe_of
 from train.settings import PatchCoreSettings, TrainSettings
 

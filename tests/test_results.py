@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from train.cell_result import CellResult, DefectResult
-from train.metrics import METRICS
-from train.results import results_table, summarise
+from train.evaluation.cell_result import CellResult, DefectResult
+from train.evaluation.metrics import METRICS
+from train.evaluation.results import results_table, summarise
 
 NAMES = [metric.name for metric in METRICS]
 

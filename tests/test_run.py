@@ -17,10 +17,10 @@ from sklearn.metrics import roc_auc_score
 
 import train.run
 from pipeline.cache.cache import open_cache
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
-from train.results import summarise
+from train.evaluation.results import summarise
 from train.run import hold_out
 from train.run_folder import RunFolder
 from train.settings import TrainSettings

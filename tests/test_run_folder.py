@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import REPO
 
+from pipeline.data.layouts import Sample
 from pipeline.errors import UserError
-from pipeline.layouts import Sample
-from train.cell_result import CellResult, DefectResult
+from train.evaluation.cell_result import CellResult, DefectResult
 from train.run_folder import CellFolder, RunFolder, find_detector
 
 WANTED: dict[str, Any] = {"train": {"steps": 5, "proxy": "binary"}, "cache": {"pairs": 16}, "images": {"mono": "1f"}}

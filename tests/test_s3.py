@@ -19,9 +19,9 @@ import pytest
 from conftest import NORMALS, REPO, CommandResult, RunCli, SmallCache, assert_same_arrays, command_line, fill_cache
 
 from pipeline.cache.cache import open_cache
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.errors import RunError, UserError
-from train.predict import predict
+from train.deploy.predict import predict
 from train.run import open_run, train
 from train.settings import TrainSettings
 
@@ -268,7 +268,7 @@ def test_s3_without_its_extra_and_local_without_any(small_cache: SmallCache) -> 
     code = f"""
 import sys
 sys.modules["s3fs"] = None
-from pipeline.datasets import load
+from pipeline.data.datasets import load
 from pipeline.errors import UserError
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings

@@ -15,9 +15,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.backbone_spec import find_spec
-from pipeline.images import decode_rgb
+from pipeline.backbones.load import Backbone, load_backbone
+from pipeline.backbones.spec import find_spec
+from pipeline.data.images import decode_rgb
 from pipeline.saliency import layercam, scale_maps
 
 LITE0_STAGES = find_spec("efficientnet_lite0").default_stages

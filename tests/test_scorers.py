@@ -14,8 +14,11 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import pairwise_distances
 from sklearn.preprocessing import normalize
 
-from train import scorers
-from train.scorers import fit_gaussian, fit_k_nearest, greedy_coreset
+from train.scorers.coreset import greedy_coreset
+from train.scorers.gaussian import Gaussian, fit_gaussian
+from train.scorers.nearest import KNearest, PatchNearest, fit_k_nearest
+from train.scorers.standardise import Standardiser, fit_standardiser
+from train.scorers.state import from_state, state_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -27,12 +30,12 @@ def _embeddings(seed: int, count: int, width: int) -> NDArray[np.float32]:
     return (rng.standard_normal((count, width)) @ mixing + rng.uniform(0, 5, width)).astype(np.float32)
 
 
-def _scores(fitted: scorers.Gaussian | scorers.KNearest, embeddings: NDArray[Any]) -> NDArray[np.float64]:
+def _scores(fitted: Gaussian | KNearest, embeddings: NDArray[Any]) -> NDArray[np.float64]:
     return fitted.scores(torch.from_numpy(embeddings)).numpy()
 
 
 def _standardised(normals: NDArray[np.float64]) -> NDArray[np.float64]:
-    return scorers.fit_standardiser(normals).standardise(torch.from_numpy(normals)).numpy()
+    return fit_standardiser(normals).standardise(torch.from_numpy(normals)).numpy()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -47,7 +50,7 @@ def test_too_few_normals_and_sizes_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="N >= 2"):
         fit_gaussian(one)
     with pytest.raises(ValueError, match="2 or more"):
-        scorers.fit_standardiser(np.ones(1))
+        fit_standardiser(np.ones(1))
     with pytest.raises(ValueError, match="k is 0"):
         fit_k_nearest(one, k=0)
     with pytest.raises(ValueError, match="normals 0"):
@@ -120,7 +123,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     for call in (
         lambda: fit_gaussian(broken),
         lambda: fit_k_nearest(broken),
-        lambda: scorers.fit_standardiser(broken[:, 2].astype(np.float64)),
+        lambda: fit_standardiser(broken[:, 2].astype(np.float64)),
         lambda: greedy_coreset(torch.from_numpy(broken), size=2, width=128, seed=0),
     ):
         with pytest.raises(ValueError, match="finite"):
@@ -148,7 +151,7 @@ def test_standardised_normals_have_no_unit(seed: int, scale: float, shift: float
 
 
 def test_standardiser_of_equal_scores_stays_finite() -> None:
-    standardiser = scorers.fit_standardiser(np.full(5, 0.1))
+    standardiser = fit_standardiser(np.full(5, 0.1))
     np.testing.assert_allclose(
         standardiser.standardise(torch.tensor([0.1, 2.1], dtype=torch.float64)), [0, 2], atol=1e-12
     )
@@ -156,9 +159,9 @@ def test_standardiser_of_equal_scores_stays_finite() -> None:
 
 def test_patch_nearest_in_chunks_is_brute_force(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     normals, points = _embeddings(0, 80, 6), _embeddings(1, 57, 6)
-    monkeypatch.setattr(scorers, "_CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr("train.scorers.finite._CHUNK_ELEMENTS", 64)
     on_device = torch.from_numpy(normals).to(device)
-    nearest = scorers.PatchNearest(on_device[greedy_coreset(on_device, size=30, width=128, seed=3)])
+    nearest = PatchNearest(on_device[greedy_coreset(on_device, size=30, width=128, seed=3)])
     chosen = normals[greedy_coreset(on_device, 30, 128, 3).cpu().numpy()]
     expected = pairwise_distances(points.astype("f8"), chosen.astype("f8")).min(axis=1)
     np.testing.assert_allclose(nearest.scores(torch.from_numpy(points)).cpu().numpy(), expected, rtol=1e-5)
@@ -221,17 +224,17 @@ def test_fitted_scorers_score_the_same_after_a_save_and_a_load() -> None:
     patches = torch.from_numpy(points)
 
     gaussian = fit_gaussian(normals)
-    again = scorers.from_state(scorers.Gaussian, _stored(scorers.state_of(gaussian)))
+    again = from_state(Gaussian, _stored(state_of(gaussian)))
     np.testing.assert_array_equal(_scores(again, points), _scores(gaussian, points))
 
     nearest = fit_k_nearest(normals, k=3)
-    reloaded = scorers.from_state(scorers.KNearest, _stored(scorers.state_of(nearest)))
+    reloaded = from_state(KNearest, _stored(state_of(nearest)))
     np.testing.assert_array_equal(_scores(reloaded, points), _scores(nearest, points))
 
-    standardiser = scorers.fit_standardiser(normals[:, 0].astype(np.float64))
-    assert scorers.from_state(scorers.Standardiser, _stored(scorers.state_of(standardiser))) == standardiser
+    standardiser = fit_standardiser(normals[:, 0].astype(np.float64))
+    assert from_state(Standardiser, _stored(state_of(standardiser))) == standardiser
 
     normal_patches = torch.from_numpy(normals)
-    fitted = scorers.PatchNearest(normal_patches[greedy_coreset(normal_patches, 7, 128, 0)])
-    loaded = scorers.from_state(scorers.PatchNearest, _stored(scorers.state_of(fitted)))
+    fitted = PatchNearest(normal_patches[greedy_coreset(normal_patches, 7, 128, 0)])
+    loaded = from_state(PatchNearest, _stored(state_of(fitted)))
     assert torch.equal(loaded.scores(patches), fitted.scores(patches))

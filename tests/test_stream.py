@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.cache.cache import CachedCategory, open_cache
+from pipeline.cache.cache import open_cache
+from pipeline.cache.category import CachedCategory
 from pipeline.cache.layout import CHUNK, Arrays
 from pipeline.settings import PrecomputeSettings
-from train.stream import Batch, NormalImages, NormalStream, row_order
+from train.negatives.stream import Batch, NormalImages, NormalStream, row_order
 
 TINY = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=2, weights="none")
 CHUNKS = 39

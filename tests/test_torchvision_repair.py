@@ -33,7 +33,7 @@ def test_install_twice_and_repair_after_the_import_are_harmless() -> None:
     printed = run(
         """
         import sys
-        from pipeline import torchvision_repair as repair
+        from pipeline.backbones import torchvision_repair as repair
 
         def waiting():
             return sys.meta_path.count(repair.RepairBeforeImport)
@@ -58,7 +58,7 @@ TORCHVISION = """
     import importlib.util, sys, tempfile
     from pathlib import Path
     import torch
-    from pipeline import torchvision_repair as repair
+    from pipeline.backbones import torchvision_repair as repair
 
     folder = Path(tempfile.mkdtemp(), "torchvision")
     folder.mkdir()

@@ -1,4 +1,13 @@
-"""CutSwap's training: from a cache to a detector and its scores; from Python, `from train import Detector`."""
+"""Train: a cache in, a detector and its scores out; from Python, `from train import Detector`.
+
+run: every category and seed. fit: the training loop. recipe: what a detector is made of. detector: what it comes to.
+run_folder: the layout of what is written. settings: what decides a detector. calibration: scales and threshold.
+negatives: normals out of the cache, and the negatives made of them.
+features: embeddings, and the network that training changes.
+scorers: what is fitted to normals and learned from negatives.
+evaluation: metrics and results. views: plots.
+deploy: a detector at work. benchmark: arms compared.
+"""
 
 from typing import TYPE_CHECKING
 

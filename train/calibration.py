@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.features import Images
-from train.fitted import Fitted
-from train.metrics import threshold_at
-from train.scorers import Standardiser, fit_standardiser
+from train.evaluation.metrics import threshold_at
+from train.features.extract import Images
+from train.scorers.fitted import Fitted
+from train.scorers.standardise import Standardiser, fit_standardiser
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbone import load_backbone
+from pipeline.backbones.load import load_backbone
+from pipeline.data.images import read_rgb, resize_rgb
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_tensors
-from pipeline.images import read_rgb, resize_rgb
 from pipeline.settings import PrecomputeSettings
 from train.calibration import Calibration
-from train.features import Images
-from train.fitted import Fitted
-from train.network import CutSwapNetwork
+from train.features.extract import Images
+from train.features.network import CutSwapNetwork
 from train.recipe import Recipe
 from train.run_folder import find_detector
-from train.scorers import Gaussian, KNearest, PatchNearest, Standardiser, from_state, state_of
+from train.scorers.fitted import Fitted
+from train.scorers.gaussian import Gaussian
+from train.scorers.nearest import KNearest, PatchNearest
+from train.scorers.standardise import Standardiser
+from train.scorers.state import from_state, state_of
 
 FORMAT = 4
 
@@ -99,7 +102,7 @@ class Detector:
         write_tensors(path, content)
 
     def score(self, images: Images) -> Scores:
-        """Every score of one image or more (size,size,3) uint8, as `pipeline.images.decode_rgb` gives them."""
+        """Every score of one image or more (size,size,3) uint8, as `pipeline.data.images.decode_rgb` gives them."""
         scores, maps = self.fitted.score_all(images, self.recipe.scorers)
         if self.recipe.members:
             scores["sum"] = self.calibration.score("sum", scores)

@@ -20,13 +20,13 @@ from pipeline.errors import UserError
 from pipeline.files import write_csv, write_tensors
 from pipeline.progress import Advance
 from pipeline.settings import PrecomputeSettings
-from train.augment import jitter_colour, translate
-from train.contrast import Contrast, Moments
-from train.negatives import make_negatives
-from train.network import CutSwapNetwork
+from train.features.network import CutSwapNetwork
+from train.negatives.augment import jitter_colour, translate
+from train.negatives.make import make_negatives
+from train.negatives.stream import Batch, NormalStream
 from train.run_folder import CellFolder
+from train.scorers.contrast import Contrast, Moments
 from train.settings import TrainSettings
-from train.stream import Batch, NormalStream
 
 _STEPS_BETWEEN_CHECKPOINTS = 50
 _STREAM, _STEP = 0, 1  # keep the two uses of a seed apart
@@ -61,7 +61,7 @@ def fit(
             group["lr"] = group["peak"] * rate
         rng = np.random.default_rng([seed * 2 + _STEP, step])
         images, labels, changed = _examples(batch, stream.settings, settings, rng, device)
-        seen = None if contrast is None else contrast.observe(images, changed, torch.from_numpy(batch.rows))
+        seen = None if contrast is None else contrast.update(images, changed, torch.from_numpy(batch.rows))
         if seen is not None and network.frozen:
             logits = network.classify(seen)  # one forward serves both
         else:

@@ -12,7 +12,7 @@ class Recipe:
     """What a detector was made by. No field has a default: what a file holds does not change with this version's.
 
     embedding_stages, pooling: the stages whose activations make an image's embedding, none where no scorer needs it;
-    and what of each channel of them, by the names of `train.features.POOLINGS`.
+    and what of each channel of them, by the names of `train.features.extract.POOLINGS`.
     patch_stages, patch_grid, neighbourhood: the stages that make a cell's embedding, each averaged over so many cells a
     side, and the one of them whose grid they are brought to.
     directions, ridge: most directions kept of the discriminant of patches, and what is added to the normals' variance,
@@ -71,7 +71,7 @@ _STAGES = {
 
 
 def recipe_of(backbone: str, settings: Settings) -> Recipe:
-    """The recipe of an arm with a backbone of `pipeline.backbone_spec`; every default is ours: docs/method.md."""
+    """The recipe of an arm with a backbone of `pipeline.backbones.spec`; every default is ours: docs/method.md."""
     if isinstance(settings, PatchCoreSettings):
         return _patchcore(backbone, settings)
     embedding, patches, _ = _STAGES[backbone]

@@ -12,30 +12,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbone import load_backbone
-from pipeline.cache.cache import Cache, CachedCategory, open_cache
-from pipeline.datasets import load_tests
+from pipeline.backbones.load import load_backbone
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.category import CachedCategory
+from pipeline.data.datasets import load_tests
+from pipeline.data.layouts import Category
+from pipeline.data.listing import absolute
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.layouts import Category
 from pipeline.progress import progress
-from pipeline.roots import absolute
 from train.calibration import calibrate
-from train.cell_result import CellResult
-from train.contrast import Contrast
 from train.detector import Detector
-from train.evaluate import evaluate
+from train.evaluation.cell_result import CellResult
+from train.evaluation.evaluate import evaluate
+from train.evaluation.results import summarise
+from train.features.network import CutSwapNetwork
 from train.fit import fit
-from train.fit_scorers import fit_scorers
-from train.network import CutSwapNetwork
-from train.normals import look_at
-from train.plots import plot_maps, plot_scores
+from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import recipe_of
-from train.results import summarise
 from train.run_folder import CellFolder, RunFolder
+from train.scorers.contrast import Contrast
+from train.scorers.fit import fit_scorers
+from train.scorers.normals import embed_normals
 from train.settings import Settings, TrainSettings
-from train.stream import NormalImages, NormalStream
+from train.views.plots import plot_maps, plot_scores
 
 # Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
 _LEAST_NORMALS = 4
@@ -181,7 +182,7 @@ def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFold
     recipe = recipe_of(precomputed.backbone, settings)
     pretrained = load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed).to(run.device)
     stream = NormalStream(category, trained_on)
-    seen = look_at(pretrained, recipe, NormalImages(stream, trained_on), trained_on, seed)
+    seen = embed_normals(pretrained, recipe, NormalImages(stream, trained_on), trained_on, seed)
     network = contrast = None
     if isinstance(settings, TrainSettings) and settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
@@ -189,7 +190,7 @@ def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFold
         trunk = pretrained if frozen else load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed)
         classes = settings.classes(len(precomputed.stages))
         network = CutSwapNetwork(trunk.to(run.device), recipe, classes, frozen).to(run.device)
-        network.whitening.fit(seen.gaussian)
+        network.whitening.fit(seen.gaussian.mean, seen.gaussian.factor)
         contrast = Contrast(pretrained, recipe, seen, seed)
         with progress(f"train {category.name} seed {seed}", settings.steps, "steps") as advance:
             fit(network, stream, settings, seed, cell, advance, contrast)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.layouts import Sample
 from pipeline.errors import UserError
 from pipeline.files import write_csv, write_json
-from pipeline.layouts import Sample
-from train.cell_result import CellResult
+from train.evaluation.cell_result import CellResult
 
 _DETECTOR = "detector.pt"
 _RESULT = "cell.json"
@@ -94,7 +94,7 @@ class RunFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        self.results = self.path / "results.json"  # what all cells came to: see `train.results.summarise`
+        self.results = self.path / "results.json"  # what all cells came to: see `train.evaluation.results.summarise`
         self.settings = self.path / "settings.json"  # what all cells were made with
 
     def cell(self, category: str, seed: int) -> CellFolder:

@@ -1,1 +1,1 @@
-"""The cache: a Zarr v3 store with one group per category. `cache` opens it and reads and writes its categories."""
+"""The cache, a Zarr v3 store with a group per category: made, updated, read, summarised and verified."""

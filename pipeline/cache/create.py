@@ -13,7 +13,7 @@ from zarr.codecs import ZstdCodec
 from pipeline.cache.cache import Cache, find_cache
 from pipeline.cache.group import create_group, holds_anything
 from pipeline.cache.layout import CHUNK, FORMAT, Attributes, choose_shard, images_digest, layout
-from pipeline.datasets import Dataset
+from pipeline.data.datasets import Dataset
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 

@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.cache import Cache, CachedCategory
+from pipeline.cache.cache import Cache
+from pipeline.cache.category import CachedCategory
 from pipeline.cache.layout import CHUNK, GROWN, images_digest, locate
-from pipeline.datasets import Dataset
+from pipeline.data.datasets import Dataset
+from pipeline.data.listing import read_file
 from pipeline.errors import UserError
 from pipeline.progress import progress
-from pipeline.roots import read_file
 
 # Paths that a line names; the others are counted.
 _NAMED = 10

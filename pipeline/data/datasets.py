@@ -1,0 +1,208 @@
+"""The data sets: where images, labels and masks are, as a table of samples; no pixel is read.
+
+`mvtec`, `visa` and `elpv` are published sets, `folder` is anyone's data in the layout of MVTec AD, or a plain
+folder of normal images. `data/README.md` says where each is from and how its tree looks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.layouts import Category, Sample, elpv_layout, mvtec_layout, plain_layout, visa_layout
+from pipeline.data.listing import Listing, absolute, last_part, list_images, read_file
+from pipeline.errors import UserError
+from pipeline.setting import split
+
+DATASETS: tuple[str, ...] = ("mvtec", "visa", "elpv", "folder")
+
+_VISA_TABLE = "split_csv/1cls.csv"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as found: `root` is an absolute local path or an fsspec URL, categories go by name."""
+
+    name: str
+    root: str
+    categories: tuple[Category, ...]
+
+    @property
+    def category_names(self) -> list[str]:
+        """The names of its categories."""
+        return [category.name for category in self.categories]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below the image root of a data set, before anything is required of it.
+
+    absent: per category, the files that its table names and the root does not have.
+    """
+
+    root: str
+    listing: Listing
+    categories: tuple[Category, ...]
+    absent: dict[str, list[str]]
+
+
+def load(name: str, root: str | None = None, categories: Sequence[str] = ()) -> Dataset:
+    """List the data set `name` (one of `DATASETS`) below `root`; only of `categories` if any are given.
+
+    `root` is a folder or an fsspec URL. None means ``data/<name>`` below the working directory, and for
+    `elpv` the data folder of the installed package. Order depends only on names, never on locale or
+    filesystem.
+
+    Raises `UserError` for an unknown name or category, a missing root, a root without categories, a category
+    without normal images to train on, and a VisA or ELPV copy that lacks files of its table.
+    """
+    return load_several([(name, root)], categories)[0]
+
+
+def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[str] = ()) -> list[Dataset]:
+    """`load` for the data sets of one run, each a name and its root; of `categories` each takes those that it has.
+
+    Raises what `load` raises, `UserError` also for a category that none of them has, and for one of them that has none
+    of `categories`.
+    """
+    found = [find_categories(name, root) for name, root in places]
+    for (name, _), one in zip(places, found, strict=True):
+        if not one.categories:
+            raise UserError(nothing_found(name, one))
+    categories = split(categories, [category.name for one in found for category in one.categories])
+    _refuse_unknown(found, categories)
+    return [Dataset(name, one.root, _choose(one, categories)) for (name, _), one in zip(places, found, strict=True)]
+
+
+def _choose(found: Found, categories: Sequence[str]) -> tuple[Category, ...]:
+    chosen = tuple(category for category in found.categories if not categories or category.name in categories)
+    if not chosen:
+        raise UserError(f"{found.root}: none of the categories asked for; leave this data set out or name one of its")
+    for category in chosen:
+        absent = found.absent.get(category.name)
+        if absent:
+            raise UserError(
+                f"{found.root}: {len(absent)} files of category {category.name} are missing, "
+                f"first {absent[0]}; copy the data again (`cutswap datasets` counts it)"
+            )
+        if not category.train:
+            raise UserError(
+                f"{found.root}: category {category.name} has no image in train/good; "
+                "put the normal images to train on there"
+            )
+    return chosen
+
+
+def load_tests(name: str, root: str, categories: Sequence[str]) -> tuple[Category, ...]:
+    """The named categories as `load` lists them, for their test samples: their normal images may be gone.
+
+    Raises `UserError` for a category that is not there or lacks files of its table.
+    """
+    found = find_categories(name, root)
+    there = {category.name: category for category in found.categories}
+    for category in categories:
+        if category not in there:
+            raise UserError(f"{root} holds no images of {category}: give the --root where its test images lie now")
+        if absent := found.absent.get(category):
+            raise UserError(
+                f"{root}: {len(absent)} files of {category} are missing, such as {absent[0]}: copy it again"
+            )
+    return tuple(there[category] for category in categories)
+
+
+def find_categories(name: str, root: str | None) -> Found:
+    """List the categories of a data set below `root`, None for its default; `UserError` for an unknown name."""
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
+    place = _place(name, root)
+    listing = list_images(place)
+    if name == "elpv":
+        table = _read_table(place, "labels.csv")
+        categories = elpv_layout(table, f"{place}/labels.csv") if table is not None else []
+    elif name == "visa":
+        table = _read_table(place, _VISA_TABLE)
+        # The authors' own converter writes its tree into a folder 1cls.
+        base = "1cls/" if "1cls" in listing.folders else ""
+        if table is not None:
+            categories = visa_layout(table, f"{place}/{_VISA_TABLE}")
+        else:
+            categories = mvtec_layout(listing, base, last_part(place))
+    else:
+        categories = mvtec_layout(listing, "", last_part(place))
+        if name == "folder" and not categories:
+            categories = plain_layout(listing, last_part(place))
+    return _present(place, listing, categories)
+
+
+def _place(name: str, root: str | None) -> str:
+    if root is not None:
+        return absolute(root)
+    return _elpv_folder() if name == "elpv" else absolute(f"data/{name}")
+
+
+def _present(root: str, listing: Listing, categories: Iterable[Category]) -> Found:
+    """Leave out samples, masks and whole categories that a table names but the root has not."""
+    files = frozenset(listing.files)
+    there: list[Category] = []
+    absent: dict[str, list[str]] = {}
+    for category in categories:
+        named = [p for s in (*category.train, *category.test) for p in (s.path, s.mask) if p is not None]
+        lacking = [path for path in named if path not in files]
+        if not lacking:
+            there.append(category)
+        elif len(lacking) < len(named):
+            there.append(Category(category.name, _on_disk(category.train, files), _on_disk(category.test, files)))
+            absent[category.name] = lacking
+    return Found(root, listing, tuple(there), absent)
+
+
+def _on_disk(samples: Sequence[Sample], files: frozenset[str]) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(sample.path, sample.label, sample.defect, sample.mask if sample.mask in files else None)
+        for sample in samples
+        if sample.path in files
+    )
+
+
+def _refuse_unknown(found: Sequence[Found], categories: Sequence[str]) -> None:
+    names = list(dict.fromkeys(category.name for one in found for category in one.categories))
+    roots = ", ".join(one.root for one in found)
+    for wanted in categories:
+        if wanted not in names:
+            near = difflib.get_close_matches(wanted, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{roots}: no category {wanted!r}, found {', '.join(names)}{hint}")
+
+
+def nothing_found(name: str, found: Found) -> str:
+    """The error of a root without categories: what it holds, and what it needs."""
+    if name == "elpv":
+        return f"{found.root}: no labels.csv with images; leave out --root to use the package elpv-dataset"
+    # <root>/a/b/<category>/train/good: the root to give is <root>/a/b.
+    inner = [folder for folder in found.listing.folders if folder.endswith("/train/good")]
+    outer = sorted({f"{found.root}/{folder}".rsplit("/", 3)[0] for folder in inner})
+    if outer:
+        return f"{found.root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
+    top = sorted(folder for folder in found.listing.folders if "/" not in folder)
+    held = f"folders {', '.join(top[:8])}{', ...' if len(top) > 8 else ''}" if top else "no folder"
+    wanted = "<category>/train/good, train/good, or only images" if name == "folder" else "<category>/train/good"
+    return f"{found.root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
+
+
+def _elpv_folder() -> str:
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise UserError("elpv needs the package elpv-dataset: `pip install 'cutswap[demo]'`, or give --root")
+    return str(Path(spec.origin).parent / "data")
+
+
+def _read_table(root: str, path: str) -> str | None:
+    try:
+        return read_file(root, path).decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{root}/{path}: cannot be read ({error})") from error

@@ -1,0 +1,1 @@
+"""A cache as files for other programs."""

@@ -1,0 +1,1 @@
+"""A cache to look at: tables, figures and the gallery."""

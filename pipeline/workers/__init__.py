@@ -1,0 +1,1 @@
+"""Tasks and where they run: threads, processes, or a Dask cluster."""

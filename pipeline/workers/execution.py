@@ -1,0 +1,45 @@
+"""How a run is carried out, whatever it computes: validated once where it enters, passed on as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.device import DEVICES
+from pipeline.errors import UserError
+from pipeline.setting import POSITIVE, check, setting
+
+SCHEDULERS = ("threads", "processes", "cluster", "cuda")
+LOCAL = ("threads", "processes")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where tasks run and what they do with a bad image; on a CPU no cache depends on any of it."""
+
+    scheduler: str = setting(
+        "threads", "Where tasks run: here, or on a Dask cluster.", metavar="|".join((*SCHEDULERS, "tcp://HOST:PORT"))
+    )
+    workers: int | None = setting(
+        None, "Default one per core, with cuda one per GPU; an address has its own.", within=POSITIVE, type=int
+    )
+    dask_report: Path | None = setting(
+        None,
+        "Dask's performance report of the run as HTML, of a cluster only, whose scheduler needs bokeh.",
+        metavar="FILE",
+        type=Path,
+    )
+    device: str = setting("auto", "auto takes CUDA where there is one.", choices=DEVICES)
+    gpu_batch: int = setting(
+        64, "Images through a GPU at once. On a CPU no cache depends on it: each image goes by itself.", within=POSITIVE
+    )
+    bad_images: str = setting("stop", "What to do at an image that cannot be read.", choices=("stop", "skip"))
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.scheduler not in SCHEDULERS and not self.scheduler.startswith(("tcp://", "tls://")):
+            known = ", ".join(SCHEDULERS)
+            raise UserError(f"unknown scheduler {self.scheduler!r}: give {known} or tcp://HOST:PORT")
+        if self.dask_report is not None and self.scheduler in LOCAL:
+            others = ", ".join(name for name in SCHEDULERS if name not in LOCAL)
+            raise UserError(f"--dask-report: --scheduler {self.scheduler} makes none; give {others} or tcp://HOST:PORT")

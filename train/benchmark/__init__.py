@@ -1,0 +1,1 @@
+"""Arms compared: every category, arm and seed, trained by one recipe and budget."""

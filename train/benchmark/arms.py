@@ -1,0 +1,82 @@
+"""The arms of a benchmark: what each is trained with, and the run folder that it is trained into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
+from train.benchmark.comparison import arm_folder
+from train.run import Run, open_run
+from train.settings import BenchmarkSettings, PatchCoreSettings, Settings, TrainSettings
+
+# A quick look: does all of it work here? Its figures say nothing.
+QUICK = "QUICK LOOK, no measurement"
+_QUICK_STEPS = 5
+QUICK_NORMALS = 64
+_QUICK_TESTS = 12
+_QUICK_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared: arms and seeds on some or all categories of a data set; see `run_benchmark`.
+
+    store: the cache; made first where it is not there or not finished. root: of the data set, None for its default.
+    command: what was typed, for `results.md`.
+    """
+
+    dataset: str
+    store: str
+    out: Path
+    asked: BenchmarkSettings
+    execution: Execution
+    categories: tuple[str, ...] = ()
+    root: str | None = None
+    command: str = ""
+
+    @property
+    def seeds(self) -> range:
+        """From 0 on."""
+        return range(self.asked.seeds or (1 if self.asked.quick else 3))
+
+    @property
+    def training(self) -> TrainSettings:
+        """What all trained arms share."""
+        return TrainSettings(steps=_QUICK_STEPS) if self.asked.quick else TrainSettings()
+
+    def settings(self, arm: str) -> Settings:
+        """The training with the arm's negatives, or PatchCore's settings with the same split of the normals."""
+        training = self.training
+        if arm == "patchcore":
+            return PatchCoreSettings(held_out=training.held_out, false_alarms=training.false_alarms)
+        return replace(training, negatives="none" if arm == "untrained" else arm)
+
+    @property
+    def cache_settings(self) -> PrecomputeSettings:
+        """Those of a cache to be made."""
+        return PrecomputeSettings(
+            image_size=self.asked.image_size or (_QUICK_SIZE if self.asked.quick else PrecomputeSettings().image_size)
+        )
+
+    @property
+    def note(self) -> str:
+        """What to say beside every figure: nothing, or that it is none."""
+        what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images a label"
+        return f"{QUICK}: {what}" if self.asked.quick else ""
+
+
+def open_arm(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = None) -> Run:
+    """The run of an arm, of some categories or those that the benchmark compares; goes on with what lies there."""
+    run = open_run(
+        benchmark.store,
+        arm_folder(benchmark.out, arm).path,
+        benchmark.settings(arm),
+        categories=benchmark.categories if categories is None else categories,
+        device=benchmark.execution.device,
+        resume=True,
+        root=benchmark.root,
+    )
+    return run.with_fewer_tests(_QUICK_TESTS) if benchmark.asked.quick else run

@@ -1,0 +1,54 @@
+"""The cells of a benchmark: one category, arm and seed each, computed where Dask puts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+from pipeline.errors import RunError, UserError
+from pipeline.progress import hide_progress, progress
+from pipeline.workers.schedule import run_tasks
+from train.benchmark.arms import Benchmark, open_arm
+from train.run import Run, run_cell
+
+
+def compute_cell(benchmark: Benchmark, category: str, arm: str, seed: int) -> str:
+    """Compute one cell in whatever process Dask chose; returns the line of a mistake, "" where there was none."""
+    try:
+        with hide_progress():
+            run_cell(open_arm(benchmark, arm, (category,)), category, seed)
+    except UserError as error:
+        return f"{category}, {arm}, seed {seed}: {error}"
+    return ""
+
+
+def run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
+    """Compute every cell that is not in its run folder; RunError where one is not there afterwards."""
+    execution, cores = benchmark.execution, os.cpu_count() or 1
+    first = next(iter(runs.values()))
+    at_once = (
+        1 if execution.scheduler == "threads" else execution.workers or (1 if first.device.type == "cuda" else cores)
+    )
+    wanted = list(product(first.normals, runs, benchmark.seeds))
+    pending = _unfinished(wanted, runs)
+    threads = max(1, cores // max(1, min(at_once, len(pending))))
+    tasks = [(benchmark, *key) for key in pending]
+    with progress("benchmark", len(wanted), "cells") as advance:
+        advance(len(wanted) - len(pending))
+
+        def on_result(problem: str) -> None:
+            if problem:
+                raise UserError(problem)
+            advance(1)
+
+        if tasks:
+            run_tasks(compute_cell, tasks, replace(execution, workers=at_once), on_result, threads)
+    if left := _unfinished(wanted, runs):
+        raise RunError(f"{len(left)} cells were not computed, the first {', '.join(map(str, left[0]))}")
+
+
+def _unfinished(cells: Sequence[tuple[str, str, int]], runs: dict[str, Run]) -> list[tuple[str, str, int]]:
+    """Those of the cells, each a category, arm and seed, that are not in their run folders."""
+    return [(name, arm, seed) for name, arm, seed in cells if not runs[arm].folder.cell(name, seed).finished]

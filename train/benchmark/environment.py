@@ -1,0 +1,21 @@
+"""On what and with what a figure was measured, in words."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import torch
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", "zarr", "dask")
+
+
+def describe_environment(device: str = "auto") -> str:
+    """One paragraph: the date, the cores, the GPU that `device` ("auto", "cpu" or "cuda") uses, and the versions."""
+    used = device != "cpu" and torch.cuda.is_available()
+    gpu = torch.cuda.get_device_name() if used else "no GPU"
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return f"Written on {datetime.now(UTC).date()}: {cores}, {gpu}. Python {platform.python_version()}, {versions}."

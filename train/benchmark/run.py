@@ -1,0 +1,87 @@
+"""Every category, arm and seed of a data set, trained by one recipe and budget, and what they come to side by side.
+
+A cell is one category, arm and seed. Each arm's run folder, `<out>/<arm>`, is one that `train` could have written, and
+a cell that is finished there is read back: the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from pipeline.cache.cache import find_cache
+from pipeline.data.datasets import load
+from pipeline.errors import UserError
+from pipeline.files import write_text
+from pipeline.precompute import precompute
+from train.benchmark.arms import QUICK_NORMALS, Benchmark, open_arm
+from train.benchmark.cells import run_cells
+from train.benchmark.comparison import Arms, comparison_markdown, write_rows
+from train.benchmark.comparison_plots import plot_comparison
+from train.benchmark.environment import describe_environment
+from train.evaluation.cell_result import CellResult
+from train.run import Run, write_results
+
+
+def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
+    """Compute what is not there yet, write the tables and plots to `out`, and return what each arm came to.
+
+    A task of the benchmark's execution is a cell, and so a worker has one category at a time. "threads" takes the cells
+    one after the other in this process, each with all cores; "processes" as many at once as there are cores, each with
+    one torch thread, which is faster on a CPU.
+    """
+    ensure_cache(benchmark)
+    runs = {arm: open_arm(benchmark, arm) for arm in benchmark.asked.arms}
+    for run in runs.values():
+        run.folder.require(run.kept(), "give another --out")
+    for run in runs.values():
+        run.folder.keep(run.kept())
+    run_cells(benchmark, runs)
+    arms = {arm: write_results(run, list(benchmark.seeds)) for arm, run in runs.items()}
+    _write_report(benchmark, runs, arms)
+    return arms
+
+
+def ensure_cache(benchmark: Benchmark) -> None:
+    """Make the cache, or finish it with its own settings; one that is whole is taken as it is.
+
+    UserError where it is of another data set or image size.
+    """
+    store, size, settings = benchmark.store, benchmark.asked.image_size, benchmark.cache_settings
+    if cache := find_cache(store):
+        settings, found = cache.settings, cache.dataset
+        if found != benchmark.dataset:
+            raise UserError(f"{store} is a cache of {found}, not of {benchmark.dataset}: give another --store")
+        if size not in (None, settings.image_size):
+            raise UserError(
+                f"{store} holds images of {settings.image_size} pixels, not {size}:"
+                " leave out --image-size or give another --store"
+            )
+        if cache.complete and set(benchmark.categories) <= set(cache.names()):
+            return
+    dataset = load(benchmark.dataset, benchmark.root, benchmark.categories)
+    if benchmark.asked.quick:
+        fewer = tuple(replace(category, train=category.train[:QUICK_NORMALS]) for category in dataset.categories)
+        dataset = replace(dataset, categories=fewer)
+    precompute([(dataset, store)], settings, benchmark.execution)
+
+
+def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> None:
+    out, cache = benchmark.out, next(iter(runs.values())).cache.settings
+    write_rows(out / "results.csv", arms)
+    plot_comparison(out, arms, benchmark.note)
+    shared = {name: value for name, value in asdict(benchmark.training).items() if name != "negatives"}
+    described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in shared.items())
+    cells = [cell for found in arms.values() for cell in found]
+    counts = {cell.category: f"{cell.category} {cell.n_train} normals, {cell.n_test} test images" for cell in cells}
+    seeds = ", ".join(str(seed) for seed in benchmark.seeds)
+    images = f"Image size {cache.image_size}, backbone {cache.backbone}"
+    parts = [
+        f"## {benchmark.dataset}",
+        *([f"**{benchmark.note}.**"] if benchmark.note else []),
+        f"    {benchmark.command}",
+        describe_environment(benchmark.execution.device),
+        f"{images}; seeds {seeds}; {'; '.join(counts.values())}.",
+        f"Every arm but untrained and patchcore: {described}.",
+        comparison_markdown(arms, level=3),
+    ]
+    write_text(out / "results.md", "\n\n".join(parts))

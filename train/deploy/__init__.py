@@ -1,0 +1,1 @@
+"""A detector at work: it scores images, and leaves as one program."""

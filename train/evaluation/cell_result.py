@@ -1,0 +1,71 @@
+"""What one category and seed came to, and its form as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.evaluation.metrics import METRICS
+
+# By the name of a metric or a scorer.
+Measured = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class DefectResult:
+    """One class of defect: how many images show it, and the metrics of these beside all normal ones."""
+
+    n: int
+    metrics: Measured
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one category and seed came to, figures in 0..1, by the names of `train.evaluation.metrics.METRICS`.
+
+    None: not defined, such as the AUROC of a test set without anomalies, or not measured, such as AUPRO without masks.
+    n_train and n_test count images; threshold is on the scale of the image score. metrics: of the default scorer, empty
+    without test images. scorers: image AUROC of each by name. by_defect: of each class of defect, the folder's name.
+    ValueError for a figure outside 0..1 or a threshold that is not finite.
+    """
+
+    dataset: str
+    category: str
+    seed: int
+    n_train: int
+    n_test: int
+    threshold: float
+    metrics: Measured = field(default_factory=dict)
+    scorers: Measured = field(default_factory=dict)
+    by_defect: Mapping[str, DefectResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        figures = {**self.metrics, **{f"scorer {name}": value for name, value in self.scorers.items()}}
+        for defect, result in self.by_defect.items():
+            figures |= {f"{name} of {defect}": value for name, value in result.metrics.items()}
+        for name, value in figures.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {value}")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"the threshold must be finite, got {self.threshold}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of `cell.json`: all but what its path says."""
+        counts = {"threshold": self.threshold, "n_train": self.n_train, "n_test": self.n_test}
+        by_defect = {name: {"n": result.n, **result.metrics} for name, result in self.by_defect.items()}
+        return {**counts, **self.metrics, "scorers": dict(self.scorers), "by_defect": by_defect}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], dataset: str, category: str, seed: int) -> CellResult:
+        """The inverse of `to_json`, also of a `cell.json` that lacks scorers, classes of defect or some metric."""
+        by_defect = {
+            name: DefectResult(found["n"], _metrics_in(found)) for name, found in value.get("by_defect", {}).items()
+        }
+        counts = value["n_train"], value["n_test"], value["threshold"]
+        return cls(dataset, category, seed, *counts, _metrics_in(value), value.get("scorers", {}), by_defect)
+
+
+def _metrics_in(value: Mapping[str, Any]) -> Measured:
+    return {metric.name: value[metric.name] for metric in METRICS if metric.name in value}

@@ -1,0 +1,71 @@
+"""Score a category's test images with a detector and measure the scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.images import decode_mask, decode_rgb, read_bytes
+from pipeline.data.layouts import Sample
+from pipeline.settings import PrecomputeSettings
+from train.detector import Detector, Scores
+from train.evaluation.cell_result import DefectResult
+from train.evaluation.metrics import METRICS, PixelRanking, has_pixel_truth, measure
+
+_IMAGES_AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures as in `CellResult`; of the images they come from all scores, those (N,) that decide, and labels (N,)."""
+
+    metrics: dict[str, float | None]
+    scorers: dict[str, float | None]
+    by_defect: dict[str, DefectResult]
+    scores: Scores
+    deciding: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+def read_images(root: str, paths: Sequence[str], settings: PrecomputeSettings) -> Iterator[NDArray[np.uint8]]:
+    """Images (size,size,3) uint8 as precompute would decode them, read ahead in threads; raises ImageError."""
+
+    def read(path: str) -> NDArray[np.uint8]:
+        return decode_rgb(read_bytes(root, path), settings.image_size, settings.resize, path)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), _IMAGES_AHEAD):
+            yield from pool.map(read, paths[start : start + _IMAGES_AHEAD])
+
+
+def evaluate(detector: Detector, root: str, samples: Sequence[Sample]) -> Evaluation:
+    """Score test samples below `root` and measure: every metric, of all and of each class of defect beside the normals.
+
+    Anomalous images without a mask, or with an empty one, take no part in the metrics that need masks.
+    """
+    settings = detector.precompute_settings
+    labels = np.array([sample.label for sample in samples], np.int64)
+    scores = detector.score(read_images(root, [sample.path for sample in samples], settings))
+    deciding = detector.deciding(scores)
+    masks = np.stack([_mask(root, sample, settings) for sample in samples])
+    known = has_pixel_truth(labels, masks)
+    pixels = PixelRanking.of(masks[known], scores.maps[known]) if masks.any() else None
+    by_defect = {}
+    for defect in sorted({sample.defect for sample in samples if sample.label}):
+        shown = np.array([sample.defect == defect for sample in samples])
+        chosen = shown | (labels == 0)
+        some = None if pixels is None else pixels.select(chosen[known])
+        by_defect[defect] = DefectResult(int(shown.sum()), measure(labels[chosen], deciding[chosen], some))
+    scorers = {name: METRICS[0].function(labels, values) for name, values in scores.image.items()}
+    return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding, labels)
+
+
+def _mask(root: str, sample: Sample, settings: PrecomputeSettings) -> NDArray[np.bool_]:
+    if sample.mask is None:
+        return np.zeros((settings.image_size, settings.image_size), bool)
+    return decode_mask(read_bytes(root, sample.mask), settings.image_size, settings.resize, sample.mask)

@@ -1,0 +1,148 @@
+"""The views of a run's cells: `results.json` and the table shown at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
+
+from train.evaluation.cell_result import CellResult, DefectResult, Measured
+from train.evaluation.metrics import METRICS, Metric, mean_and_standard_error
+
+PerSeed = Sequence[float | None]
+
+# A scorer that every detector but PatchCore has: the network before training.
+_UNTRAINED = "untrained"
+_UNTRAINED_AUROC = "untrained_image_auroc"
+
+
+def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> dict[str, Any]:
+    """The contents of `results.json`: dataset, categories, mean and settings, all plain JSON values.
+
+    cells: of one data set. A category holds a list for threshold, each metric and each scorer, with an entry per seed
+    in the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds
+    the same of each class of defect.
+
+    `mean` holds, for each figure, the mean over categories of each category's mean over seeds, and under
+    `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed by
+    itself, and the standard error is of those. It is None for one seed, and where categories have different numbers
+    of seeds. A category without the figure is left out of the mean, and `n_categories` says how many are in it; None
+    if there is none. ValueError without a cell.
+    """
+    if not cells:
+        raise ValueError("there is no category to summarise")
+    names = dict.fromkeys(cell.category for cell in cells)
+    categories = {name: _category([cell for cell in cells if cell.category == name]) for name in names}
+    figures = (*(metric.name for metric in METRICS), _UNTRAINED_AUROC)
+    means = {name: over_categories([c[name] for c in categories.values()]) for name in figures}
+    mean: dict[str, Any] = {name: value for name, (value, _, _) in means.items()}
+    mean["standard_error"] = {name: error for name, (_, error, _) in means.items()}
+    mean["n_categories"] = {name: count for name, (_, _, count) in means.items()}
+    for part in ("scorers", "untrained"):
+        names = dict.fromkeys(name for category in categories.values() for name in category[part])
+        lists = {name: [c[part].get(name) for c in categories.values()] for name in names}
+        mean[part] = {name: over_categories(values)[0] for name, values in lists.items()}
+    return {"dataset": cells[0].dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
+
+
+def results_table(cells: Sequence[CellResult]) -> Table:
+    """Table of a run's cells: percent, mean ± standard error over seeds, "-" for what is missing.
+
+    One row per category and the mean last; below a category of two classes of defect or more a row per class, beside
+    all normals. A line below the table says where the trained network is worse than the untrained.
+    """
+    summary = summarise(cells, {})
+    categories, mean = summary["categories"], summary["mean"]
+    first, *others = METRICS
+    columns = {first.name: first.title, _UNTRAINED_AUROC: "untrained", **{m.name: m.title for m in others}}
+    title = escape(f"{summary['dataset']}: percent, mean ± standard error over seeds")
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), caption_justify="left")
+    several = any(len(category["by_defect"]) > 1 for category in categories.values())
+    for heading in ("category", *["defect"] * several):
+        table.add_column(heading, overflow="fold", min_width=len(heading))
+    for heading in columns.values():
+        # A figure is never broken; on a narrow terminal names are.
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    worse = []
+    for name, category in categories.items():
+        figures = {figure: over_seeds(category[figure]) for figure in columns}
+        table.add_row(escape(name), *["all"] * several, *(percent(*figures[figure]) for figure in columns))
+        for defect, found in category["by_defect"].items() if len(category["by_defect"]) > 1 else ():
+            shown = (percent(*over_seeds(found[figure])) if figure in found else "" for figure in columns)
+            table.add_row("", escape(defect), *shown)
+        worse += _worse(name, figures[first.name][0], figures[_UNTRAINED_AUROC][0])
+    count = f" in {len(worse)} of {len(categories)}"
+    # Means over different categories say nothing about training.
+    if mean["n_categories"][first.name] == mean["n_categories"][_UNTRAINED_AUROC]:
+        worse += _worse("the mean", mean[first.name], mean[_UNTRAINED_AUROC])
+    table.add_section()
+    means = (percent(mean[figure], mean["standard_error"][figure]) for figure in columns)
+    table.add_row("mean", *["all"] * several, *means)
+    table.caption = escape(f"worse than untrained{count}: {', '.join(worse)}") if worse else None
+    return table
+
+
+def over_seeds(values: PerSeed | None) -> tuple[float | None, float | None]:
+    """Mean over the seeds and its standard error; None where the figure is missing at a seed, or there is one seed."""
+    defined = [value for value in values or () if value is not None]
+    if not defined or len(defined) != len(values or ()):
+        return None, None
+    return mean_and_standard_error(defined)
+
+
+def over_categories(per_category: Sequence[PerSeed | None]) -> tuple[float | None, float | None, int]:
+    """Mean, its standard error over seeds, and how many of the categories have the figure at every seed."""
+    measured = [values for values in per_category if over_seeds(values)[0] is not None]
+    means = [mean for mean, _ in map(over_seeds, measured) if mean is not None]
+    if not means:
+        return None, None, 0
+    same_seeds = len({len(values) for values in measured if values}) == 1
+    by_seed = [sum(seed) / len(seed) for seed in zip(*measured, strict=True)] if same_seeds else []
+    error = mean_and_standard_error(by_seed)[1] if by_seed else None
+    return sum(means) / len(means), error, len(means)
+
+
+def percent(mean: float | None, error: float | None, digits: int = 1) -> str:
+    """Mean ± standard error in percent, only the mean where there is no error, "-" where there is no mean."""
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.{digits}f}" + ("" if error is None else f" ± {100 * error:.{digits}f}")
+
+
+def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
+    """What `results.json` says of one category, from its cells."""
+    names = dict.fromkeys(name for cell in cells for name in cell.scorers)
+    scorers = {name: [cell.scorers.get(name) for cell in cells] for name in names}
+    untrained = scorers.pop(_UNTRAINED, None)
+    defects = {name: result.n for cell in cells for name, result in cell.by_defect.items()}
+    nothing = DefectResult(0, {})
+    return {
+        **_per_seed([cell.metrics for cell in cells]),
+        _UNTRAINED_AUROC: untrained,
+        "threshold": [cell.threshold for cell in cells],
+        "n_train": cells[0].n_train,
+        "n_test": cells[0].n_test,
+        "scorers": scorers,
+        "untrained": {} if untrained is None else {"gde": untrained},
+        "by_defect": {
+            name: {"n": n, **_per_seed([cell.by_defect.get(name, nothing).metrics for cell in cells])}
+            for name, n in sorted(defects.items())
+        },
+    }
+
+
+def _per_seed(measured: Sequence[Measured]) -> dict[str, PerSeed | None]:
+    def values(metric: Metric) -> PerSeed | None:
+        found = [one.get(metric.name) for one in measured]
+        return None if metric.needs_masks and found.count(None) == len(found) else found
+
+    return {metric.name: values(metric) for metric in METRICS}
+
+
+def _worse(name: str, trained: float | None, untrained: float | None) -> list[str]:
+    if trained is None or untrained is None or trained >= untrained:
+        return []
+    return [f"{name} by {100 * (untrained - trained):.1f}"]

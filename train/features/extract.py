@@ -1,0 +1,66 @@
+"""What a backbone says of images, a bounded batch at a time: an embedding of each image, and one of each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, cat
+
+from pipeline.backbones.load import Backbone
+from train.recipe import Recipe
+
+_IMAGES_AT_ONCE = 16
+
+Images = Iterable[NDArray[np.uint8]]
+
+
+def batches(images: Images, device: torch.device) -> Iterator[Tensor]:
+    """Images (size,size,3) uint8 as tensors (B,3,size,size) uint8 on a device, in their order."""
+    remaining = iter(images)
+    while waiting := list(islice(remaining, _IMAGES_AT_ONCE)):
+        yield torch.from_numpy(np.stack(waiting)).to(device).permute(0, 3, 1, 2)
+
+
+# What a recipe's pooling makes of activations (B,C,h,w): (B,C).
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda a: a.mean((2, 3))}
+
+
+def pooled_embedding(activations: list[Tensor], pooling: Sequence[str]) -> Tensor:
+    """(B,D) float32: every stage's activations (B,C,h,w) pooled in each of these ways, one behind the other."""
+    return cat([POOLINGS[name](a.float()) for a in activations for name in pooling], 1)
+
+
+def patch_embedding(activations: list[Tensor], grid: tuple[int, int], neighbourhood: int) -> Tensor:
+    """(B,D,h,w) float32 on the grid (h,w): the stages averaged over so many cells a side (odd), resized and stacked.
+
+    The neighbourhood average and the resizing are those of PatchCore (Roth et al., arXiv 2106.08265, eq. 2-4); a stage
+    finer than the grid is averaged down to it.
+    """
+    n = neighbourhood
+    averaged = [F.avg_pool2d(a.float(), n, stride=1, padding=n // 2, count_include_pad=False) for a in activations]
+    return cat([_on_grid(a, grid) for a in averaged], 1)
+
+
+def _on_grid(a: Tensor, grid: tuple[int, int]) -> Tensor:
+    if a.shape[2] > grid[0] or a.shape[3] > grid[1]:
+        return F.adaptive_avg_pool2d(a, grid)
+    return F.interpolate(a, size=grid, mode="bilinear", align_corners=False)
+
+
+def embed(backbone: Backbone, recipe: Recipe, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled embeddings (B,D) and patch embeddings (B,E,h,w) of images (B,3,H,W) on the 0..255 scale, in one forward.
+
+    Both float32; D is 0 where the recipe names no stage of an embedding.
+    """
+    wanted = [s for s in backbone.stage_names if s in {*recipe.embedding_stages, *recipe.patch_stages}]
+    by_stage = dict(zip(wanted, backbone.activations(backbone.normalise(images), wanted), strict=True))
+    pooled = [by_stage[stage] for stage in recipe.embedding_stages]
+    rows, columns = by_stage[recipe.patch_grid].shape[2:]
+    patches = [by_stage[stage] for stage in recipe.patch_stages]
+    embedding = pooled_embedding(pooled, recipe.pooling) if pooled else images.new_empty(images.shape[0], 0).float()
+    return embedding, patch_embedding(patches, (rows, columns), recipe.neighbourhood)

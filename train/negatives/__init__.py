@@ -1,0 +1,1 @@
+"""Normals out of the cache, and the negatives made of them."""

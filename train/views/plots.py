@@ -1,0 +1,83 @@
+"""Plots of one category and seed: how the scores separate, and where the detector sees anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import RocCurveDisplay
+
+from pipeline.data.images import decode_mask, read_bytes
+from pipeline.data.layouts import Sample
+from pipeline.files import replacing
+from train.detector import Detector
+from train.evaluation.evaluate import Evaluation, read_images
+
+_SHOWN = 6
+LABELS = ("normal", "anomalous")
+
+
+def histogram(
+    axes: Axes, labels: NDArray[np.int64], scores: NDArray[np.float64], edges: int, names: Sequence[str] = LABELS
+) -> None:
+    """Histograms of the scores (N,) of labels (N,) 0 and 1, by these names, one over the other."""
+    # Robust bounds: a single far outlier must not squeeze all others into one bar.
+    bins = np.linspace(scores.min(), np.quantile(scores, 0.99) + 1e-9, edges).tolist()
+    for label, (name, colour) in enumerate(zip(names, ("#4477aa", "#cc3311"), strict=True)):
+        axes.hist(np.minimum(scores[labels == label], bins[-1]), bins=bins, alpha=0.6, color=colour, label=name)
+
+
+def plot_scores(
+    path: Path, labels: NDArray[np.int64], scores: NDArray[np.float64], threshold: float, title: str
+) -> None:
+    """Histogram of the anomaly scores of normals and anomalies with the threshold, and their ROC curve."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    histogram(left, labels, scores, 40, [f"{name} ({(labels == i).sum()})" for i, name in enumerate(LABELS)])
+    left.axvline(threshold, color="black", linestyle="--", label="threshold")
+    left.set(xlabel="anomaly score", ylabel="test images", title=title)
+    left.legend()
+    if 0 < labels.sum() < len(labels):
+        RocCurveDisplay.from_predictions(labels, scores, ax=right, name="image", plot_chance_level=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
+def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sample], evaluation: Evaluation) -> None:
+    """The highest and the median scores among the anomalies, and the highest among the normals, with anomaly maps.
+
+    White contours are the masks; all maps share one colour scale.
+    """
+    scores, settings = evaluation.deciding, detector.precompute_settings
+    rows = _choose(scores, evaluation.labels)
+    images = list(read_images(root, [samples[i].path for i in rows], settings))
+    top = float(np.quantile(evaluation.scores.maps, 0.999))
+    bottom = float(np.quantile(evaluation.scores.maps, 0.5))
+    figure = Figure(figsize=(2.2 * len(rows), 5), layout="constrained")
+    for column, (i, image) in enumerate(zip(rows, images, strict=True)):
+        above, below = (figure.add_subplot(2, len(rows), 1 + column + len(rows) * line) for line in range(2))
+        above.imshow(image)
+        above.set_title(f"{samples[i].defect}\nscore {scores[i]:.1f}", fontsize=9)
+        below.imshow(image)
+        below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
+        mask = samples[i].mask
+        if mask is not None:
+            truth = decode_mask(read_bytes(root, mask), settings.image_size, settings.resize, mask)
+            below.contour(truth, levels=[0.5], colors="white", linewidths=1)
+        above.axis("off")
+        below.axis("off")
+    figure.suptitle(f"threshold {detector.threshold:.1f}")
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=80)
+
+
+def _choose(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> list[int]:
+    normal, anomalous = (np.flatnonzero(labels == label) for label in (0, 1))
+    normal, anomalous = (members[np.argsort(-scores[members])] for members in (normal, anomalous))
+    third, middle = _SHOWN // 3, len(anomalous) // 2
+    chosen = (anomalous[:third], anomalous[middle : middle + third], normal[:third])
+    return list(dict.fromkeys(np.concatenate(chosen).tolist()))
