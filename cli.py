@@ -16,7 +16,7 @@ import pipeline as pipeline  # first: repairs torchvision where its compiled par
 from pipeline.data.datasets import DATASETS
 from pipeline.errors import RunError, UserError
 from pipeline.options import numbers, options_of, settings_file
-from pipeline.remote import failure
+from pipeline.remote import describe_io_error
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
@@ -46,7 +46,7 @@ class Commands(click.Group):
             raise click.ClickException(str(error)) from error
         except Exception as error:
             # A disk, a network or an object store that fails in the middle of the work; a closed pipe is click's own.
-            if isinstance(error, BrokenPipeError) or (reason := failure(error)) is None:
+            if isinstance(error, BrokenPipeError) or (reason := describe_io_error(error)) is None:
                 raise
             raise click.ClickException(
                 f"reading or writing failed ({reason}): fix it and run the command again"
@@ -165,7 +165,9 @@ def train(
 
     store = store or default_store()
     folder = out or Path("runs", open_cache(store).dataset)
-    asked = open_run(store, folder, settings, categories=categories, device=execution.device, resume=resume, root=root)
+    asked = open_run(
+        store, folder, settings, categories=categories, device=execution.device, resume=resume, image_root=root
+    )
     Console().print(results_table(run(asked, seeds)))
     click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 

@@ -35,7 +35,7 @@ class Cost:
 
 def link_images(folder: Path, count: int) -> None:
     dataset = load("elpv")
-    sources = [Path(dataset.root, sample.path) for category in dataset.categories for sample in category.train]
+    sources = [Path(dataset.image_root, sample.path) for category in dataset.categories for sample in category.train]
     (folder / "train" / "good").mkdir(parents=True)
     for i in range(count):
         (folder / "train" / "good" / f"{i:06}.png").symlink_to(sources[i % len(sources)])

@@ -50,7 +50,7 @@ def seconds(action: Callable[[], object]) -> float:
 def write_images(folder: Path, count: int) -> list[Path]:
     """512 px PNG files of real images, repeated with another brightness where there are too few."""
     dataset = load("elpv")
-    sources = [Path(dataset.root, sample.path) for category in dataset.categories for sample in category.train]
+    sources = [Path(dataset.image_root, sample.path) for category in dataset.categories for sample in category.train]
     target = folder / "images" / "cells" / "train" / "good"
     target.mkdir(parents=True)
     for i in range(count):

@@ -52,7 +52,7 @@ def seconds(address: str, function: Callable[..., object], tasks: int, on_result
 def real_cache(images: int) -> tuple[float, float]:
     """Core seconds and bytes an image of stage 1 with the default settings, on real images."""
     dataset = load("elpv", categories=["mono"])
-    part = Dataset("elpv", dataset.root, (Category("mono", dataset.categories[0].train[:images], ()),))
+    part = Dataset("elpv", dataset.image_root, (Category("mono", dataset.categories[0].train[:images], ()),))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         precompute([(part, f"{folder}/cache.zarr")], PrecomputeSettings())

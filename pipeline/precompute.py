@@ -120,7 +120,7 @@ def _compute(
     named = settings.weights in ("imagenet", "none")
     weights = settings.weights if named else absolute(settings.weights)
     tasks = [
-        (Job(work.cache.store, work.cache.id, work.dataset.root, weights, execution), category, shard)
+        (Job(work.cache.store, work.cache.id, work.dataset.image_root, weights, execution), category, shard)
         for work in works
         for category, shard, _ in work.shards
     ]

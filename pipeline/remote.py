@@ -65,7 +65,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return filesystem, str(base).rstrip("/")
 
 
-def failure(error: BaseException) -> str | None:
+def describe_io_error(error: BaseException) -> str | None:
     """What went wrong, in one line, where `error` comes from files, a network or an object store; else None."""
     package = type(error).__module__.partition(".")[0]
     if not isinstance(error, OSError) and package not in _PACKAGES:

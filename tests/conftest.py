@@ -57,8 +57,11 @@ def elpv() -> dict[str, tuple[list[Path], list[Path]]]:
     dataset = load("elpv")
     files: dict[str, tuple[list[Path], list[Path]]] = {}
     for category in dataset.categories:
-        normal = [Path(dataset.root, sample.path) for sample in category.train]
-        files[category.name] = normal, [Path(dataset.root, sample.path) for sample in category.test if sample.label]
+        normal = [Path(dataset.image_root, sample.path) for sample in category.train]
+        files[category.name] = (
+            normal,
+            [Path(dataset.image_root, sample.path) for sample in category.test if sample.label],
+        )
     return files
 
 

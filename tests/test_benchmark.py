@@ -192,7 +192,7 @@ def test_a_cache_is_made_once_and_finished_with_its_own_settings(image_root: Pat
     cache = open_cache(store)
     assert cache.complete and cache.names() == ["poly"] and cache.settings.image_size == 32
     when = changes(tmp_path, "cache.zarr/**/*")
-    ensure_cache(replace(asked, categories=(), asked=BenchmarkSettings(), root="nowhere"))
+    ensure_cache(replace(asked, categories=(), asked=BenchmarkSettings(), image_root="nowhere"))
     assert changes(tmp_path, "cache.zarr/**/*") == when
     # Another category joins with the settings of the cache, a few of its images only for a quick look.
     ensure_cache(replace(asked, categories=("mono",), asked=BenchmarkSettings(quick=True)))

@@ -409,7 +409,7 @@ def test_defaults_lie_below_the_working_directory_for_each(two_roots: tuple[Path
         ),
         (
             ("--root", "one", "--root", "two", "--store", "1.zarr", "--store", "2.zarr", "--category", "mono"),
-            "two: none of the categories asked for",
+            "two: has none of the categories asked for",
         ),
     ],
 )

@@ -52,7 +52,7 @@ def test_mvtec_samples(tmp_path: Path) -> None:
         ["license.txt", "screw/readme.txt", "screw/train/good/.hidden.png", ".cache/train/good/x.png"],
     )
     found = load("mvtec", str(tmp_path))
-    assert (found.name, found.root) == ("mvtec", str(tmp_path))
+    assert (found.name, found.image_root) == ("mvtec", str(tmp_path))
     assert [category.name for category in found.categories] == ["bottle", "screw"]
     screw = found.categories[1]
     assert [s.path for s in screw.train] == [f"screw/train/good/00{i}.png" for i in range(3)]
@@ -83,7 +83,7 @@ def test_a_url_lists_as_a_folder_does(tmp_path: Path) -> None:
         fsspec.filesystem("memory").pipe_file(f"/url-lists/{path}", b"")
     local, remote = load("folder", str(tmp_path)), load("folder", "memory://url-lists")
     assert remote.categories == local.categories
-    assert remote.root == "memory://url-lists"
+    assert remote.image_root == "memory://url-lists"
     assert load("folder", "memory://url-lists/screw").categories[0].name == "screw"
 
 
@@ -248,7 +248,7 @@ def test_elpv_package() -> None:
     found = load("elpv")
     assert [c.name for c in found.categories] == ["mono", "poly"]
     labels = {}
-    for line in (Path(found.root) / "labels.csv").read_text().splitlines():
+    for line in (Path(found.image_root) / "labels.csv").read_text().splitlines():
         path, probability, kind = line.split()
         labels[path] = (float(probability), kind)
     seen: set[str] = set()
@@ -262,7 +262,7 @@ def test_elpv_package() -> None:
         train, good, _ = sizes(category)
         assert 0.67 < train / (train + good) < 0.73
     assert seen == {path for path, (probability, _) in labels.items() if probability in (0, 1)}
-    assert all((Path(found.root) / path).is_file() for path in seen)
+    assert all((Path(found.image_root) / path).is_file() for path in seen)
     assert {row.status for row in compare_counts("elpv")} == {"whole"}
 
 

@@ -199,7 +199,7 @@ def test_the_threshold_flags_at_most_the_share_asked_for(
 ) -> None:
     settings = replace(SETTINGS, scorer=scorer, false_alarms=false_alarms, coreset=1)
     detector = fit_untrained(normals, cells, settings)
-    deciding = detector.deciding(detector.score(cells.held_out))
+    deciding = detector.decision_scores(detector.score(cells.held_out))
     # Of ten normals the whole part of the share, as no two of their scores are the same.
     assert (deciding > detector.threshold).sum() == int(false_alarms * 10)
 
@@ -207,7 +207,7 @@ def test_the_threshold_flags_at_most_the_share_asked_for(
 def test_the_threshold_is_on_the_scale_of_the_scorer_that_decides(trained: Detector, cells: Cells) -> None:
     held_out = trained.score(cells.held_out)
     assert held_out.image["sum"].min() <= trained.threshold <= held_out.image["sum"].max()
-    np.testing.assert_array_equal(trained.deciding(held_out), held_out.image["sum"])
+    np.testing.assert_array_equal(trained.decision_scores(held_out), held_out.image["sum"])
     low, high = trained.calibration.map_range
     assert low == pytest.approx(np.median(held_out.maps)) and high == pytest.approx(held_out.maps.max())
 

@@ -28,7 +28,7 @@ class Brightness:
         maps = np.stack([image.mean(2, dtype=np.float32) for image in images])
         return Scores({"mean": maps.mean((1, 2), np.float64), "max": maps.max((1, 2)).astype(np.float64)}, maps)
 
-    def deciding(self, scores: Scores) -> NDArray[np.float64]:
+    def decision_scores(self, scores: Scores) -> NDArray[np.float64]:
         return scores.image["mean"]
 
 

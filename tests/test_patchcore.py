@@ -55,7 +55,7 @@ def test_the_score_is_the_largest_distance_to_the_nearest_normal_patch(
     assert whole.fitted.references.coreset.shape[0] == 4 * PATCHES
     np.testing.assert_allclose(scores.image["patchcore"][:4], 0, atol=1e-4)
     np.testing.assert_allclose(scores.image["patchcore"][4:], distances.amax(1).numpy(), rtol=1e-4)
-    assert np.array_equal(whole.deciding(scores), scores.image["patchcore"])
+    assert np.array_equal(whole.decision_scores(scores), scores.image["patchcore"])
 
 
 def test_maps_are_high_where_the_image_is_not_normal(whole: Detector, photos: NDArray[np.uint8]) -> None:

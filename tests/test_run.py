@@ -227,10 +227,11 @@ def test_another_root_is_searched_for_the_test_images(finished: Finished, tmp_pa
     for path in (moved / "poly/test/good").iterdir():
         path.unlink()
     assert (
-        run(finished.store, out, UNTRAINED, categories=["poly"], root=str(moved))["categories"]["poly"]["n_test"] == 3
+        run(finished.store, out, UNTRAINED, categories=["poly"], image_root=str(moved))["categories"]["poly"]["n_test"]
+        == 3
     )
-    assert "no such folder" in refusal(finished.store, tmp_path / "a", root=str(tmp_path / "nowhere"))
-    message = refusal(finished.store, tmp_path / "b", root=str(moved))
+    assert "no such folder" in refusal(finished.store, tmp_path / "a", image_root=str(tmp_path / "nowhere"))
+    message = refusal(finished.store, tmp_path / "b", image_root=str(moved))
     assert str(moved) in message and "mono" in message and "--root" in message
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 

@@ -70,7 +70,7 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """On the scale of `deciding`; an image above it is anomalous."""
+        """On the scale of `decision_scores`; an image above it is anomalous."""
         return self.calibration.threshold
 
     @classmethod
@@ -108,7 +108,7 @@ class Detector:
             scores["sum"] = self.calibration.score("sum", scores)
         return Scores({name: values.numpy() for name, values in scores.items()}, maps.numpy())
 
-    def deciding(self, scores: Scores) -> NDArray[np.float64]:
+    def decision_scores(self, scores: Scores) -> NDArray[np.float64]:
         """The scores (N,) that the threshold is for."""
         return scores.image[self.recipe.deciding_score]
 

@@ -49,12 +49,12 @@ _Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 class Run:
     """What every category and seed of a run shares.
 
-    root: of the test images, absolute; resume: whether results and checkpoints that lie in `folder` are gone on with;
-    normals and tests: of every category of the run; test_images: of each label and category, None for all.
+    image_root: of the test images, absolute. resume: whether finished cells and checkpoints in `folder` are kept.
+    normals, tests: of every category of the run. test_images: of each label and category, None for all.
     """
 
     cache: Cache
-    root: str
+    image_root: str
     folder: RunFolder
     settings: Settings
     device: torch.device
@@ -63,7 +63,7 @@ class Run:
     tests: dict[str, Category]
     test_images: int | None = None
 
-    def kept(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What its folder keeps of the run: settings, and the digest of each category's list of images."""
         images = {name: str(self.cache[name].group.attrs["images_digest"]) for name in self.normals}
         settings = {"train": asdict(self.settings), "cache": self.cache.settings.to_attributes()}
@@ -85,8 +85,8 @@ def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
     UserError on resume where the folder was made with other settings; without resume each cell is made anew.
     """
     if run.resume:
-        run.folder.require(run.kept(), "give those, or leave out --resume")
-    run.folder.keep(run.kept())
+        run.folder.require(run.fingerprint(), "give those, or leave out --resume")
+    run.folder.keep(run.fingerprint())
     seeds = list(dict.fromkeys(seeds))
     for name in run.normals:
         for seed in seeds:
@@ -102,16 +102,16 @@ def open_run(
     categories: Sequence[str] = (),
     device: str = "auto",
     resume: bool = False,
-    root: str | None = None,
+    image_root: str | None = None,
 ) -> Run:
     """A run of some categories, or all, of the cache at `store`; mistakes are told here, and nothing written.
 
-    root: where the test images lie, if they are no longer where precompute found them; the images to train on come
-    only from the cache.
+    image_root: where the test images lie, if they are no longer where precompute found them. The images to train on
+    come only from the cache.
     """
     cache = open_cache(store)
     cached = {category.name: category for category in cache.choose(categories)}
-    place, on = absolute(root or cache.image_root), choose_device(device)
+    place, on = absolute(image_root or cache.image_root), choose_device(device)
     tests = {category.name: category for category in load_tests(cache.dataset, place, list(cached))}
     normals = {name: _split(category, store, settings.held_out) for name, category in cached.items()}
     return Run(cache, place, RunFolder(folder), settings, on, resume, normals, tests)
@@ -153,10 +153,10 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     detector.save(cell.detector)
     result = CellResult(run.cache.dataset, name, seed, n_train, len(tests), detector.threshold)
     if tests:
-        found = evaluate(detector, run.root, tests)
-        cell.write_scores(tests, found.deciding, found.scores.image)
-        plot_scores(cell.scores_plot, found.labels, found.deciding, detector.threshold, name)
-        plot_maps(cell.maps_plot, detector, run.root, tests, found)
+        found = evaluate(detector, run.image_root, tests)
+        cell.write_scores(tests, found.decision_scores, found.scores.image)
+        plot_scores(cell.scores_plot, found.labels, found.decision_scores, detector.threshold, name)
+        plot_maps(cell.maps_plot, detector, run.image_root, tests, found)
         result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
     cell.write(result)
 

@@ -22,37 +22,37 @@ class Cache:
     """A cache: what it was made of and with, and its categories by name."""
 
     store: str
-    root: zarr.Group
+    group: zarr.Group
 
     @property
     def attributes(self) -> Attributes:
         """All root attributes, as they were when the cache was opened or last written to by this object."""
-        return dict(self.root.attrs)
+        return dict(self.group.attrs)
 
     @property
     def dataset(self) -> str:
         """Name of the data set."""
-        return str(self.root.attrs["dataset"])
+        return str(self.group.attrs["dataset"])
 
     @property
     def image_root(self) -> str:
         """Where the source images were found: an absolute path or a URL."""
-        return str(self.root.attrs["root"])
+        return str(self.group.attrs["root"])
 
     @property
     def id(self) -> str:
         """What tells this cache from one that is started again at the same place."""
-        return str(self.root.attrs["cache_id"])
+        return str(self.group.attrs["cache_id"])
 
     @property
     def complete(self) -> bool:
         """Whether the last run marked it complete."""
-        return bool(self.root.attrs.get("complete"))
+        return bool(self.group.attrs.get("complete"))
 
     @property
     def settings(self) -> PrecomputeSettings:
         """The settings that the cache was made with; a category has its own."""
-        return PrecomputeSettings.from_attributes(dict(self.root.attrs["settings"]))  # type: ignore[arg-type]
+        return PrecomputeSettings.from_attributes(dict(self.group.attrs["settings"]))  # type: ignore[arg-type]
 
     def names(self) -> list[str]:
         """The categories whose arrays exist, sorted."""
@@ -65,7 +65,7 @@ class Cache:
     def __getitem__(self, name: str) -> CachedCategory:
         """The category of that name; UserError where the cache has none."""
         # Zarr would take "mono/" and "./mono" for paths.
-        group = self.root.get(name) if name.strip(".") and "/" not in name else None
+        group = self.group.get(name) if name.strip(".") and "/" not in name else None
         if not isinstance(group, zarr.Group) or not group.attrs.get("ready"):
             held = ", ".join(self.names()) or "none"
             raise UserError(f"{self.store} holds no category {name!r}: it holds {held}")
@@ -84,8 +84,8 @@ class Cache:
 
     def update_attributes(self, **attributes: object) -> None:
         """Write root attributes where they differ: a finished cache may lie where this run can only read."""
-        if any(self.root.attrs.get(name) != value for name, value in attributes.items()):
-            self.root.update_attributes(attributes)
+        if any(self.group.attrs.get(name) != value for name, value in attributes.items()):
+            self.group.update_attributes(attributes)
 
     def refresh_digests(self) -> None:
         """Bring the root's list of its categories' `images_digest` up to date."""
@@ -99,7 +99,7 @@ class Cache:
         return complete
 
     def _ready(self) -> dict[str, zarr.Group]:
-        return {name: group for name, group in self.root.groups() if group.attrs.get("ready")}
+        return {name: group for name, group in self.group.groups() if group.attrs.get("ready")}
 
 
 def open_cache(store: str | Path, mode: Literal["r", "r+"] = "r") -> Cache:
@@ -112,11 +112,11 @@ def open_cache(store: str | Path, mode: Literal["r", "r+"] = "r") -> Cache:
 
 def find_cache(store: str, mode: Literal["r", "r+"] = "r") -> Cache | None:
     """The cache at a path or URL, None where there is no Zarr group; UserError where its format is not ours."""
-    root = open_group(store, mode)
-    found = FORMAT if root is None else root.attrs.get("format")
+    group = open_group(store, mode)
+    found = FORMAT if group is None else group.attrs.get("format")
     if found != FORMAT:
         raise UserError(f"{store} is no cache of format {FORMAT} (found {found}): choose another --store")
-    return None if root is None else Cache(store, root)
+    return None if group is None else Cache(store, group)
 
 
 def default_store() -> str:

@@ -47,10 +47,10 @@ def prepare_cache(
     for name in cache.names():
         if overwrite and name in listed:
             # Before anything of it is deleted: killed half-way, it must not pass for whole.
-            cache.root[name].update_attributes({"ready": False})
+            cache.group[name].update_attributes({"ready": False})
     if only_these:
-        cache.root.attrs.put(dict(attributes))  # a copy: zarr keeps what it is given, and clears it at the next put
-    cache.update_attributes(root=dataset.root, versions=_versions())
+        cache.group.attrs.put(dict(attributes))  # a copy: zarr keeps what it is given, and clears it at the next put
+    cache.update_attributes(root=dataset.image_root, versions=_versions())
     ready = cache.names()
     missing = [name for name in listed if name not in ready]
     if missing:
@@ -85,7 +85,7 @@ def _versions() -> dict[str, str]:
 def _refuse_others(cache: Cache, dataset: str, settings: PrecomputeSettings, weights: str) -> None:
     # Weights count by their digest: the same file under another path is no other setting.
     differences = [line for line in cache.settings.differences(settings) if not line.startswith("weights:")]
-    found = ("dataset", cache.dataset, dataset), ("weights", str(cache.root.attrs["weights"]), weights)
+    found = ("dataset", cache.dataset, dataset), ("weights", str(cache.group.attrs["weights"]), weights)
     differences += [f"{name}: {mine}, not {yours}" for name, mine, yours in found if mine != yours]
     if differences:
         raise UserError(
@@ -97,7 +97,7 @@ def _refuse_others(cache: Cache, dataset: str, settings: PrecomputeSettings, wei
 def _create_category(
     cache: Cache, name: str, paths: Sequence[str], settings: PrecomputeSettings, chunks_per_shard: int
 ) -> None:
-    group = cache.root.create_group(name, overwrite=True)
+    group = cache.group.create_group(name, overwrite=True)
     for key, (shape, dtype, dimensions) in layout(len(paths), settings).items():
         group.create_array(
             key,

@@ -10,7 +10,7 @@ from zarr.errors import GroupNotFoundError
 
 from pipeline.cache.layout import Attributes
 from pipeline.errors import UserError
-from pipeline.remote import failure, is_url, need_extra, open_filesystem, options
+from pipeline.remote import describe_io_error, is_url, need_extra, open_filesystem, options
 
 
 def open_group(store: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
@@ -26,7 +26,7 @@ def create_group(store: str, attributes: Attributes) -> zarr.Group:
     try:
         return _open(store, "w-", attributes)
     except (FileNotFoundError, GroupNotFoundError) as error:
-        raise UserError(f"{store} cannot be created ({failure(error)}): choose another --store") from error
+        raise UserError(f"{store} cannot be created ({describe_io_error(error)}): choose another --store") from error
 
 
 def _open(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | None = None) -> zarr.Group:
@@ -47,7 +47,7 @@ def _open(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | N
         raise
     except Exception as error:
         # ImportError: fsspec lacks the package for the URL; ValueError: damaged metadata, or no URL that it knows.
-        reason = str(error) if isinstance(error, ValueError | ImportError) else failure(error)
+        reason = str(error) if isinstance(error, ValueError | ImportError) else describe_io_error(error)
         if reason is None:
             raise
         fix = "check its endpoint and credentials, or choose" if remote else "choose"

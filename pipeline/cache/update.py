@@ -35,27 +35,27 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
     """
     listed = [(cache[one.name], [sample.path for sample in one.train]) for one in dataset.categories]
     for category, paths in () if update else listed:
-        _refuse_vanished(category, dataset.root, paths)  # all of them, before anything is changed
+        _refuse_vanished(category, dataset.image_root, paths)  # all of them, before anything is changed
     if update:
         cache.update_attributes(complete=False)
     for category, paths in listed:
-        for line in _update_category(category, dataset.root, paths, update):
+        for line in _update_category(category, dataset.image_root, paths, update):
             # At once: a run that is killed later has no other chance to name them.
             print(line, file=sys.stderr, flush=True)
             cache.update_attributes(complete=False)
     cache.refresh_digests()
 
 
-def _refuse_vanished(category: CachedCategory, root: str, paths: Sequence[str]) -> None:
+def _refuse_vanished(category: CachedCategory, image_root: str, paths: Sequence[str]) -> None:
     gone = sorted(set(category.paths) - {"", *paths})
     if gone:
         raise UserError(
-            f"{category.name}: {len(gone)} cached images have vanished from {root}: {_listed(gone)};"
+            f"{category.name}: {len(gone)} cached images have vanished from {image_root}: {_listed(gone)};"
             " restore them, or give --update to drop them"
         )
 
 
-def _update_category(category: CachedCategory, root: str, paths: Sequence[str], update: bool) -> list[str]:
+def _update_category(category: CachedCategory, image_root: str, paths: Sequence[str], update: bool) -> list[str]:
     """Update one category; a line for the images that joined, one for those that changed, one for those that left."""
     stored = category.paths
     known, wanted = set(stored), set(paths)
@@ -65,7 +65,7 @@ def _update_category(category: CachedCategory, root: str, paths: Sequence[str], 
         digests = category.digests
         gone = np.array([row for row, path in enumerate(stored) if path and path not in wanted], np.int64)
         _empty(category, gone, ("paths", "valid", "sha256"))
-        changed = _changed(category, root, [path if path in wanted else "" for path in stored], digests)
+        changed = _changed(category, image_root, [path if path in wanted else "" for path in stored], digests)
         _empty(category, changed, ("valid", "sha256"))
         _set_pending(category, np.unique(locate(changed)[0]))
     added = [path for path in paths if path not in known]
@@ -92,12 +92,14 @@ def _append(category: CachedCategory, count: int, added: Sequence[str]) -> None:
     category.array("paths")[count:] = np.array(added, dtype=object)
 
 
-def _changed(category: CachedCategory, root: str, paths: Sequence[str], digests: Sequence[str]) -> NDArray[np.int64]:
+def _changed(
+    category: CachedCategory, image_root: str, paths: Sequence[str], digests: Sequence[str]
+) -> NDArray[np.int64]:
     """Rows whose file has another digest than the one they were computed from, or could not be read then."""
 
     def differs(row: int) -> bool:
         try:
-            return not digests[row] or hashlib.sha256(read_file(root, paths[row])).hexdigest() != digests[row]
+            return not digests[row] or hashlib.sha256(read_file(image_root, paths[row])).hexdigest() != digests[row]
         except OSError:
             return True
 

@@ -21,7 +21,7 @@ from pipeline.cache.summary import summarise
 from pipeline.data.images import read_bytes
 from pipeline.errors import ImageError, RunError, UserError, one_line
 from pipeline.progress import Advance, progress
-from pipeline.remote import failure
+from pipeline.remote import describe_io_error
 from pipeline.settings import PrecomputeSettings
 
 # Centroids are float32 means of values that are multiples of 1/255.
@@ -46,7 +46,7 @@ def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
     is exempt. UserError where there is no cache or no such category.
     """
     cache = open_cache(store)
-    problems = _root_problems(cache)
+    problems = _cache_problems(cache)
     skipped: list[str] = []
     checked = 0
     for category in cache.choose(categories):
@@ -116,7 +116,7 @@ def _verify_category(cache: Cache, category: CachedCategory) -> Verdict:
 
 def _refuse_remote_failure(name: str, error: Exception) -> None:
     """A remote side that is out of reach says nothing about the cache."""
-    if not isinstance(error, OSError) and (reason := failure(error)):
+    if not isinstance(error, OSError) and (reason := describe_io_error(error)):
         raise RunError(f"{name} is out of reach ({reason}): try again when it is back") from error
 
 
@@ -135,11 +135,11 @@ def _misnumbered(arrays: Arrays) -> NDArray[np.bool_]:
     return wrong
 
 
-def _root_problems(cache: Cache) -> list[str]:
+def _cache_problems(cache: Cache) -> list[str]:
     ready = cache.names()
     problems = [
         f"{name}: its arrays were not all created; run precompute again"
-        for name, _ in cache.root.groups()
+        for name, _ in cache.group.groups()
         if name not in ready
     ]
     if not cache.complete:
@@ -203,10 +203,10 @@ def _chunk_problems(arrays: Arrays, valid: NDArray[np.bool_], settings: Precompu
             yield f"{line} in {faulty.sum()} of {len(faulty)} images, first {first}"
 
 
-def _source_problem(root: str, path: str, digest: str) -> tuple[str, bool]:
+def _source_problem(image_root: str, path: str, digest: str) -> tuple[str, bool]:
     """A line, empty where the source is as it was; and whether the source could not be read at all."""
     try:
-        found = hashlib.sha256(read_bytes(root, path)).hexdigest()
+        found = hashlib.sha256(read_bytes(image_root, path)).hexdigest()
     except ImageError as error:
         return str(error), True
     return ("" if found == digest else f"{path}: the source image changed since it was computed"), False

@@ -73,14 +73,14 @@ class CountRow:
     status: str
 
 
-def compare_counts(name: str, root: str | None = None) -> list[CountRow]:
-    """Compare what lies below `root` with the published counts; one row a category, sorted by name.
+def compare_counts(name: str, image_root: str | None = None) -> list[CountRow]:
+    """Compare what lies below `image_root` with the published counts; one row a category, sorted by name.
 
     Published categories that are not there have a row too. Only names are looked at.
 
     Raises `UserError` for an unknown name or a missing root, and for `folder` where nothing is found.
     """
-    found = find_categories(name, root)
+    found = find_categories(name, image_root)
     expected = COUNTS.get(name, {})
     if not found.categories and not expected:
         raise UserError(nothing_found(name, found))

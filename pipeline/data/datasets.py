@@ -24,10 +24,10 @@ _VISA_TABLE = "split_csv/1cls.csv"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as found: `root` is an absolute local path or an fsspec URL, categories go by name."""
+    """A data set as found: `image_root` is an absolute local path or an fsspec URL, categories go by name."""
 
     name: str
-    root: str
+    image_root: str
     categories: tuple[Category, ...]
 
     @property
@@ -43,23 +43,23 @@ class Found:
     absent: per category, the files that its table names and the root does not have.
     """
 
-    root: str
+    image_root: str
     listing: Listing
     categories: tuple[Category, ...]
     absent: dict[str, list[str]]
 
 
-def load(name: str, root: str | None = None, categories: Sequence[str] = ()) -> Dataset:
-    """List the data set `name` (one of `DATASETS`) below `root`; only of `categories` if any are given.
+def load(name: str, image_root: str | None = None, categories: Sequence[str] = ()) -> Dataset:
+    """List the data set `name` (one of `DATASETS`) below `image_root`; only of `categories` if any are given.
 
-    `root` is a folder or an fsspec URL. None means ``data/<name>`` below the working directory, and for
+    `image_root` is a folder or an fsspec URL. None means ``data/<name>`` below the working directory, and for
     `elpv` the data folder of the installed package. Order depends only on names, never on locale or
     filesystem.
 
     Raises `UserError` for an unknown name or category, a missing root, a root without categories, a category
     without normal images to train on, and a VisA or ELPV copy that lacks files of its table.
     """
-    return load_several([(name, root)], categories)[0]
+    return load_several([(name, image_root)], categories)[0]
 
 
 def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[str] = ()) -> list[Dataset]:
@@ -68,56 +68,58 @@ def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[
     Raises what `load` raises, `UserError` also for a category that none of them has, and for one of them that has none
     of `categories`.
     """
-    found = [find_categories(name, root) for name, root in places]
+    found = [find_categories(name, image_root) for name, image_root in places]
     for (name, _), one in zip(places, found, strict=True):
         if not one.categories:
             raise UserError(nothing_found(name, one))
     categories = split(categories, [category.name for one in found for category in one.categories])
     _refuse_unknown(found, categories)
-    return [Dataset(name, one.root, _choose(one, categories)) for (name, _), one in zip(places, found, strict=True)]
+    return [
+        Dataset(name, one.image_root, _choose(one, categories)) for (name, _), one in zip(places, found, strict=True)
+    ]
 
 
 def _choose(found: Found, categories: Sequence[str]) -> tuple[Category, ...]:
     chosen = tuple(category for category in found.categories if not categories or category.name in categories)
     if not chosen:
-        raise UserError(f"{found.root}: none of the categories asked for; leave this data set out or name one of its")
+        raise UserError(f"{found.image_root}: has none of the categories asked for; leave it out or name one of its")
     for category in chosen:
         absent = found.absent.get(category.name)
         if absent:
             raise UserError(
-                f"{found.root}: {len(absent)} files of category {category.name} are missing, "
+                f"{found.image_root}: {len(absent)} files of category {category.name} are missing, "
                 f"first {absent[0]}; copy the data again (`cutswap datasets` counts it)"
             )
         if not category.train:
             raise UserError(
-                f"{found.root}: category {category.name} has no image in train/good; "
+                f"{found.image_root}: category {category.name} has no image in train/good; "
                 "put the normal images to train on there"
             )
     return chosen
 
 
-def load_tests(name: str, root: str, categories: Sequence[str]) -> tuple[Category, ...]:
+def load_tests(name: str, image_root: str, categories: Sequence[str]) -> tuple[Category, ...]:
     """The named categories as `load` lists them, for their test samples: their normal images may be gone.
 
     Raises `UserError` for a category that is not there or lacks files of its table.
     """
-    found = find_categories(name, root)
+    found = find_categories(name, image_root)
     there = {category.name: category for category in found.categories}
     for category in categories:
         if category not in there:
-            raise UserError(f"{root} holds no images of {category}: give the --root where its test images lie now")
+            raise UserError(f"{image_root} holds no images of {category}: give --root, where its test images lie now")
         if absent := found.absent.get(category):
             raise UserError(
-                f"{root}: {len(absent)} files of {category} are missing, such as {absent[0]}: copy it again"
+                f"{image_root}: {len(absent)} files of {category} are missing, such as {absent[0]}: copy it again"
             )
     return tuple(there[category] for category in categories)
 
 
-def find_categories(name: str, root: str | None) -> Found:
-    """List the categories of a data set below `root`, None for its default; `UserError` for an unknown name."""
+def find_categories(name: str, image_root: str | None) -> Found:
+    """List the categories of a data set below `image_root`, None for its default; `UserError` for an unknown name."""
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
-    place = _place(name, root)
+    place = _place(name, image_root)
     listing = list_images(place)
     if name == "elpv":
         table = _read_table(place, "labels.csv")
@@ -137,13 +139,13 @@ def find_categories(name: str, root: str | None) -> Found:
     return _present(place, listing, categories)
 
 
-def _place(name: str, root: str | None) -> str:
-    if root is not None:
-        return absolute(root)
+def _place(name: str, image_root: str | None) -> str:
+    if image_root is not None:
+        return absolute(image_root)
     return _elpv_folder() if name == "elpv" else absolute(f"data/{name}")
 
 
-def _present(root: str, listing: Listing, categories: Iterable[Category]) -> Found:
+def _present(image_root: str, listing: Listing, categories: Iterable[Category]) -> Found:
     """Leave out samples, masks and whole categories that a table names but the root has not."""
     files = frozenset(listing.files)
     there: list[Category] = []
@@ -156,7 +158,7 @@ def _present(root: str, listing: Listing, categories: Iterable[Category]) -> Fou
         elif len(lacking) < len(named):
             there.append(Category(category.name, _on_disk(category.train, files), _on_disk(category.test, files)))
             absent[category.name] = lacking
-    return Found(root, listing, tuple(there), absent)
+    return Found(image_root, listing, tuple(there), absent)
 
 
 def _on_disk(samples: Sequence[Sample], files: frozenset[str]) -> tuple[Sample, ...]:
@@ -169,7 +171,7 @@ def _on_disk(samples: Sequence[Sample], files: frozenset[str]) -> tuple[Sample, 
 
 def _refuse_unknown(found: Sequence[Found], categories: Sequence[str]) -> None:
     names = list(dict.fromkeys(category.name for one in found for category in one.categories))
-    roots = ", ".join(one.root for one in found)
+    roots = ", ".join(one.image_root for one in found)
     for wanted in categories:
         if wanted not in names:
             near = difflib.get_close_matches(wanted, names, n=1)
@@ -180,16 +182,16 @@ def _refuse_unknown(found: Sequence[Found], categories: Sequence[str]) -> None:
 def nothing_found(name: str, found: Found) -> str:
     """The error of a root without categories: what it holds, and what it needs."""
     if name == "elpv":
-        return f"{found.root}: no labels.csv with images; leave out --root to use the package elpv-dataset"
+        return f"{found.image_root}: no labels.csv with images; leave out --root to use the package elpv-dataset"
     # <root>/a/b/<category>/train/good: the root to give is <root>/a/b.
     inner = [folder for folder in found.listing.folders if folder.endswith("/train/good")]
-    outer = sorted({f"{found.root}/{folder}".rsplit("/", 3)[0] for folder in inner})
+    outer = sorted({f"{found.image_root}/{folder}".rsplit("/", 3)[0] for folder in inner})
     if outer:
-        return f"{found.root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
+        return f"{found.image_root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
     top = sorted(folder for folder in found.listing.folders if "/" not in folder)
     held = f"folders {', '.join(top[:8])}{', ...' if len(top) > 8 else ''}" if top else "no folder"
     wanted = "<category>/train/good, train/good, or only images" if name == "folder" else "<category>/train/good"
-    return f"{found.root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
+    return f"{found.image_root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
 
 
 def _elpv_folder() -> str:
@@ -199,10 +201,10 @@ def _elpv_folder() -> str:
     return str(Path(spec.origin).parent / "data")
 
 
-def _read_table(root: str, path: str) -> str | None:
+def _read_table(image_root: str, path: str) -> str | None:
     try:
-        return read_file(root, path).decode("utf-8-sig")
+        return read_file(image_root, path).decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{root}/{path}: cannot be read ({error})") from error
+        raise UserError(f"{image_root}/{path}: cannot be read ({error})") from error

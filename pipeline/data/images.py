@@ -47,17 +47,17 @@ _UPRIGHT = {
 _CLASS_NUMBERS = 32
 
 
-def read_bytes(root: str, path: str) -> bytes:
-    """Content of the image file at `path` (relative, POSIX) below `root` (local folder or fsspec URL).
+def read_bytes(image_root: str, path: str) -> bytes:
+    """Content of the image file at `path` (relative, POSIX) below `image_root` (local folder or fsspec URL).
 
     Raises `ImageError` naming the file where it is missing or cannot be read.
     """
     try:
-        return read_file(root, path)
+        return read_file(image_root, path)
     except FileNotFoundError:
-        raise ImageError(f"{root.rstrip('/')}/{path}: no such file; check the path or the copy") from None
+        raise ImageError(f"{image_root.rstrip('/')}/{path}: no such file; check the path or the copy") from None
     except OSError as error:
-        raise ImageError(f"{root.rstrip('/')}/{path}: cannot be read ({error.strerror or error})") from error
+        raise ImageError(f"{image_root.rstrip('/')}/{path}: cannot be read ({error.strerror or error})") from error
 
 
 def decode_rgb(data: bytes, size: int, resize: str, name: str) -> NDArray[np.uint8]:

@@ -117,8 +117,8 @@ def _compute_by_chunk(
     return whole, tuple(problems)
 
 
-def _read_ahead(root: str, paths: Sequence[str], settings: PrecomputeSettings) -> list[Future[_Loaded]]:
-    return [readers().submit(_load_image, root, path, settings) for path in paths]
+def _read_ahead(image_root: str, paths: Sequence[str], settings: PrecomputeSettings) -> list[Future[_Loaded]]:
+    return [readers().submit(_load_image, image_root, path, settings) for path in paths]
 
 
 def _compute_arrays(
@@ -191,9 +191,9 @@ def _spread(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
     return spread
 
 
-def _load_image(root: str, path: str, settings: PrecomputeSettings) -> _Loaded:
+def _load_image(image_root: str, path: str, settings: PrecomputeSettings) -> _Loaded:
     try:
-        data = read_bytes(root, path)
+        data = read_bytes(image_root, path)
         return _Loaded(decode_rgb(data, settings.image_size, settings.resize, path), hashlib.sha256(data).hexdigest())
     except ImageError as error:
         return _Loaded(None, "", str(error))

@@ -24,8 +24,8 @@ _QUICK_SIZE = 128
 class Benchmark:
     """What is compared: arms and seeds on some or all categories of a data set; see `run_benchmark`.
 
-    store: the cache; made first where it is not there or not finished. root: of the data set, None for its default.
-    command: what was typed, for `results.md`.
+    store: the cache; it is made first where it is not there or not finished. image_root: of the data set, None for its
+    default. command: what was typed, for `results.md`.
     """
 
     dataset: str
@@ -34,7 +34,7 @@ class Benchmark:
     asked: BenchmarkSettings
     execution: Execution
     categories: tuple[str, ...] = ()
-    root: str | None = None
+    image_root: str | None = None
     command: str = ""
 
     @property
@@ -77,6 +77,6 @@ def open_arm(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = 
         categories=benchmark.categories if categories is None else categories,
         device=benchmark.execution.device,
         resume=True,
-        root=benchmark.root,
+        image_root=benchmark.image_root,
     )
     return run.with_fewer_tests(_QUICK_TESTS) if benchmark.asked.quick else run

@@ -32,9 +32,9 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
     ensure_cache(benchmark)
     runs = {arm: open_arm(benchmark, arm) for arm in benchmark.asked.arms}
     for run in runs.values():
-        run.folder.require(run.kept(), "give another --out")
+        run.folder.require(run.fingerprint(), "give another --out")
     for run in runs.values():
-        run.folder.keep(run.kept())
+        run.folder.keep(run.fingerprint())
     run_cells(benchmark, runs)
     arms = {arm: write_results(run, list(benchmark.seeds)) for arm, run in runs.items()}
     _write_report(benchmark, runs, arms)
@@ -58,7 +58,7 @@ def ensure_cache(benchmark: Benchmark) -> None:
             )
         if cache.complete and set(benchmark.categories) <= set(cache.names()):
             return
-    dataset = load(benchmark.dataset, benchmark.root, benchmark.categories)
+    dataset = load(benchmark.dataset, benchmark.image_root, benchmark.categories)
     if benchmark.asked.quick:
         fewer = tuple(replace(category, train=category.train[:QUICK_NORMALS]) for category in dataset.categories)
         dataset = replace(dataset, categories=fewer)

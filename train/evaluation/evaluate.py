@@ -28,31 +28,31 @@ class Evaluation:
     scorers: dict[str, float | None]
     by_defect: dict[str, DefectResult]
     scores: Scores
-    deciding: NDArray[np.float64]
+    decision_scores: NDArray[np.float64]
     labels: NDArray[np.int64]
 
 
-def read_images(root: str, paths: Sequence[str], settings: PrecomputeSettings) -> Iterator[NDArray[np.uint8]]:
+def read_images(image_root: str, paths: Sequence[str], settings: PrecomputeSettings) -> Iterator[NDArray[np.uint8]]:
     """Images (size,size,3) uint8 as precompute would decode them, read ahead in threads; raises ImageError."""
 
     def read(path: str) -> NDArray[np.uint8]:
-        return decode_rgb(read_bytes(root, path), settings.image_size, settings.resize, path)
+        return decode_rgb(read_bytes(image_root, path), settings.image_size, settings.resize, path)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), _IMAGES_AHEAD):
             yield from pool.map(read, paths[start : start + _IMAGES_AHEAD])
 
 
-def evaluate(detector: Detector, root: str, samples: Sequence[Sample]) -> Evaluation:
-    """Score test samples below `root` and measure: every metric, of all and of each class of defect beside the normals.
+def evaluate(detector: Detector, image_root: str, samples: Sequence[Sample]) -> Evaluation:
+    """Score test samples and measure every metric, of all and of each class of defect beside the normals.
 
     Anomalous images without a mask, or with an empty one, take no part in the metrics that need masks.
     """
     settings = detector.precompute_settings
     labels = np.array([sample.label for sample in samples], np.int64)
-    scores = detector.score(read_images(root, [sample.path for sample in samples], settings))
-    deciding = detector.deciding(scores)
-    masks = np.stack([_mask(root, sample, settings) for sample in samples])
+    scores = detector.score(read_images(image_root, [sample.path for sample in samples], settings))
+    deciding = detector.decision_scores(scores)
+    masks = np.stack([_mask(image_root, sample, settings) for sample in samples])
     known = has_pixel_truth(labels, masks)
     pixels = PixelRanking.of(masks[known], scores.maps[known]) if masks.any() else None
     by_defect = {}
@@ -65,7 +65,7 @@ def evaluate(detector: Detector, root: str, samples: Sequence[Sample]) -> Evalua
     return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding, labels)
 
 
-def _mask(root: str, sample: Sample, settings: PrecomputeSettings) -> NDArray[np.bool_]:
+def _mask(image_root: str, sample: Sample, settings: PrecomputeSettings) -> NDArray[np.bool_]:
     if sample.mask is None:
         return np.zeros((settings.image_size, settings.image_size), bool)
-    return decode_mask(read_bytes(root, sample.mask), settings.image_size, settings.resize, sample.mask)
+    return decode_mask(read_bytes(image_root, sample.mask), settings.image_size, settings.resize, sample.mask)

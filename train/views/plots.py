@@ -47,14 +47,16 @@ def plot_scores(
         figure.savefig(file, format="png", dpi=100)
 
 
-def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sample], evaluation: Evaluation) -> None:
+def plot_maps(
+    path: Path, detector: Detector, image_root: str, samples: Sequence[Sample], evaluation: Evaluation
+) -> None:
     """The highest and the median scores among the anomalies, and the highest among the normals, with anomaly maps.
 
     White contours are the masks; all maps share one colour scale.
     """
-    scores, settings = evaluation.deciding, detector.precompute_settings
+    scores, settings = evaluation.decision_scores, detector.precompute_settings
     rows = _choose(scores, evaluation.labels)
-    images = list(read_images(root, [samples[i].path for i in rows], settings))
+    images = list(read_images(image_root, [samples[i].path for i in rows], settings))
     top = float(np.quantile(evaluation.scores.maps, 0.999))
     bottom = float(np.quantile(evaluation.scores.maps, 0.5))
     figure = Figure(figsize=(2.2 * len(rows), 5), layout="constrained")
@@ -66,7 +68,7 @@ def plot_maps(path: Path, detector: Detector, root: str, samples: Sequence[Sampl
         below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
         mask = samples[i].mask
         if mask is not None:
-            truth = decode_mask(read_bytes(root, mask), settings.image_size, settings.resize, mask)
+            truth = decode_mask(read_bytes(image_root, mask), settings.image_size, settings.resize, mask)
             below.contour(truth, levels=[0.5], colors="white", linewidths=1)
         above.axis("off")
         below.axis("off")
