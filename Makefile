@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-all lint docs benchmark clean
+.PHONY: help setup demo test test-slow test-all test-newest lint docs benchmark clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +30,15 @@ test-slow: $(STAMP) ## the tests that start processes or take longer
 
 test-all: test test-slow ## every test
 
+test-newest: ## the main job and the fast tests with the newest packages that pyproject.toml allows, no constraints
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
+	rm -rf $(NEWEST)/demo
+	$(NEWEST)/bin/python cli.py precompute --dataset elpv --category mono --image-size 128 --store $(NEWEST)/demo/mono.zarr
+	$(NEWEST)/bin/python cli.py inspect $(NEWEST)/demo/mono.zarr --verify --html $(NEWEST)/demo/gallery
+	$(NEWEST)/bin/python cli.py train $(NEWEST)/demo/mono.zarr --out $(NEWEST)/demo/run
+	$(NEWEST)/bin/python -m pytest -n 2 -m 'not slow'
+
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +52,4 @@ benchmark: $(STAMP) ## how fast both stages are, as ratios measured side by side
 	$(BIN)/python benchmarks/stream.py
 
 clean: ## remove the environment, caches and runs
-	rm -rf $(VENV) data/cache runs build *.egg-info
+	rm -rf $(VENV) $(NEWEST) data/cache runs build *.egg-info

@@ -15,7 +15,7 @@ from rich.console import Console
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
 from pipeline.data.datasets import DATASETS
 from pipeline.errors import RunError, UserError
-from pipeline.options import numbers, options_of, settings_file
+from pipeline.options import numbers, options_of, settings_file, store_option
 from pipeline.remote import describe_io_error
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
@@ -23,7 +23,7 @@ from train.settings import BenchmarkSettings, TrainSettings
 
 DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True)
 ROOT = click.option("--root", metavar="DIR|URL", help="Where the data set lies; default data/<dataset>.")
-STORE = click.option("--store", metavar="PATH|URL", help="The cache; default the only one in data/cache.")
+STORE = store_option("The cache; default the only one in data/cache.")
 CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
 
 
@@ -115,10 +115,8 @@ def precompute(
     from pipeline.views.tables import work_table
 
     places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
-    stores = [
-        store or f"data/cache/{dataset}.zarr"
-        for store, dataset in zip(_one_each("--store", stores, datasets), datasets, strict=True)
-    ]
+    named = zip(_one_each("--store", stores, datasets), datasets, strict=True)
+    stores = [store or f"data/cache/{dataset}.zarr" for store, dataset in named]
     works = list(zip(load_several(places, categories), stores, strict=True))
     result = run(works, settings, execution, overwrite=overwrite, update=update)
     if result.tasks:
@@ -176,7 +174,7 @@ def train(
 @DATASET
 @ROOT
 @CATEGORY
-@click.option("--store", metavar="PATH|URL", help="The cache; default data/cache/<dataset>.zarr; made if not there.")
+@store_option("The cache; default data/cache/<dataset>.zarr; made if not there.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default runs/benchmark/<dataset>, or <dataset>-quick.")
 @options_of(BenchmarkSettings, "asked")
 @options_of(Execution, "execution", only=("scheduler", "workers", "device"), scheduler="processes")
@@ -217,7 +215,8 @@ def _typed(context: click.Context) -> str:
         name, value = str(parameter.name), context.params.get(str(parameter.name))
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             for one in value if isinstance(value, tuple) else (value,):
-                words += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
+                named = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
+                words += named if one is True else [*named, str(one)]
     return shlex.join(words)
 
 
@@ -239,7 +238,7 @@ def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -
 
 
 @main.command()
-@click.argument("store", required=False)
+@STORE
 @CATEGORY
 @click.option("--image", metavar="ID", help="Draw one image to <category>-<name>.png, in the --html folder if given.")
 @click.option(
@@ -250,7 +249,7 @@ def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -
 def inspect(
     store: str | None, categories: Sequence[str], image: str | None, folder: Path | None, verify: bool, as_json: bool
 ) -> None:
-    """Show what the cache at STORE holds; default is the only one below data/cache.
+    """Show what the cache at STORE holds, and the settings file that makes it again; of a run folder only the latter.
 
     ID of --image is a relative path, a row number, or a part of one path.
     """
@@ -285,10 +284,13 @@ def inspect(
     if image is None and folder is None:
         from pipeline.cache.summary import summarise
         from pipeline.views.tables import cache_table, settings_text, stage_table
+        from train.run_folder import RunFolder
 
+        if (made_by := RunFolder(Path(store)).asked).exists():
+            click.echo(made_by.read_text(encoding="utf-8"), nl=False)
+            return
         summary = summarise(store, categories)
-        console = Console()
-        console.print(cache_table(summary), stage_table(summary))
+        Console().print(cache_table(summary), stage_table(summary))
         click.echo(settings_text(summary), nl=False)
 
 
@@ -298,7 +300,7 @@ def export() -> None:
 
 
 @export.command("negatives")
-@click.argument("store", required=False)
+@STORE
 @CATEGORY
 @click.option("--out", type=click.Path(path_type=Path), default=Path("negatives"))
 @click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")

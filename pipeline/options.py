@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pipeline.errors import UserError, one_line
 from pipeline.setting import spelling, split
@@ -52,6 +53,23 @@ def numbers(_context: click.Context, _parameter: click.Parameter, values: Sequen
     if not found or min(found) < 0:
         raise click.BadParameter(f"{','.join(values)}: give numbers from 0 on")
     return found
+
+
+def store_option(help: str) -> Callable[[Command], Command]:
+    """A decorator that gives a command a cache, None where none is given: as STORE, or as `--store STORE`."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_store(store: str | None, place: str | None, **values: Any) -> Any:  # noqa: ANN401 - what click parsed
+            typed = click.get_current_context().get_parameter_source("store") is ParameterSource.COMMANDLINE
+            if place and typed and place != store:
+                raise UserError(f"two caches are given, {place} and --store {store}: give one")
+            return command(store=place or store, **values)
+
+        with_option = click.option("--store", metavar="PATH|URL", help=help)(with_store)
+        return click.argument("place", metavar="[STORE]", required=False)(with_option)
+
+    return decorate
 
 
 def settings_file(command: Command) -> Command:

@@ -59,6 +59,12 @@ def spelling(one: Field[Any]) -> str:
     return str(one.metadata.get("option") or f"--{one.name.replace('_', '-')}")
 
 
+def asked(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any frozen dataclass of settings
+    """The values of those fields that have an option, by its name."""
+    shown = (one for one in fields(settings) if one.metadata.get("help"))
+    return {spelling(one).removeprefix("--"): getattr(settings, one.name) for one in shown}
+
+
 def as_toml(values: Mapping[str, object]) -> str:
     """Lines that `--settings` reads back, one per value that is not None; a JSON value is one of TOML."""
     named = {name.replace("_", "-"): value for name, value in values.items() if value is not None}

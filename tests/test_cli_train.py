@@ -228,6 +228,54 @@ def test_settings_come_from_a_file_and_the_command_line_wins(small_cache: SmallC
     assert (found["settings"]["steps"], found["settings"]["negatives"]) == (2, "none")
 
 
+def test_a_run_folder_holds_and_inspect_prints_the_settings_that_make_it_again(
+    small_cache: SmallCache, tmp_path: Path
+) -> None:
+    given = (
+        "--category",
+        "poly",
+        "--negatives",
+        "none",
+        "--seed",
+        "1,3",
+        "--false-positive-rate",
+        0.2,
+        "--device",
+        "cpu",
+    )
+    out = tmp_path / "out"
+    assert invoke("train", small_cache.store, "--out", out, *given, "--device", "cpu").exit_code == 0
+    printed = invoke("inspect", out).stdout
+    assert printed == (out / "settings.toml").read_text()
+    (tmp_path / "again.toml").write_text(printed)
+    again = tmp_path / "again"
+    result = invoke("train", "--settings", tmp_path / "again.toml", "--out", again, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert (again / "results.json").read_text() == (out / "results.json").read_text()
+    assert (again / "settings.json").read_text() == (out / "settings.json").read_text()
+
+
+# --- the cache, named in two ways ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [("{}",), ("--store", "{}"), ("{}", "--store", "{}")])
+@pytest.mark.parametrize("command", [("inspect", "--json"), ("export", "negatives"), ("train", "--negatives", "none")])
+def test_a_cache_is_given_as_an_argument_or_an_option(
+    small_cache: SmallCache, tmp_path: Path, command: tuple[str, ...], given: tuple[str, ...]
+) -> None:
+    words = [word.format(small_cache.store) for word in given]
+    options = [] if command[0] == "inspect" else ["--out", tmp_path / "out", "--category", "poly"]
+    result = invoke(*command, *words, *options)
+    assert result.exit_code == 0, result.output
+    assert command[0] == "inspect" or (tmp_path / "out").is_dir()
+
+
+def test_two_different_caches_are_one_too_many(small_cache: SmallCache) -> None:
+    assert_one_line(
+        invoke("inspect", small_cache.store, "--store", "other.zarr"), "two caches", "other.zarr", "give one"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [

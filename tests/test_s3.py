@@ -241,9 +241,7 @@ def test_images_out_of_reach_are_not_taken_for_bad_ones(
 ) -> None:
     dataset, store = load("folder", bucket.root, ("poly",)), str(tmp_path / "c.zarr")
     refusing()
-    with pytest.raises(
-        RunError, match=r"poly/train/good/00.\.png is out of reach .*Access Key.*: run the same"
-    ):
+    with pytest.raises(RunError, match=r"poly/train/good/00.\.png is out of reach .*Access Key.*: run the same"):
         fill_cache(dataset, store, small_cache.settings, device="cpu", bad_images="skip")
     demand_credentials(endpoint, "inf")
     report = fill_cache(dataset, store, small_cache.settings, device="cpu", bad_images="skip")

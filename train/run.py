@@ -20,8 +20,9 @@ from pipeline.data.layouts import Category
 from pipeline.data.listing import absolute
 from pipeline.device import choose_device
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import write_json, write_text
 from pipeline.progress import progress
+from pipeline.setting import as_toml, asked
 from train.calibration import calibrate
 from train.detector import Detector
 from train.evaluation.cell_result import CellResult
@@ -86,12 +87,20 @@ def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
     """
     if run.resume:
         run.folder.require(run.fingerprint(), "give those, or leave out --resume")
-    run.folder.keep(run.fingerprint())
     seeds = list(dict.fromkeys(seeds))
+    record(run, seeds)
     for name in run.normals:
         for seed in seeds:
             run_cell(run, name, seed)
     return write_results(run, seeds)
+
+
+def record(run: Run, seeds: Sequence[int]) -> None:
+    """Write what the run is made with to its folder, and the settings file that makes it again where `train` can."""
+    run.folder.keep(run.fingerprint())
+    if isinstance(run.settings, TrainSettings) and run.test_images is None:
+        place = {"store": run.cache.store, "category": list(run.normals), "root": run.image_root, "seed": list(seeds)}
+        write_text(run.folder.asked, as_toml({**place, "out": str(run.folder.path), **asked(run.settings)}))
 
 
 def open_run(

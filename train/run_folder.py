@@ -96,6 +96,7 @@ class RunFolder:
     def __post_init__(self) -> None:
         self.results = self.path / "results.json"  # what all cells came to: see `train.evaluation.results.summarise`
         self.settings = self.path / "settings.json"  # what all cells were made with
+        self.asked = self.path / "settings.toml"  # the last call of `train`, as its `--settings` reads it
 
     def cell(self, category: str, seed: int) -> CellFolder:
         """The folder of one category and seed."""

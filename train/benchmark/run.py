@@ -19,7 +19,7 @@ from train.benchmark.comparison import Arms, comparison_markdown, write_rows
 from train.benchmark.comparison_plots import plot_comparison
 from train.benchmark.environment import describe_environment
 from train.evaluation.cell_result import CellResult
-from train.run import Run, write_results
+from train.run import Run, record, write_results
 
 
 def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
@@ -34,7 +34,7 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
     for run in runs.values():
         run.folder.require(run.fingerprint(), "give another --out")
     for run in runs.values():
-        run.folder.keep(run.fingerprint())
+        record(run, benchmark.seeds)
     run_cells(benchmark, runs)
     arms = {arm: write_results(run, list(benchmark.seeds)) for arm, run in runs.items()}
     _write_report(benchmark, runs, arms)
