@@ -32,7 +32,9 @@ test-all: test test-slow ## every test
 
 test-newest: ## the main job and the fast tests with the newest packages that pyproject.toml allows, no constraints
 	$(PYTHON) -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
+	# s3fs first: pip would try every botocore, of which s3fs allows few and moto many.
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,report,s3]'
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	rm -rf $(NEWEST)/demo
 	$(NEWEST)/bin/python cli.py precompute --dataset elpv --category mono --image-size 128 --store $(NEWEST)/demo/mono.zarr
 	$(NEWEST)/bin/python cli.py inspect $(NEWEST)/demo/mono.zarr --verify --html $(NEWEST)/demo/gallery

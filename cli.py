@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
 from pipeline.data.datasets import DATASETS
 from pipeline.errors import RunError, UserError
-from pipeline.options import numbers, options_of, settings_file, store_option
+from pipeline.options import numbers, options_of, settings_file, store_option, typed
 from pipeline.remote import describe_io_error
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
 
 DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True)
-ROOT = click.option("--root", metavar="DIR|URL", help="Where the data set lies; default data/<dataset>.")
+ROOT = click.option("--root", metavar="DIR|URL", help="The folder of the data set; default data/<dataset>.")
 STORE = store_option("The cache; default the only one in data/cache.")
 CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
 
@@ -45,7 +43,7 @@ class Commands(click.Group):
         except RunError as error:
             raise click.ClickException(str(error)) from error
         except Exception as error:
-            # A disk, a network or an object store that fails in the middle of the work; a closed pipe is click's own.
+            # A disk, a network or an object store failed in the middle of the work. Click handles a closed pipe itself.
             if isinstance(error, BrokenPipeError) or (reason := describe_io_error(error)) is None:
                 raise
             raise click.ClickException(
@@ -81,7 +79,7 @@ def datasets(dataset: str, root: str | None) -> None:
     "roots",
     multiple=True,
     metavar="DIR|URL",
-    help="Where a data set lies, one for each --dataset; default data/<dataset>, for elpv its package.",
+    help="The folder of a data set, one per --dataset; default data/<dataset>, for elpv its package.",
 )
 @CATEGORY
 @click.option(
@@ -93,8 +91,8 @@ def datasets(dataset: str, root: str | None) -> None:
 )
 @options_of(PrecomputeSettings, "settings")
 @options_of(Execution, "execution")
-@click.option("--overwrite", is_flag=True, help="Start the categories again.")
-@click.option("--update", is_flag=True, help="Read every file: drop images that vanished, redo changed ones.")
+@click.option("--overwrite", is_flag=True, help="Compute the categories again from the start.")
+@click.option("--update", is_flag=True, help="Read every file: drop vanished images, compute changed ones again.")
 @settings_file
 def precompute(
     datasets: Sequence[str],
@@ -106,9 +104,9 @@ def precompute(
     overwrite: bool,
     update: bool,
 ) -> None:
-    """Write saliency maps, clusters and patch pairs of data sets' normal images to their caches.
+    """Write the saliency maps, clusters and patch pairs of normal images to a cache.
 
-    Of several data sets each must have one of the categories asked for.
+    Several data sets share one run; each must have one of the categories asked for.
     """
     from pipeline.data.datasets import load_several
     from pipeline.precompute import precompute as run
@@ -122,7 +120,7 @@ def precompute(
     if result.tasks:
         Console(stderr=True).print(work_table(result))
     elif execution.dask_report is not None:
-        click.echo(f"{execution.dask_report} is not written: nothing was left to compute", err=True)
+        click.echo(f"{execution.dask_report} is not written: there was nothing to compute", err=True)
     for store, cache in zip(stores, result.caches, strict=True):
         for line in cache.bad:
             click.echo(f"skipped: {line}", err=True)
@@ -138,7 +136,7 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
 @main.command(context_settings=renamed(false_alarms="false_positive_rate"))
 @STORE
 @CATEGORY
-@click.option("--root", metavar="DIR|URL", help="Where the test images lie, if not where precompute found them.")
+@click.option("--root", metavar="DIR|URL", help="The folder of the test images, if precompute found them elsewhere.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/<dataset>.")
 @options_of(TrainSettings, "settings")
 @click.option("--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="Seeds.")
@@ -190,57 +188,50 @@ def benchmark(
     asked: BenchmarkSettings,
     execution: Execution,
 ) -> None:
-    """Train every category with every arm and seed, and compare; the same command goes on where it was stopped.
+    """Train every category with every arm and seed, and compare; the same command continues a stopped benchmark.
 
-    A task is a cell: a category, arm and seed. With --scheduler threads one cell runs after the other, with all cores.
+    A task is a cell: one category, arm and seed. --scheduler threads runs one cell at a time, on all cores.
     """
     from train.benchmark.arms import Benchmark
     from train.benchmark.comparison import comparison_tables
     from train.benchmark.run import run_benchmark
 
     folder = out or Path("runs/benchmark", f"{dataset}-quick" if asked.quick else dataset)
-    # A quick look has a cache of its own, with few normals.
+    # A quick look has its own cache, with few normals.
     store = store or (str(folder / "cache.zarr") if asked.quick else f"data/cache/{dataset}.zarr")
-    whole = Benchmark(dataset, store, folder, asked, execution, tuple(categories), root, _typed(context))
+    whole = Benchmark(dataset, store, folder, asked, execution, tuple(categories), root, typed(context))
     results = run_benchmark(whole)
     for table in comparison_tables(results, ": ".join(filter(None, (dataset, whole.note)))):
         Console().print(table)
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
 
 
-def _typed(context: click.Context) -> str:
-    """The command with the options that were given."""
-    words = ["python", "cli.py", str(context.info_name)]
-    for parameter in context.command.params:
-        name, value = str(parameter.name), context.params.get(str(parameter.name))
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            for one in value if isinstance(value, tuple) else (value,):
-                named = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
-                words += named if one is True else [*named, str(one)]
-    return shlex.join(words)
-
-
 @main.command()
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), help="For the table and overlays.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("predictions"),
+    help="Folder for predictions.csv and the overlays.",
+)
 @options_of(Execution, "execution", only=("device", "bad_images"))
 @settings_file
 def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -> None:
-    """Score images with the detector below RUN, which holds all that is needed."""
+    """Score images with the detector of the run folder RUN; it needs no cache."""
     from train.deploy.predict import predict as score
 
     predictions, bad = score(run, images, out, device=execution.device, bad_images=execution.bad_images)
     for line in bad:
         click.echo(f"skipped: {line}", err=True)
     anomalous = sum(prediction.anomalous for prediction in predictions)
-    click.echo(f"{out / 'predictions.csv'}: {anomalous} of {len(predictions)} images anomalous; overlays beside it")
+    click.echo(f"{out / 'predictions.csv'}: {anomalous} of {len(predictions)} images anomalous; overlays in {out}")
 
 
 @main.command()
 @STORE
 @CATEGORY
-@click.option("--image", metavar="ID", help="Draw one image to <category>-<name>.png, in the --html folder if given.")
+@click.option("--image", metavar="ID", help="Draw one image as <category>-<name>.png, in the --html folder if given.")
 @click.option(
     "--html", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Gallery DIR/index.html."
 )
@@ -249,9 +240,10 @@ def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -
 def inspect(
     store: str | None, categories: Sequence[str], image: str | None, folder: Path | None, verify: bool, as_json: bool
 ) -> None:
-    """Show what the cache at STORE holds, and the settings file that makes it again; of a run folder only the latter.
+    """Show what the cache at STORE holds, and the settings file that makes it again.
 
-    ID of --image is a relative path, a row number, or a part of one path.
+    For a run folder it prints only the settings file. The ID of --image is a relative path, a row number, or a part of
+    one path.
     """
     from pipeline.cache.cache import default_store
 
@@ -305,7 +297,7 @@ def export() -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("negatives"))
 @click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
-    """Write the negatives of the cache at STORE as PNG files, and a table of where each came from."""
+    """Write the negatives of the cache at STORE as PNG files, and a table of their sources."""
     from pipeline.cache.cache import default_store
     from pipeline.export.negatives import export_negatives as write
 
@@ -317,7 +309,7 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("detector.pt2"))
 def export_model(run: Path, out: Path) -> None:
-    """Write the detector below RUN as one program: uint8 images (B,3,S,S) to deciding scores and anomaly maps."""
+    """Write a run's detector as one program: uint8 images (B,3,S,S) to scores and anomaly maps."""
     from train.deploy.export import export_model as write
     from train.detector import Detector
 

@@ -73,20 +73,23 @@ def _best_ends(count: Tensor, total: Tensor, clusters: int) -> Tensor:
 
     count, total: (M,257) float64, how many cells hold a value below 0, 1, .. 256, and the sum of those values.
     Least inertia is largest sum over clusters of (sum of values)^2 / count, the gain. Counts and sums are whole
-    numbers that float64 holds exactly; float32 would lose a small cluster beside large ones.
+    numbers that float64 holds exactly; float32 would lose a small cluster next to large ones.
     """
-    # best[k][m, j]: of k+1 clusters that hold the values 0..j-1
+    # best[k][m, j]: the greatest gain of k+1 clusters of the values 0..j-1. One cluster leaves no choice. Of k+1 the
+    # last holds i..j-1 and the others are the best k of 0..i-1, so each row follows from the row before it.
     best = [total.square() / count.clamp(min=1)]
     best += [torch.empty_like(count) for _ in range(clusters - 2)]
     spaces = count.new_empty(2, len(count) * _WIDTH * (_BINS + 1))
     for low, high in _COLUMNS if clusters > 2 else ():
-        # Views of memory that is there: fresh memory for every range would cost more than the arithmetic.
+        # Views of the same memory: new memory for every range would cost more than the arithmetic.
         shape = len(count), high - low, high
         gain, sums = (space[: math.prod(shape)].view(shape) for space in spaces)
         _gains(count, total, low, high, gain, sums)
+        # The gains of these columns serve every k. The row of all clusters is not computed: only its last value would
+        # be needed, and the walk back below finds the ends without it.
         for fewer, more in pairwise(best):
             more[:, low:high] = torch.add(gain, fewer[:, None, :high], out=sums).amax(2)
-    # From the last cluster back; only its start is sought, which costs less than to keep every maximum's place.
+    # Walk back from the last cluster. To find each start again costs less than to store the place of every maximum.
     end = torch.full_like(count[:, :1], _BINS, dtype=torch.int64)
     starts = torch.arange(_BINS + 1, device=end.device)
     ends = []

@@ -12,7 +12,7 @@ class ImageError(UserError):
 
 
 class RunError(Exception):
-    """A run that could not go on, through no mistake of the user's; the message says what to do, in one line."""
+    """A run that failed without a mistake of the user; the message says what to do, in one line."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Files and folders that hold the old content or the whole new one, whenever the process dies."""
+"""Files and folders that hold either the old content or all of the new one, even if the process dies."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_csv(path: Path, header_and_rows: Iterable[Iterable[object]]) -> None:
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write what `torch.load(path, weights_only=True)` reads back, atomically."""
-    import torch  # here: most writers do without the seconds of this import
+    import torch  # here, because torch takes seconds to import and most writers do not need it
 
     with replacing(path) as file:
         torch.save(dict(content), file)
@@ -66,9 +66,9 @@ def replacing_folder(folder: Path, last: str) -> Iterator[Path]:
     """A folder to write to whose files take their places below `folder` when the block ends.
 
     last: the file, such as a table or a page, that lists the others. On an exception, and where the process dies before
-    the block ends, everything below `folder` stays as it was. Then the old list goes before any other file moves, and
-    the new one comes after all of them: it never lists what is not there, whenever the process dies. Files of other
-    names, which may be somebody else's, always stay.
+    the block ends, everything below `folder` stays as it was. Then the old list is deleted before any other file moves,
+    and the new one moves after all of them, so that a list never names a file that is not there. Files of other names
+    always stay: they may be somebody else's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(folder / "files")
@@ -85,9 +85,9 @@ def replacing_folder(folder: Path, last: str) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A new hidden name beside `path`, as a rename is atomic only within one file system.
+    """A new hidden name in the folder of `path`, because a rename is atomic only within one file system.
 
-    What processes of this machine that are dead have left under such names is deleted.
+    Files that dead processes of this machine left under such names are deleted.
     """
     prefix = f".{path.name}.{socket.gethostname()}."
     for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):

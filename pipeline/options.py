@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
@@ -83,6 +84,18 @@ def settings_file(command: Command) -> Command:
         callback=_read_settings,
         help="A TOML file with any of these options; what the command line gives wins.",
     )(command)
+
+
+def typed(context: click.Context) -> str:
+    """The command as it was typed, with the options that were given."""
+    words = ["python", "cli.py", str(context.info_name)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            for one in value if isinstance(value, tuple) else (value,):
+                named = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
+                words += named if one is True else [*named, str(one)]
+    return shlex.join(words)
 
 
 def _read_settings(context: click.Context, _: click.Parameter, path: Path | None) -> None:

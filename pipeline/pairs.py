@@ -1,7 +1,7 @@
 """Draw the patch pairs of saliency maps: what the swap exchanges.
 
 A pixel pair comes from the cluster of the highest centroid and becomes the centres of two patches of one size that
-lie inside the image and do not overlap. The top cluster is often two or three cells; then no two patches centred in
+are inside the image and do not overlap. The top cluster is often two or three cells; then no two patches centred in
 it are apart. The rule for that case: the first patch stays on the top cluster, and the second may come from the next
 cluster down as well, and so on until the two are apart. Such a pair is recorded as relaxed.
 
@@ -98,7 +98,9 @@ def draw_pairs(
     cell_size = torch.tensor([image_size / rows, image_size / columns], dtype=torch.float64, device=labels.device)
 
     def corners(patch: int, cells: Tensor) -> Tensor:
-        """(M,P,T,2) top-left corners of patches whose centres lie in the first `cells` (M,1) cells of `order`."""
+        """(M,P,T,2) top-left corners of patches whose centres are in the first `cells` (M,1) cells of `order`."""
+        # Three draws per try: one cell of those allowed, then a point inside it, so that a small cluster of large cells
+        # still gives many different centres. The clamp moves a patch back inside the image instead of drawing again.
         draw = tries[..., patch, :]
         index = (draw[..., 0] * cells[..., None]).long()
         flat = order.gather(1, index.view(maps, -1)).view(index.shape)

@@ -1,4 +1,4 @@
-"""Data sets to caches, shard by shard, in parallel on Dask; goes on where an earlier run stopped."""
+"""Data sets to caches, shard by shard, in parallel on Dask; a second run continues where the first one stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrecomputeReport:
-    """What a run came to for one cache.
+    """The outcome of a run for one cache.
 
     images: normal images of the categories asked for; computed: those computed by this run; bad: a line for each
     that could not be read; seconds: of work by step, summed over the workers.
@@ -40,7 +40,7 @@ class PrecomputeReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run came to: a report per data set, in their order; its tasks; the seconds to the end of the last one."""
+    """The outcome of a run: a report per data set in their order, its tasks, and the seconds that they took."""
 
     caches: tuple[PrecomputeReport, ...]
     tasks: tuple[TaskReport, ...]
@@ -72,7 +72,7 @@ def precompute(
     """Fill the cache of each data set with every shard of its normal images that is not done yet, on one scheduler.
 
     places: data sets, each with the path or URL of a cache of its own. execution: None takes threads on this machine.
-    overwrite: the categories start again. New images join the cache; update: vanished ones leave it and changed ones
+    overwrite: the categories start again. New images join the cache. update: vanished ones leave it and changed ones
     are computed again (`pipeline.cache.update`). An image that cannot be read raises UserError at the end of its task,
     and the shards done so far stay; with bad_images "skip" its row stays empty and not `valid`.
     """
@@ -82,7 +82,7 @@ def precompute(
     _refuse_shared_stores([store for _, store in places])
     settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
     if overwrite or not all(find_cache(store) for _, store in places):
-        # Weights that cannot be had or do not fit must not leave a cache of theirs behind.
+        # Before the cache is created: weights that do not load must not leave an empty cache.
         from pipeline.backbones.load import load_backbone
 
         load_backbone(settings.backbone, settings.weights, settings.seed)
@@ -90,7 +90,7 @@ def precompute(
     start = time.monotonic()
     finished = _compute(works, settings, execution) if any(work.shards for work in works) else []
     for work in works:
-        # Opened again: another run may have written to it meanwhile.
+        # Opened again, because another run may have written to it meanwhile.
         open_cache(work.cache.store, "r+").finish()
     reports = tuple(report for report, _ in finished)
     elapsed = finished[-1][1] - start if finished else 0.0
@@ -114,7 +114,7 @@ def _compute(
     works: Sequence[_Work], settings: PrecomputeSettings, execution: Execution
 ) -> list[tuple[TaskReport, float]]:
     """The report of every task, and when it came, in the order in which they came."""
-    # Imported here: a finished cache is recognised without the seconds that importing torch takes.
+    # Imported here, because a finished cache is recognised without torch, which takes seconds to import.
     from pipeline.workers.task import Job, compute_shard
 
     named = settings.weights in ("imagenet", "none")
@@ -136,7 +136,7 @@ def _compute(
         run_tasks(compute_shard, tasks, execution, on_result)
     for work in works:
         if left := len(list(work.cache.pending(work.dataset.category_names))):
-            raise RunError(f"{left} tasks of {work.cache.store} were not done: the same command goes on with them")
+            raise RunError(f"{left} tasks of {work.cache.store} were not done: run the same command to continue")
     return finished
 
 

@@ -20,7 +20,7 @@ _SHOWN = ContextVar("_SHOWN", default=True)
 
 @contextmanager
 def hide_progress() -> Iterator[None]:
-    """Show no progress inside the block: where something larger, of which this is a part, is shown."""
+    """Show no progress inside the block, because the caller shows its own."""
     token = _SHOWN.set(False)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Object stores and other fsspec URLs: how one is opened, which extra it needs, and what its failures look like.
+"""Object stores and other fsspec URLs: how to open one, which extra it needs, and how its failures read.
 
-Endpoints and credentials are the environment's matter (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` and so on), as each
-filesystem documents them.
+Endpoints and credentials come from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` and so on), as each
+filesystem documents.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pipeline.errors import UserError, one_line
 
 _EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
 _EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
-# Packages whose exceptions tell of a remote side that is out of reach, refuses or breaks off.
+# Exceptions of these packages mean that the remote side is unreachable, refuses or closes the connection.
 _PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"})
 
-# It logs every failure with a traceback, beside the error that tells of it.
+# gcsfs logs every failure with a traceback, in addition to the error that it raises.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 
 

@@ -25,7 +25,7 @@ def layercam(
 
     x: (B,3,H,W) float32, normalised. target_class: (B,) int64; None explains each image's top class. precision: one
     of `pipeline.settings.PRECISIONS`, of activations and gradients.
-    Returns one (B,h,w) float32 map, 0 or more, a stage at the stage's own resolution, and (B,) int64.
+    Returns one (B,h,w) float32 map per stage, 0 or more, at the stage's own resolution, and (B,) int64.
 
     A map is ``relu(sum over channels of relu(dscore/dactivation) * activation)`` (LayerCAM, eq. 6). Gradients are
     taken with respect only to the activations, and only from the shallowest stage on: weights get none.
@@ -66,7 +66,7 @@ def _forward(backbone: Backbone, x: Tensor, stages: Sequence[str]) -> tuple[list
 def scale_maps(maps: Sequence[Tensor], size: int) -> Tensor:
     """Raw maps (B,h,w) of L stages to (B,L,size,size) uint8: resized bilinearly, then min-max scaled to 0..255.
 
-    Resizing before clustering is what smooths the coarse, spiky maps: a lone hot cell becomes a small blob.
+    Resizing before clustering is what smooths the coarse, spiky maps: a single hot cell becomes a small blob.
     A flat map becomes 0 everywhere.
     """
     resized = torch.stack(

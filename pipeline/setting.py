@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers from low to high; without the ends where these are excluded."""
+    """The numbers from low to high, each end included unless the field says otherwise."""
 
     low: float
     high: float = inf
@@ -66,7 +66,7 @@ def asked(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any frozen datacla
 
 
 def as_toml(values: Mapping[str, object]) -> str:
-    """Lines that `--settings` reads back, one per value that is not None; a JSON value is one of TOML."""
+    """Lines that `--settings` reads back, one per value that is not None; every JSON value is also valid TOML."""
     named = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
     return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in named.items())
 

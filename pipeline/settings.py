@@ -14,7 +14,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class PrecomputeSettings:
-    """Everything that decides what a cache holds; two caches with equal settings hold equal arrays.
+    """Everything that decides the arrays of a cache: equal settings give equal arrays.
 
     Which of these are ours and not the paper's, and the evidence for each default: docs/method.md.
     """

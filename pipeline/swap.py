@@ -13,7 +13,7 @@ from torch import Tensor
 def swap_patches(image: NDArray[np.uint8], pair: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
     """A copy of one image (H,W,C) with the two patches of `pair` (y1,x1,y2,x2,height,width) exchanged.
 
-    The patches must lie inside the image and not overlap, as those of `pipeline.pairs.draw_pairs` do; then the
+    The patches must be inside the image and not overlap, as those of `pipeline.pairs.draw_pairs` do; then the
     result is a permutation of the pixels and the swap is its own inverse.
     """
     y1, x1, y2, x2, height, width = (int(v) for v in pair)
@@ -24,7 +24,7 @@ def swap_patches(image: NDArray[np.uint8], pair: Sequence[int] | NDArray[np.inte
 
 
 def swap_batch(images: Tensor, pairs: Tensor) -> Tensor:
-    """A copy of (B,C,H,W) images, any dtype, with the patches of pairs (B,6) exchanged, one pair an image."""
+    """A copy of (B,C,H,W) images, any dtype, with the patches of pairs (B,6) exchanged, one pair per image."""
     return swap_by_index(images, pairs) if images.is_cuda else swap_by_slices(images, pairs)
 
 
@@ -48,7 +48,7 @@ def swap_by_index(images: Tensor, pairs: Tensor) -> Tensor:
 
 
 def patch_masks(pairs: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where the first and the second patch of each pair (B,6) lie: two (B,height,width) bool."""
+    """Where the first and the second patch of each pair (B,6) are: two (B,height,width) bool."""
     y = torch.arange(height, device=pairs.device).view(1, -1, 1)
     x = torch.arange(width, device=pairs.device).view(1, 1, -1)
     y1, x1, y2, x2, h, w = pairs.long().T[..., None, None]

@@ -186,7 +186,7 @@ def test_a_scheduler_killed_in_mid_run_ends_it_and_another_goes_on(
     assert (run.returncode, out) == (1, "")
     *progress, line = err.splitlines()
     assert all(other.startswith("precompute: ") for other in progress)
-    assert line.startswith(f"Error: the run on {shell_cluster.address} broke off (the scheduler is gone): the same")
+    assert line.startswith(f"Error: the run on {shell_cluster.address} stopped (the scheduler is gone): run")
 
     done = blocks_done(here / "c.zarr")
     assert 0 < done < many.blocks

@@ -366,7 +366,7 @@ def test_a_lost_scheduler_is_told_in_one_line() -> None:
                 closing.start()
 
         closing = Thread(target=cluster.close)
-        with pytest.raises(RunError, match=r"broke off .*: the same command goes on there") as caught:
+        with pytest.raises(RunError, match=r"stopped .*: run the same command to continue") as caught:
             run_tasks(time.sleep, [(0.2,)] * 200, Execution(cluster.scheduler_address), close_after_the_first)
         closing.join()
     assert "\n" not in str(caught.value)

@@ -1,6 +1,6 @@
 """Train: a cache in, a detector and its scores out; from Python, `from train import Detector`.
 
-run: every category and seed. fit: the training loop. recipe: what a detector is made of. detector: what it comes to.
+run: every category and seed. fit: the training loop. recipe: the rules of a detector. detector: the result.
 run_folder: the layout of what is written. settings: what decides a detector. calibration: scales and threshold.
 negatives: normals out of the cache, and the negatives made of them.
 features: embeddings, and the network that training changes.

@@ -1,4 +1,4 @@
-"""What the held-out normals decide: the scales of the scores that are added up, the range of maps, the threshold."""
+"""The scales of the scores that are summed, the range of maps, and the threshold, all from held-out normals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train.scorers.standardise import Standardiser, fit_standardiser
 
 @dataclass(frozen=True)
 class Calibration:
-    """The scales that the held-out normals set.
+    """Scales and threshold, from the held-out normals.
 
     standardisers: of the recipe's members; map_range: median and largest value of the normals' maps; threshold: on the
     scale of the score that decides.
@@ -33,7 +33,10 @@ class Calibration:
 
 
 def calibrate(fitted: Fitted, held_out: Images, false_alarms: float) -> Calibration:
-    """By two normals or more that nothing was fitted to; false_alarms: share of them that the threshold may flag."""
+    """The calibration by two or more normals that nothing was fitted to.
+
+    false_alarms: share of them that the threshold may flag.
+    """
     recipe = fitted.recipe
     scores, maps = fitted.score_all(held_out, tuple(dict.fromkeys((*recipe.members, *recipe.deciding_scorers))))
     standardisers = {name: fit_standardiser(scores[name].numpy()) for name in recipe.members}

@@ -1,4 +1,4 @@
-"""The detector: what training, fitting and calibration leave behind, enough to score any image without the cache."""
+"""The detector: the result of training, fitting and calibration, enough to score any image without the cache."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Detector:
 
     @property
     def recipe(self) -> Recipe:
-        """What it was made by."""
+        """The rules it was made by."""
         return self.fitted.recipe
 
     @property
@@ -184,7 +184,7 @@ def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:
 
 
 def _recipe_of_format_3(backbone: str, settings: Mapping[str, Any]) -> Recipe:
-    """The rules of commit 091a564, in full: a change of today's must not reach a detector that was made by those."""
+    """The rules of commit 091a564, in full, so that a change of today's rules does not reach its detectors."""
     lite = backbone == "efficientnet_lite0"
     head = () if settings["negatives"] == "none" else ("head",)
     return Recipe(

@@ -1,7 +1,7 @@
 """The training loop: steps of SGD on normals against negatives, one cosine cycle, checkpoints and resume.
 
 All that is random in step s is drawn from a generator of (seed, s), and the stream is read from batch s on: so a run
-that is cut off and resumed ends with the very weights of an unbroken one.
+that is stopped and resumed ends with exactly the weights of an unbroken one.
 """
 
 from __future__ import annotations

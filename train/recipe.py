@@ -1,4 +1,4 @@
-"""Every rule that makes a score out of an image: stated here, stored in the detector, read wherever anything scores."""
+"""Every rule that makes a score out of an image: stated here, stored in the detector, read by all that scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from train.settings import PatchCoreSettings, Settings, TrainSettings
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a detector was made by. No field has a default: what a file holds does not change with this version's.
+    """The rules of a detector. No field has a default: a stored recipe does not change with the version.
 
     embedding_stages, pooling: the stages whose activations make an image's embedding, none where no scorer needs it;
     and what of each channel of them, by the names of `train.features.extract.POOLINGS`.
@@ -19,9 +19,9 @@ class Recipe:
     as a share of its mean. changed_share: a patch was changed where more than this share of its pixels was.
     way_references, way_candidates: references from which the ways of patches are measured, and the patches that they
     are chosen from.
-    reference_candidates: about so many of the normals' patches are looked at for references, None all. reference_share,
-    most_references: this share of them is kept, at most so many, None no bound. coreset_width: dimensions of the random
-    projection on which references are chosen.
+    reference_candidates: references are chosen from about so many of the normals' patches, None from all.
+    reference_share, most_references: this share of them is kept, at most so many, None no bound. coreset_width:
+    dimensions of the random projection on which references are chosen.
     top_share: an image's patch score is the mean of this share of its cells, the highest, and of one at least.
     blur: sigma of the Gaussian that smooths the map, as a share of the image's side. neighbours: k of the k-NN.
     scorers: what is fitted and reported. members: those of them that "sum" adds up, each less the mean of the held-out
@@ -51,7 +51,7 @@ class Recipe:
 
     @property
     def deciding_scorers(self) -> tuple[str, ...]:
-        """The scorers without which nothing is decided."""
+        """The scorers that the deciding score needs."""
         return self.members if self.deciding_score == "sum" else (self.deciding_score,)
 
 

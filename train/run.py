@@ -1,4 +1,4 @@
-"""Train, fit and score one detector per category and seed, and write down what came of it."""
+"""Train, fit and score one detector per category and seed, and write the results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from train.scorers.normals import embed_normals
 from train.settings import Settings, TrainSettings
 from train.views.plots import plot_maps, plot_scores
 
-# Two normals held out to standardise by, and as many to fit to, is the least that a detector can be made of.
+# A detector needs two held-out normals for its scales, and two normals to fit to.
 _LEAST_NORMALS = 4
 
 # Rows of the normals to train on, and of those held out.
@@ -65,7 +65,7 @@ class Run:
     test_images: int | None = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What its folder keeps of the run: settings, and the digest of each category's list of images."""
+        """What tells this run from another: settings, and the digest of each category's list of images."""
         images = {name: str(self.cache[name].group.attrs["images_digest"]) for name in self.normals}
         settings = {"train": asdict(self.settings), "cache": self.cache.settings.to_attributes()}
         return {**settings, "test": {"images": self.test_images}, "images": images}
@@ -81,9 +81,9 @@ class Run:
 
 
 def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
-    """Train every category with every seed; write `results.json` and return what each cell came to.
+    """Train every category with every seed; write `results.json` and return the result of each cell.
 
-    UserError on resume where the folder was made with other settings; without resume each cell is made anew.
+    UserError on resume where the folder was made with other settings. Without resume every cell is computed again.
     """
     if run.resume:
         run.folder.require(run.fingerprint(), "give those, or leave out --resume")
@@ -113,7 +113,7 @@ def open_run(
     resume: bool = False,
     image_root: str | None = None,
 ) -> Run:
-    """A run of some categories, or all, of the cache at `store`; mistakes are told here, and nothing written.
+    """A run of some categories, or all, of the cache at `store`; it raises every UserError before anything is written.
 
     image_root: where the test images lie, if they are no longer where precompute found them. The images to train on
     come only from the cache.
@@ -127,7 +127,7 @@ def open_run(
 
 
 def write_results(run: Run, seeds: Sequence[int]) -> list[CellResult]:
-    """Write `results.json` of a run whose cells are all finished, and return what each came to."""
+    """Write `results.json` of a run whose cells are all finished, and return their results."""
     cells = [run.folder.cell(name, seed).read(run.cache.dataset) for name in run.normals for seed in seeds]
     cache = {"store": run.cache.store, "cache": run.cache.settings.to_attributes()}
     write_json(run.folder.results, summarise(cells, {**asdict(run.settings), "seeds": seeds, **cache}))
@@ -149,7 +149,7 @@ def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
 
 
 def run_cell(run: Run, name: str, seed: int) -> None:
-    """Make one category's detector with one seed, score its test images and write it all down.
+    """Make one category's detector with one seed, score its test images and write the results.
 
     On resume a finished cell is left as it is.
     """
@@ -171,7 +171,7 @@ def run_cell(run: Run, name: str, seed: int) -> None:
 
 
 def _split(category: CachedCategory, store: str, held_out: float) -> _Split:
-    """Rows of the normals to train on and of those held out; UserError where there are too few, or some to come."""
+    """Rows of the normals to train on and of those held out; UserError for too few, or a pending chunk."""
     if not category.complete:
         raise UserError(f"{category.name} is not complete in {store}: run precompute again to finish it")
     rows = category.usable

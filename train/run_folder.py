@@ -1,4 +1,4 @@
-"""The layout of a run folder, and what it was made with, so that no cell is taken for one made otherwise."""
+"""The layout of a run folder, and the settings it was made with: cells of other settings are never kept."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class CellFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        self.checkpoint = self.path / "checkpoint.pt"  # what training goes on from where it was cut off
+        self.checkpoint = self.path / "checkpoint.pt"  # where stopped training continues
         self.log = self.path / "log.csv"  # a line per step of training
         self.detector = self.path / _DETECTOR  # all that `predict` needs
         self.scores = self.path / "scores.csv"  # a line per test image
         self.scores_plot = self.path / "scores.png"  # how the scores separate
         self.maps_plot = self.path / "maps.png"  # where the detector sees anomalies
-        self.result = self.path / _RESULT  # what the cell came to; written last
+        self.result = self.path / _RESULT  # the result of the cell; written last
 
     @property
     def seed(self) -> int:
@@ -51,15 +51,15 @@ class CellFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the cell is whole; with which settings, the `RunFolder` knows."""
+        """Whether the cell is whole; the `RunFolder` knows its settings."""
         return self.result.exists()
 
     def read(self, dataset: str) -> CellResult:
-        """What a finished cell came to; category and seed are those of the path."""
+        """The result of a finished cell; category and seed come from the path."""
         return CellResult.from_json(json.loads(self.result.read_text()), dataset, self.path.parent.name, self.seed)
 
     def write(self, result: CellResult) -> None:
-        """Write what the cell came to, which finishes it."""
+        """Write the result of the cell, which finishes it."""
         write_json(self.result, result.to_json())
 
     def write_scores(self, samples: Sequence[Sample], score: Values, scorers: Mapping[str, Values]) -> None:
@@ -75,7 +75,7 @@ class CellFolder:
         return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
 
     def clear(self, keep_checkpoint: bool) -> None:
-        """Make the folder, and take from an earlier cell what must not be taken for the next one's."""
+        """Make the folder, and delete the files of an earlier cell that must not be mistaken for the next one's."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not keep_checkpoint:
             self.checkpoint.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ class RunFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        self.results = self.path / "results.json"  # what all cells came to: see `train.evaluation.results.summarise`
+        self.results = self.path / "results.json"  # the results of all cells: see `train.evaluation.results.summarise`
         self.settings = self.path / "settings.json"  # what all cells were made with
         self.asked = self.path / "settings.toml"  # the last call of `train`, as its `--settings` reads it
 
@@ -123,10 +123,10 @@ class RunFolder:
             raise UserError(f"{self.path} was made with other settings ({differing}): {fix}")
 
     def keep(self, wanted: dict[str, Any]) -> None:
-        """Write the settings; what others made goes."""
+        """Write the settings; results made with other settings are deleted."""
         found = self._kept()
         if self.differing(wanted):
-            # Also of categories and seeds not asked for now: a later resume must not take them for made with these.
+            # Also of categories and seeds not asked for now, so that a later resume does not keep them.
             for cell in self.cells():
                 cell.result.unlink(missing_ok=True)
                 cell.checkpoint.unlink(missing_ok=True)
@@ -142,7 +142,7 @@ class RunFolder:
 def find_detector(run: Path) -> Path:
     """The detector of a seed's folder, of a category's (its lowest seed), or of a run with one category.
 
-    A file is taken for one. UserError where there is none, or where there are several categories.
+    A path to a file is that of a detector. UserError where there is none, or where there are several categories.
     """
     if run.is_file():
         return run

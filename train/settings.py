@@ -14,7 +14,7 @@ _BELOW_ONE = Bounds(0, 1, without_high=True)
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that decides a detector, beside the cache and the seed; defaults are ours: docs/method.md.
+    """Everything that decides a detector, apart from the cache and the seed; defaults are ours: docs/method.md.
 
     "cutpaste-3way" has its own three classes (normal, paste, scar) whatever `proxy` says. momentum, weight_decay: of
     SGD. held_out: share of the normals kept out of training and of every fit, for thresholds. neighbours: k of the
@@ -61,18 +61,18 @@ ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What a benchmark compares."""
+    """The settings of a benchmark."""
 
     arms: tuple[str, ...] = setting(
-        tuple(arm for arm in ARMS if arm != "cutpaste-scar"), "What is compared.", choices=ARMS, metavar="A,B,.."
+        tuple(arm for arm in ARMS if arm != "cutpaste-scar"), "The arms to compare.", choices=ARMS, metavar="A,B,.."
     )
     seeds: int | None = setting(
-        None, "Number of seeds, from 0 on; default 3, with --quick 1.", within=POSITIVE, type=int
+        None, "Number of seeds, counted from 0; default 3, with --quick 1.", within=POSITIVE, type=int
     )
     image_size: int | None = setting(
-        None, "Of a cache to be made; default that of precompute, with --quick 128.", type=int
+        None, "Image size of a new cache; default that of precompute, with --quick 128.", type=int
     )
-    quick: bool = setting(False, "A quick look: few normals, steps and test images; no measurement.")
+    quick: bool = setting(False, "A quick check with few normals, steps and test images; its results mean nothing.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -87,5 +87,5 @@ class PatchCoreSettings:
     false_alarms: float = 0.01
 
 
-# Of an arm.
+# The settings of an arm.
 Settings = TrainSettings | PatchCoreSettings

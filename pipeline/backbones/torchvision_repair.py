@@ -1,4 +1,4 @@
-"""Make torchvision importable beside a torch build that its compiled part was not made for.
+"""Make torchvision importable with a torch build that its compiled part was not made for.
 
 A CPU build of torch next to a torchvision built for CUDA cannot load torchvision's compiled operators, and
 ``import torchvision`` then fails with "operator torchvision::nms does not exist". Nothing here uses those

@@ -26,7 +26,7 @@ class Cache:
 
     @property
     def attributes(self) -> Attributes:
-        """All root attributes, as they were when the cache was opened or last written to by this object."""
+        """All attributes, as they were when the cache was opened or this object last wrote them."""
         return dict(self.group.attrs)
 
     @property
@@ -41,7 +41,7 @@ class Cache:
 
     @property
     def id(self) -> str:
-        """What tells this cache from one that is started again at the same place."""
+        """A random name; a cache that is started again at the same place gets another."""
         return str(self.group.attrs["cache_id"])
 
     @property
@@ -72,7 +72,7 @@ class Cache:
         return CachedCategory(name, self.settings, group)
 
     def choose(self, asked: Sequence[str] = ()) -> list[CachedCategory]:
-        """The categories asked for, also several in one by commas, or all; UserError for one that the cache lacks."""
+        """The categories asked for (commas separate several), or all; UserError for one that the cache lacks."""
         commas = any("," in name for name in asked)
         return [self[name] for name in split(asked, self.names() if commas else ()) or self.names()]
 
@@ -83,12 +83,12 @@ class Cache:
                 yield category.name, shard, images
 
     def update_attributes(self, **attributes: object) -> None:
-        """Write root attributes where they differ: a finished cache may lie where this run can only read."""
+        """Write attributes that differ; a finished cache may be on a store that this run can only read."""
         if any(self.group.attrs.get(name) != value for name, value in attributes.items()):
             self.group.update_attributes(attributes)
 
     def refresh_digests(self) -> None:
-        """Bring the root's list of its categories' `images_digest` up to date."""
+        """Update the attribute `images_digest`, which lists that of every category."""
         digests = {name: group.attrs["images_digest"] for name, group in sorted(self._ready().items())}
         self.update_attributes(images_digest=digests)
 

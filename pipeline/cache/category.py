@@ -33,7 +33,7 @@ class PendingRows:
 
 @dataclass(frozen=True, eq=False)
 class CachedCategory:
-    """One category: its settings, and its arrays (docs/cache.md), which every use reads anew.
+    """One category: its settings, and its arrays (docs/cache.md), which are read again at every use.
 
     Rows are images. A chunk is `rows_per_chunk` of them; a shard, one or several chunks, is what one task writes.
     """
@@ -45,7 +45,7 @@ class CachedCategory:
     rows_per_chunk: ClassVar[int] = CHUNK
 
     def __len__(self) -> int:
-        """Rows, those of dropped images among them."""
+        """Number of rows, including those of dropped images."""
         return int(self.array("paths").shape[0])
 
     def rows_of(self, chunk: int) -> range:
@@ -88,17 +88,17 @@ class CachedCategory:
 
     @property
     def in_done(self) -> NDArray[np.bool_]:
-        """(N,) bool: which rows lie in a done chunk."""
+        """(N,) bool: which rows are in a done chunk."""
         return np.repeat(self.done, CHUNK)[: len(self)]
 
     @property
     def usable(self) -> NDArray[np.int64]:
-        """The rows, rising, that lie in a done chunk and whose image could be read."""
+        """The rows, rising, that are in a done chunk and whose image could be read."""
         return np.flatnonzero(self.valid & self.in_done)
 
     @property
     def chunks_per_shard(self) -> int:
-        """Chunks per shard: the layout that the category was created with stays, however it grows."""
+        """Chunks per shard; the number is chosen when the category is created and never changes."""
         return int(self.array("done").chunks[0])
 
     def done_chunks(self) -> list[int]:
@@ -136,7 +136,7 @@ class CachedCategory:
     def write_shard(self, shard: int, arrays: Arrays) -> None:
         """Write every array of one shard, all its rows, and `done` after all of them.
 
-        Digests come last but one: a row with a digest is a row whose other arrays are on disk.
+        Digests are written just before `done`: the other arrays of a row with a digest are on disk.
         """
         chunks, count = self.chunks_per_shard, len(arrays["valid"])
         first = shard * chunks * CHUNK

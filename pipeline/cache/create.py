@@ -1,4 +1,4 @@
-"""Caches are created here, found again by the same command, and refused to others."""
+"""Create a cache, or open an existing one that was made with the same settings."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def prepare_cache(
     overwrite: bool = False,
     chunks_per_shard: int | None = None,
 ) -> Cache:
-    """Create the cache of a data set, or open the one there is to go on with it.
+    """Create the cache of a data set, or open the existing one to continue it.
 
     settings: with their stages chosen. weights: the weights' digest. overwrite: the data set's categories start again,
     and with them the whole cache where it holds no others. chunks_per_shard: of categories that are created; None
     chooses by their number of images.
-    Raises UserError where something else lies at `store`, or a cache with other settings. The images of a category that
-    exists are left as they are: `pipeline.cache.update` brings them up to date.
+    Raises UserError where `store` holds something else, or a cache with other settings. The images of an existing
+    category stay as they are: `pipeline.cache.update` updates them.
     """
     attributes: Attributes = {"dataset": dataset.name, "settings": settings.to_attributes(), "weights": weights}
     attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex}
@@ -46,7 +46,7 @@ def prepare_cache(
         _refuse_others(cache, dataset.name, settings, weights)
     for name in cache.names():
         if overwrite and name in listed:
-            # Before anything of it is deleted: killed half-way, it must not pass for whole.
+            # Before anything is deleted: a run that is killed now must not leave a category that looks whole.
             cache.group[name].update_attributes({"ready": False})
     if only_these:
         cache.group.attrs.put(dict(attributes))  # a copy: zarr keeps what it is given, and clears it at the next put
@@ -66,7 +66,7 @@ def _create(store: str, attributes: Attributes) -> Cache:
     if holds_anything(store):
         raise UserError(f"{store} exists and is no cache of ours: choose another --store")
     try:
-        # With its attributes from the start: killed at any moment, it is a cache or nothing.
+        # With its attributes at once: a run that is killed at any moment leaves a cache or nothing.
         return Cache(store, create_group(store, dict(attributes)))
     except UserError:
         if found := find_cache(store, "r+"):  # another run was faster

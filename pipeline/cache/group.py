@@ -1,4 +1,4 @@
-"""The Zarr group that a cache is, at a path or URL; what cannot be opened or created is told in one line."""
+"""Open or create the Zarr group of a cache at a path or URL; a failure is one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _open(store: str, mode: Literal["r", "r+", "w-"], attributes: Attributes | N
 
 
 def holds_anything(store: str) -> bool:
-    """Whether any file or object lies at or below `store`."""
+    """Whether there is any file or object at or below `store`."""
     if _is_remote(store):
         filesystem, base = open_filesystem(store)
         try:

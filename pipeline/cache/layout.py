@@ -18,10 +18,10 @@ from pipeline.settings import PrecomputeSettings
 
 FORMAT = 1
 CHUNK = 64
-# From so many images on a category is written in shards of so many chunks: docs/cache.md says why.
+# A category of at least this many images is written in shards of this many chunks: docs/cache.md says why.
 LARGE = 100_000
 _SHARD = 8
-# Values of `done` beside 0. A grown chunk was done before rows of it came or changed: those with a digest are whole.
+# Values of `done` other than 0. A grown chunk was done before rows were added or changed: rows with a digest are whole.
 DONE, GROWN = 1, 2
 
 Arrays = dict[str, NDArray[Any]]
@@ -79,7 +79,7 @@ def locate(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def pending_rows(states: NDArray[np.uint8], paths: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
-    """The rows of some chunks that must be computed: none of a done one, all of one that is not, if they have a path.
+    """The rows of some chunks that must be computed: none of a done chunk, those with a path of any other.
 
     states: the chunks' `done`; paths, digests: their rows of `paths` and `sha256`.
     """

@@ -1,6 +1,6 @@
 """What a cache holds, as data: a summary of its categories and stages, and single images with all that was computed.
 
-Only chunks that are done are read, and always whole: a cache that is half filled is summed up as far as it is.
+Only done chunks are read, and always whole. The summary of a half-filled cache covers its done chunks.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ImageRecord:
 
 
 def summarise(store: str, categories: Sequence[str] = ()) -> CacheSummary:
-    """Sum up the cache at `store`, only of `categories` if any are given.
+    """Summarise the cache at `store`, only of `categories` if any are given.
 
     UserError where it or they are not there, RunError where a chunk cannot be read.
     """
@@ -137,7 +137,7 @@ def read_image(store: str, category: str, row: int) -> ImageRecord:
     path = found.paths[row]
     if found.done[locate(np.array(row))[0]]:
         raise UserError(f"{path} was skipped, it could not be read: fix the file and run `precompute --update`")
-    raise UserError(f"{path} is not computed yet: run `precompute` again, it goes on where it stopped")
+    raise UserError(f"{path} is not computed yet: run `precompute` again, it continues where it stopped")
 
 
 def read_images(category: CachedCategory, rows: Sequence[int]) -> Iterator[ImageRecord]:

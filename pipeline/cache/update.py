@@ -1,7 +1,7 @@
-"""Bring a category of a cache up to date with its images: append new ones, drop vanished ones, redo changed ones.
+"""Update a category of a cache: append new images, drop vanished ones, compute changed ones again.
 
-Nothing else moves: a new image goes behind all others, and a dropped one leaves an empty row without a path, so that
-the rows, and with them the pairs, of all other images stay what they are.
+No other row moves: a new image gets a row at the end, and a dropped one leaves an empty row without a path. So the
+rows of all other images, and their pairs, stay the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _READERS = 8
 
 
 def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
-    """Make the rows of the cached categories those of the data set, and name on standard error what changed.
+    """Make the rows of the cached categories match the data set, and name on standard error what changed.
 
     update: also drop images that have vanished, and mark those whose files have changed, or could not be read, to be
     computed again, which reads every file. Without it UserError for images that have vanished; changed ones stay.
@@ -40,7 +40,7 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
         cache.update_attributes(complete=False)
     for category, paths in listed:
         for line in _update_category(category, dataset.image_root, paths, update):
-            # At once: a run that is killed later has no other chance to name them.
+            # Now, because a run that is killed later could not name them.
             print(line, file=sys.stderr, flush=True)
             cache.update_attributes(complete=False)
     cache.refresh_digests()
@@ -56,7 +56,7 @@ def _refuse_vanished(category: CachedCategory, image_root: str, paths: Sequence[
 
 
 def _update_category(category: CachedCategory, image_root: str, paths: Sequence[str], update: bool) -> list[str]:
-    """Update one category; a line for the images that joined, one for those that changed, one for those that left."""
+    """Update one category; a line each for images that joined, changed and left."""
     stored = category.paths
     known, wanted = set(stored), set(paths)
     gone = changed = np.array([], np.int64)

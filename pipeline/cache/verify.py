@@ -1,6 +1,6 @@
 """Check a cache against its own layout, its own arithmetic and the source images, chunk by chunk.
 
-A chunk that is lost is read as zeros without any error, so what is checked is what the arrays say of each other.
+Zarr reads a lost chunk as zeros without an error, so the check compares the arrays with each other.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def verify_cache(store: str, categories: Sequence[str] = ()) -> Verdict:
 def inspection_value(store: str, categories: Sequence[str] = (), *, verify: bool) -> dict[str, Any]:
     """What `inspect --json` prints: the summary as plain JSON values and, where asked for, the verdict as "verify".
 
-    Of a cache too damaged to be summed up it holds only the verdict; without one that raises RunError.
+    For a cache that is too damaged to summarise it holds only the verdict; without a verdict that raises RunError.
     """
     verdict = {"verify": asdict(verify_cache(store, categories))} if verify else {}
     try:
@@ -79,7 +79,7 @@ def inspection_value(store: str, categories: Sequence[str] = (), *, verify: bool
 
 
 def chunk_faults(arrays: Arrays, settings: PrecomputeSettings) -> dict[str, NDArray[np.bool_]]:
-    """Which images of a chunk break what `pipeline.cache.layout` and the design promise: a line to (B,) bool.
+    """Which images of a chunk break a rule of the layout or of the method: a line per rule, to (B,) bool.
 
     arrays: B rows of every array of `pipeline.cache.layout`, of valid images only.
     """
@@ -115,7 +115,7 @@ def _verify_category(cache: Cache, category: CachedCategory) -> Verdict:
 
 
 def _refuse_remote_failure(name: str, error: Exception) -> None:
-    """A remote side that is out of reach says nothing about the cache."""
+    """Raise RunError for an unreachable remote side, which says nothing about the cache."""
     if not isinstance(error, OSError) and (reason := describe_io_error(error)):
         raise RunError(f"{name} is out of reach ({reason}): try again when it is back") from error
 
@@ -143,7 +143,7 @@ def _cache_problems(cache: Cache) -> list[str]:
         if name not in ready
     ]
     if not cache.complete:
-        problems.append("the cache is not marked complete; run precompute again, it goes on where it stopped")
+        problems.append("the cache is not marked complete; run precompute again, it continues where it stopped")
     return problems
 
 
@@ -204,7 +204,7 @@ def _chunk_problems(arrays: Arrays, valid: NDArray[np.bool_], settings: Precompu
 
 
 def _source_problem(image_root: str, path: str, digest: str) -> tuple[str, bool]:
-    """A line, empty where the source is as it was; and whether the source could not be read at all."""
+    """A line, empty where the source is unchanged; and whether the source could not be read."""
     try:
         found = hashlib.sha256(read_bytes(image_root, path)).hexdigest()
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""How many images each published data set holds, and what a copy has against that.
+"""How many images each published data set holds, and the comparison of a copy with that.
 
 MVTec AD: Table 1 of Bergmann et al., IJCV 129, 2021. VisA: ``split_csv/1cls.csv`` of Zou et al., ECCV 2022.
 ELPV: package elpv-dataset 1.0, labels 0 and 1, split by `pipeline.data.layouts.elpv_trains_on`.
@@ -74,7 +74,7 @@ class CountRow:
 
 
 def compare_counts(name: str, image_root: str | None = None) -> list[CountRow]:
-    """Compare what lies below `image_root` with the published counts; one row a category, sorted by name.
+    """Compare what lies below `image_root` with the published counts; one row per category, sorted by name.
 
     Published categories that are not there have a row too. Only names are looked at.
 

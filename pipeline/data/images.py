@@ -154,7 +154,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
-        # Broken EXIF beside whole pixels says nothing about orientation.
+        # Broken EXIF says nothing about orientation, and the pixels are whole.
         turn = None
     return image if turn is None else image.transpose(turn)
 

@@ -1,4 +1,4 @@
-"""One pure function a layout: from the files below a root to categories of labelled samples.
+"""One pure function per layout: from the files below an image root to categories of labelled samples.
 
 Nothing here touches a disk: the functions get a `Listing` (or the text of a table) and give `Category`
 tuples, also incomplete ones (no train images, files of a table that are not there). `pipeline.data.datasets`
@@ -21,7 +21,7 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: where it lies, what it shows, where its ground truth lies.
+    """One image: its path, what it shows, and the path of its ground truth.
 
     `path` and `mask` are POSIX paths relative to the root; `label` is 0 (normal) or 1 (anomalous); `defect`
     is "good" or the defect class; `mask` is None where there is none.
@@ -51,7 +51,7 @@ def mvtec_layout(listing: Listing, base: str, own_name: str) -> list[Category]:
     in ``train/`` or ``test/``, or the folder ``train/good``; other folders and files are no part of the data
     set.
 
-    Raises `UserError` where an image lies directly in ``test/``, as it then has no label.
+    Raises `UserError` where an image is directly in ``test/``, as it then has no label.
     """
     everything = [path for path in listing.files if path.startswith(base)]
     # Folders, not only files: an empty train/good is still the category that a user meant.
@@ -75,7 +75,7 @@ def mvtec_layout(listing: Listing, base: str, own_name: str) -> list[Category]:
 def plain_layout(listing: Listing, own_name: str) -> list[Category]:
     """A folder of normal images and nothing else: one category without a test set.
 
-    Empty where any image lies in a sub-folder, or where there is a folder ``train`` or ``test``: then the
+    Empty where any image is in a sub-folder, or where there is a folder ``train`` or ``test``: then the
     labels are meant to come from folders, and taking all for normal would be a silent mistake.
     """
     labelled = listing.folders & {"train", "test"} or any("/" in path for path in listing.files)

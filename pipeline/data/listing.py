@@ -1,7 +1,6 @@
-"""What lies below a root: a local folder or an fsspec URL (``s3://bucket/x``), listed once, read by file.
+"""The files below an image root, a local folder or an fsspec URL (``s3://bucket/x``): listed once, read by file.
 
-Everything above this module works on POSIX paths relative to the root, so that a data set has the same paths
-wherever it lies.
+All other modules use POSIX paths relative to the image root, so that a data set has the same paths wherever it is.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ _STUBS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files and the folders below a root, as POSIX paths relative to it.
+    """The image files and the folders below an image root, as POSIX paths relative to it.
 
-    `files` is sorted by code point. Folders without files are seen in a local root only: object stores have
-    none.
+    `files` is sorted by code point. Only a local root lists folders without files: object
+    stores have none.
     """
 
     files: tuple[str, ...]
@@ -75,8 +74,8 @@ def list_images(image_root: str) -> Listing:
 def read_file(image_root: str, path: str) -> bytes:
     """Content of the file at `path` (relative, POSIX) below `image_root`.
 
-    Raises `OSError` where it cannot be read. Of a URL that is only `FileNotFoundError`: `RunError` where the remote
-    side fails, which says nothing about the file; `UserError` where the filesystem of the URL is not installed.
+    Raises `OSError` where a local file cannot be read. For a URL it raises `FileNotFoundError` for a missing file,
+    `RunError` where the remote side fails, and `UserError` where the filesystem of the URL is not installed.
     """
     if not is_url(image_root):
         return Path(image_root, path).read_bytes()

@@ -85,7 +85,7 @@ def stage_title(stages: tuple[str, ...], stage: int) -> str:
 def draw_image(store: str, wanted: str, categories: Sequence[str], folder: Path) -> Path:
     """Write the figure of one image of a cache as `folder`/<category>-<file name without suffix>.png; returns the path.
 
-    wanted: see `inspect.find_image`. The category is part of the name so that no source image, which may lie in
+    wanted: see `inspect.find_image`. The category is part of the name so that no source image, which may be in
     `folder`, is overwritten.
     """
     record = read_image(store, *find_image(store, wanted, categories))

@@ -43,7 +43,7 @@ _DASH, _GAP = 6, 4
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture beside the page: its relative address, the caption below it and what it shows in words."""
+    """A picture of the page: its relative address, its caption, and what it shows in words."""
 
     address: str
     caption: str

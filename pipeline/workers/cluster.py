@@ -1,4 +1,4 @@
-"""Run one function over many tasks on a Dask cluster: one of our own, or one that somebody started.
+"""Run one function over many tasks on a Dask cluster: our own, or a running one at an address.
 
 Every wait is bounded: a cluster without workers, a lost scheduler and a task that kills its workers end the run.
 """
@@ -37,7 +37,7 @@ _CONNECTING = 10.0
 _BETWEEN_COUNTS = 1.0
 # Tasks that share a GPU: one is in the network while the others decode or write.
 _TASKS_PER_GPU = 4
-# What ends a run is told in a line of our own; Dask's log has tracebacks, and warns of workers that take time to stop.
+# Our own line says what ended a run; Dask's log has tracebacks, and warns of workers that are slow to stop.
 _LOGGED = logging.CRITICAL
 
 
@@ -83,7 +83,7 @@ def run_on_cluster(
 
 
 def _broken_off(scheduler: str, reason: str) -> RunError:
-    return RunError(f"the run on {scheduler} broke off ({reason}): the same command goes on there or elsewhere")
+    return RunError(f"the run on {scheduler} stopped ({reason}): run the same command to continue, on any scheduler")
 
 
 def _results(client: Client, submit: Callable[[Any], Future[Any]], tasks: Sequence[Any]) -> Iterator[Any]:

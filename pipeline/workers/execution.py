@@ -1,4 +1,4 @@
-"""How a run is carried out, whatever it computes: validated once where it enters, passed on as one value."""
+"""How a run is carried out, whatever it computes; validated once and passed on as one value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class Execution:
         "threads", "Where tasks run: here, or on a Dask cluster.", metavar="|".join((*SCHEDULERS, "tcp://HOST:PORT"))
     )
     workers: int | None = setting(
-        None, "Default one per core, with cuda one per GPU; an address has its own.", within=POSITIVE, type=int
+        None,
+        "Default one per core, with cuda one per GPU; a cluster at an address has its own.",
+        within=POSITIVE,
+        type=int,
     )
     dask_report: Path | None = setting(
         None,
@@ -30,9 +33,7 @@ class Execution:
         type=Path,
     )
     device: str = setting("auto", "auto takes CUDA where there is one.", choices=DEVICES)
-    gpu_batch: int = setting(
-        64, "Images through a GPU at once. On a CPU no cache depends on it: each image goes by itself.", within=POSITIVE
-    )
+    gpu_batch: int = setting(64, "Images that a GPU computes at once; a CPU computes one at a time.", within=POSITIVE)
     bad_images: str = setting("stop", "What to do at an image that cannot be read.", choices=("stop", "skip"))
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ def _once_per_process(load: Callable[..., T]) -> Callable[..., T]:
 
 @_once_per_process
 def readers() -> ThreadPoolExecutor:
-    """Threads that read images ahead of the network, as far as the two chunks in hand."""
+    """Threads that read images ahead of the network, at most two chunks of them."""
     return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
 
 

@@ -48,7 +48,7 @@ def run_tasks(
         if execution.scheduler in LOCAL:
             _run_local(call, tasks, execution, on_result)
         else:
-            # Imported here: a run in threads does without the time that importing distributed takes.
+            # Imported here, because a run in threads does not need distributed, which takes long to import.
             from pipeline.workers.cluster import run_on_cluster
 
             run_on_cluster(call, tasks, execution, on_result)
@@ -67,7 +67,7 @@ def _call(function: Callable[..., Result], torch_threads: int, *task: object) ->
 
 @contextmanager
 def _torch_threads_kept() -> Iterator[None]:
-    """Give this process its number of torch threads back, which tasks run in it have set."""
+    """Restore this process's number of torch threads, which tasks that ran in it have changed."""
     import torch
 
     threads = torch.get_num_threads()
@@ -102,6 +102,6 @@ def _run_local(
             compute(*calls, scheduler=execution.scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
     except BrokenProcessPool as error:
         raise RunError(
-            "a worker process was killed, possibly out of memory: the same command goes on where it ended,"
+            "a worker process was killed, possibly out of memory: run the same command to continue,"
             " and needs less with fewer --workers"
         ) from error

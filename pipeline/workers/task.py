@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What one task came to: images done, the lines of those that could not be read, seconds by step, and by whom."""
+    """The outcome of one task: images done, a line per unreadable image, seconds by step, and the worker."""
 
     store: str
     category: str
@@ -70,10 +70,10 @@ class _Loaded:
 
 
 def compute_shard(job: Job, name: str, shard: int) -> TaskReport:
-    """Compute what is pending of one shard of a category and write it; a shard that is all done is left as it is.
+    """Compute the pending rows of one shard of a category and write them; a done shard stays as it is.
 
-    Runs wherever Dask puts it: it opens the store and loads the network once per process. With bad_images "stop" and
-    an unreadable image nothing is written and the report carries the lines.
+    It opens the store and loads the network once per process, wherever Dask runs it. With bad_images "stop" and an
+    unreadable image it writes nothing, and the report carries the lines.
     """
     clock = _Clock()
     category = open_category(job.store, job.cache_id, name)
@@ -88,7 +88,7 @@ def compute_shard(job: Job, name: str, shard: int) -> TaskReport:
 
 
 def _among_finished(category: CachedCategory, shard: int, arrays: Arrays, pending: PendingRows) -> Arrays:
-    """The arrays of the whole shard: where only some rows were computed, between those that were there."""
+    """The arrays of the whole shard: the computed rows, and the rows that the cache already holds."""
     if len(pending.rows) == pending.of:
         return arrays
     whole = category.read_shard(shard, tuple(arrays))
@@ -100,12 +100,13 @@ def _among_finished(category: CachedCategory, shard: int, arrays: Arrays, pendin
 def _compute_by_chunk(
     job: Job, category: CachedCategory, paths: Sequence[str], clock: _Clock
 ) -> tuple[Arrays, tuple[str, ...]]:
-    """`_compute_arrays` for a chunk's worth of images at a time: beside the result only two of them are in memory."""
+    """`_compute_arrays` of one chunk of images at a time, so that memory holds the result and two chunks of images."""
     settings, size = replace(category.settings, weights=job.weights), category.rows_per_chunk
     shapes = layout(len(paths), settings).items()
     whole: Arrays = {name: np.zeros(shape, object if dtype == "str" else dtype) for name, (shape, dtype, _) in shapes}
     del whole["paths"]
     problems: list[str] = []
+    # The threads read and decode the next chunk while the network computes this one.
     ahead = _read_ahead(job.image_root, paths[:size], settings)
     for start in range(0, len(paths), size):
         part, following = paths[start : start + size], paths[start + size : start + 2 * size]
@@ -160,7 +161,7 @@ def _explain(backbone: Backbone, images: NDArray[np.uint8], settings: Precompute
     device = backbone.device
     pixels = torch.from_numpy(images)
     if device.type == "cuda":
-        pixels = pixels.pin_memory()  # the copy then runs beside the network of the images before
+        pixels = pixels.pin_memory()  # the copy then runs while the network computes the images before
     x = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
     with _network_gate(device):
         raw, classes = layercam(backbone, backbone.normalise(x), settings.stages, precision=settings.precision)

@@ -12,7 +12,7 @@ from train.benchmark.comparison import arm_folder
 from train.run import Run, open_run
 from train.settings import BenchmarkSettings, PatchCoreSettings, Settings, TrainSettings
 
-# A quick look: does all of it work here? Its figures say nothing.
+# A quick look checks that everything works here. Its metrics mean nothing.
 QUICK = "QUICK LOOK, no measurement"
 _QUICK_STEPS = 5
 QUICK_NORMALS = 64
@@ -22,7 +22,7 @@ _QUICK_SIZE = 128
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is compared: arms and seeds on some or all categories of a data set; see `run_benchmark`.
+    """A benchmark: arms and seeds on some or all categories of a data set; see `run_benchmark`.
 
     store: the cache; it is made first where it is not there or not finished. image_root: of the data set, None for its
     default. command: what was typed, for `results.md`.
@@ -39,12 +39,12 @@ class Benchmark:
 
     @property
     def seeds(self) -> range:
-        """From 0 on."""
+        """The seeds, counted from 0."""
         return range(self.asked.seeds or (1 if self.asked.quick else 3))
 
     @property
     def training(self) -> TrainSettings:
-        """What all trained arms share."""
+        """The settings that all trained arms share."""
         return TrainSettings(steps=_QUICK_STEPS) if self.asked.quick else TrainSettings()
 
     def settings(self, arm: str) -> Settings:
@@ -56,20 +56,20 @@ class Benchmark:
 
     @property
     def cache_settings(self) -> PrecomputeSettings:
-        """Those of a cache to be made."""
+        """The settings of a new cache."""
         return PrecomputeSettings(
             image_size=self.asked.image_size or (_QUICK_SIZE if self.asked.quick else PrecomputeSettings().image_size)
         )
 
     @property
     def note(self) -> str:
-        """What to say beside every figure: nothing, or that it is none."""
-        what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images a label"
+        """The warning that stands with every result of a quick look, else empty."""
+        what = f"{_QUICK_STEPS} steps, at most {_QUICK_TESTS} test images per label"
         return f"{QUICK}: {what}" if self.asked.quick else ""
 
 
 def open_arm(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = None) -> Run:
-    """The run of an arm, of some categories or those that the benchmark compares; goes on with what lies there."""
+    """The run of an arm, of some categories or those that the benchmark compares; keeps its finished cells."""
     run = open_run(
         benchmark.store,
         arm_folder(benchmark.out, arm).path,

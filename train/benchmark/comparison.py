@@ -16,7 +16,7 @@ from train.evaluation.metrics import METRICS, Metric
 from train.evaluation.results import PerSeed, over_categories, over_seeds, percent
 from train.run_folder import RunFolder
 
-# What each arm came to.
+# The cells of each arm.
 Arms = Mapping[str, Sequence[CellResult]]
 # The header first.
 Cells = list[list[str]]
@@ -41,7 +41,7 @@ def write_rows(path: Path, arms: Arms) -> None:
 
 
 def read_rows(path: Path) -> dict[str, list[CellResult]]:
-    """The cells that a benchmark's `results.csv` lists, from the run folders of its arms, which lie beside it."""
+    """The cells that a benchmark's `results.csv` lists, from the run folders of its arms, in the same folder."""
     arms: dict[str, list[CellResult]] = {}
     with path.open(newline="") as file:
         for line in csv.DictReader(file):

@@ -1,4 +1,4 @@
-"""On what and with what a figure was measured, in words."""
+"""The machine and the package versions that a measurement was made with, in words."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every category, arm and seed of a data set, trained by one recipe and budget, and what they come to side by side.
+"""Every category, arm and seed of a data set, trained by one recipe and budget, and compared.
 
-A cell is one category, arm and seed. Each arm's run folder, `<out>/<arm>`, is one that `train` could have written, and
-a cell that is finished there is read back: the same command goes on where it was stopped.
+A cell is one category, arm and seed. Each arm's run folder, `<out>/<arm>`, is one that `train` could have written.
+Finished cells are kept: the same command continues a stopped benchmark.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from train.run import Run, record, write_results
 
 
 def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
-    """Compute what is not there yet, write the tables and plots to `out`, and return what each arm came to.
+    """Compute the cells that are missing, write the tables and plots to `out`, and return the cells of each arm.
 
-    A task of the benchmark's execution is a cell, and so a worker has one category at a time. "threads" takes the cells
-    one after the other in this process, each with all cores; "processes" as many at once as there are cores, each with
-    one torch thread, which is faster on a CPU.
+    A task is a cell. The scheduler "threads" computes one cell at a time in this process, on all cores. "processes"
+    computes as many at once as there are cores, each with one torch thread, which is faster on a CPU.
     """
     ensure_cache(benchmark)
     runs = {arm: open_arm(benchmark, arm) for arm in benchmark.asked.arms}
@@ -42,7 +41,7 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
 
 
 def ensure_cache(benchmark: Benchmark) -> None:
-    """Make the cache, or finish it with its own settings; one that is whole is taken as it is.
+    """Make the cache, or finish it with its own settings; a complete one stays as it is.
 
     UserError where it is of another data set or image size.
     """

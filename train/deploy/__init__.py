@@ -1,1 +1,1 @@
-"""A detector at work: it scores images, and leaves as one program."""
+"""A detector at work: it scores images, and is exported as one program."""

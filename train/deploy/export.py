@@ -18,7 +18,7 @@ class DetectorProgram(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        # Modules of this one, so that their weights are the program's; the network only where it has a say.
+        # Submodules, so that their weights become the program's; the network only where a deciding score needs it.
         self.pretrained = detector.fitted.pretrained
         self.network = detector.fitted.network if needs_network(detector.recipe.deciding_scorers) else None
 

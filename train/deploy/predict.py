@@ -1,4 +1,4 @@
-"""Score any images with a run's detector: a table, and an overlay per image; needs only the run folder."""
+"""Score any images with a run's detector: a table, and an overlay per image. It needs only the run folder."""
 
 from __future__ import annotations
 

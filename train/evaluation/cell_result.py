@@ -1,4 +1,4 @@
-"""What one category and seed came to, and its form as JSON."""
+"""The result of one category and seed, and its JSON form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Measured = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class DefectResult:
-    """One class of defect: how many images show it, and the metrics of these beside all normal ones."""
+    """One class of defect: how many images show it, and the metrics of these with all normal ones."""
 
     n: int
     metrics: Measured
@@ -23,12 +23,12 @@ class DefectResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What one category and seed came to, figures in 0..1, by the names of `train.evaluation.metrics.METRICS`.
+    """The result of one category and seed: metrics in 0..1, by the names of `train.evaluation.metrics.METRICS`.
 
     None: not defined, such as the AUROC of a test set without anomalies, or not measured, such as AUPRO without masks.
-    n_train and n_test count images; threshold is on the scale of the image score. metrics: of the default scorer, empty
+    n_train and n_test count images; threshold is on the scale of the image score. metrics: of the deciding score, empty
     without test images. scorers: image AUROC of each by name. by_defect: of each class of defect, the folder's name.
-    ValueError for a figure outside 0..1 or a threshold that is not finite.
+    ValueError for a metric outside 0..1 or a threshold that is not finite.
     """
 
     dataset: str
@@ -42,10 +42,10 @@ class CellResult:
     by_defect: Mapping[str, DefectResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        figures = {**self.metrics, **{f"scorer {name}": value for name, value in self.scorers.items()}}
+        measured = {**self.metrics, **{f"scorer {name}": value for name, value in self.scorers.items()}}
         for defect, result in self.by_defect.items():
-            figures |= {f"{name} of {defect}": value for name, value in result.metrics.items()}
-        for name, value in figures.items():
+            measured |= {f"{name} of {defect}": value for name, value in result.metrics.items()}
+        for name, value in measured.items():
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {value}")
         if not math.isfinite(self.threshold):

@@ -22,7 +22,7 @@ _IMAGES_AHEAD = 64
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures as in `CellResult`; of the images they come from all scores, those (N,) that decide, and labels (N,)."""
+    """Metrics as in `CellResult`, and of the images all scores, the deciding ones (N,), and labels (N,)."""
 
     metrics: dict[str, float | None]
     scorers: dict[str, float | None]
@@ -44,7 +44,7 @@ def read_images(image_root: str, paths: Sequence[str], settings: PrecomputeSetti
 
 
 def evaluate(detector: Detector, image_root: str, samples: Sequence[Sample]) -> Evaluation:
-    """Score test samples and measure every metric, of all and of each class of defect beside the normals.
+    """Score test samples and measure every metric, of all images and of each class of defect with all normals.
 
     Anomalous images without a mask, or with an empty one, take no part in the metrics that need masks.
     """

@@ -1,6 +1,6 @@
-"""Figures of merit: the list of all that is measured, `METRICS`, and how; thresholds, means over seeds.
+"""Metrics: `METRICS` lists them all; thresholds and means over seeds.
 
-An anomaly score is higher for the more anomalous; label 1 and mask True mean anomalous. A figure that is not
+An anomaly score is higher for the more anomalous; label 1 and mask True mean anomalous. A metric that is not
 defined, such as an AUROC of a single class, is None and never NaN.
 """
 
@@ -40,7 +40,7 @@ def image_ap(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float
 
 
 def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which (N,) images the pixel figures may use, from labels (N,) and masks (N, H, W).
+    """Which (N,) images the pixel metrics may use, from labels (N,) and masks (N, H, W).
 
     All but the anomalous images whose mask is empty: there the place of the anomaly is not known, and
     counting all their pixels as normal would punish a map that finds it. Select with this before ranking their
@@ -54,7 +54,7 @@ def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> ND
 class PixelRanking:
     """The pixels of anomaly maps by falling score, sorted once for every metric of pixels.
 
-    scores: (P,) float; regions: (P,) int32, which connected anomalous region a pixel lies in (8 neighbours, within an
+    scores: (P,) float; regions: (P,) int32, which connected anomalous region a pixel is in (8 neighbours, within an
     image), from 1, and 0 for a normal pixel; images: (P,) int32, which image it is of.
     """
 
@@ -142,7 +142,7 @@ def aupro(pixels: PixelRanking, fpr_limit: float = 0.3) -> float | None:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of merit, in 0..1 and higher for the better, or None where it is not defined.
+    """A metric, in 0..1 and higher for the better, or None where it is not defined.
 
     name: its key in `results.json` and `cell.json` and its column in `results.csv`; title: what tables call it.
     function: of labels (N,) and scores (N,) of images; where needs_masks, of the `PixelRanking` of their maps.
@@ -177,7 +177,7 @@ def measure(
 
 
 def threshold_at(scores: NDArray[np.floating], false_alarm_rate: float) -> float:
-    """Least score of held-out normals (N,) that at most the given share of them lie strictly above.
+    """Least score of held-out normals (N,) that at most the given share of them exceed.
 
     An image is called anomalous if its score is above the threshold. It is conservative: never between two
     scores, always the upper one. A rate below 1 / N gives the maximum of the N normals, as 0.01 does for 40;

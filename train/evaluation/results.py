@@ -26,18 +26,18 @@ def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> di
     in the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds
     the same of each class of defect.
 
-    `mean` holds, for each figure, the mean over categories of each category's mean over seeds, and under
+    `mean` holds, for each metric, the mean over categories of each category's mean over seeds, and under
     `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed by
     itself, and the standard error is of those. It is None for one seed, and where categories have different numbers
-    of seeds. A category without the figure is left out of the mean, and `n_categories` says how many are in it; None
+    of seeds. A category without the metric is left out of the mean, and `n_categories` says how many are in it; None
     if there is none. ValueError without a cell.
     """
     if not cells:
         raise ValueError("there is no category to summarise")
     names = dict.fromkeys(cell.category for cell in cells)
     categories = {name: _category([cell for cell in cells if cell.category == name]) for name in names}
-    figures = (*(metric.name for metric in METRICS), _UNTRAINED_AUROC)
-    means = {name: over_categories([c[name] for c in categories.values()]) for name in figures}
+    metrics = (*(metric.name for metric in METRICS), _UNTRAINED_AUROC)
+    means = {name: over_categories([c[name] for c in categories.values()]) for name in metrics}
     mean: dict[str, Any] = {name: value for name, (value, _, _) in means.items()}
     mean["standard_error"] = {name: error for name, (_, error, _) in means.items()}
     mean["n_categories"] = {name: count for name, (_, _, count) in means.items()}
@@ -51,8 +51,8 @@ def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> di
 def results_table(cells: Sequence[CellResult]) -> Table:
     """Table of a run's cells: percent, mean ± standard error over seeds, "-" for what is missing.
 
-    One row per category and the mean last; below a category of two classes of defect or more a row per class, beside
-    all normals. A line below the table says where the trained network is worse than the untrained.
+    One row per category and the mean last. Below a category with two or more classes of defect there is a row per
+    class, measured with all normals. A line below the table says where the trained network is worse than the untrained.
     """
     summary = summarise(cells, {})
     categories, mean = summary["categories"], summary["mean"]
@@ -64,29 +64,29 @@ def results_table(cells: Sequence[CellResult]) -> Table:
     for heading in ("category", *["defect"] * several):
         table.add_column(heading, overflow="fold", min_width=len(heading))
     for heading in columns.values():
-        # A figure is never broken; on a narrow terminal names are.
+        # On a narrow terminal names are broken, numbers are not.
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     worse = []
     for name, category in categories.items():
-        figures = {figure: over_seeds(category[figure]) for figure in columns}
-        table.add_row(escape(name), *["all"] * several, *(percent(*figures[figure]) for figure in columns))
+        metrics = {metric: over_seeds(category[metric]) for metric in columns}
+        table.add_row(escape(name), *["all"] * several, *(percent(*metrics[metric]) for metric in columns))
         for defect, found in category["by_defect"].items() if len(category["by_defect"]) > 1 else ():
-            shown = (percent(*over_seeds(found[figure])) if figure in found else "" for figure in columns)
+            shown = (percent(*over_seeds(found[metric])) if metric in found else "" for metric in columns)
             table.add_row("", escape(defect), *shown)
-        worse += _worse(name, figures[first.name][0], figures[_UNTRAINED_AUROC][0])
+        worse += _worse(name, metrics[first.name][0], metrics[_UNTRAINED_AUROC][0])
     count = f" in {len(worse)} of {len(categories)}"
     # Means over different categories say nothing about training.
     if mean["n_categories"][first.name] == mean["n_categories"][_UNTRAINED_AUROC]:
         worse += _worse("the mean", mean[first.name], mean[_UNTRAINED_AUROC])
     table.add_section()
-    means = (percent(mean[figure], mean["standard_error"][figure]) for figure in columns)
+    means = (percent(mean[metric], mean["standard_error"][metric]) for metric in columns)
     table.add_row("mean", *["all"] * several, *means)
     table.caption = escape(f"worse than untrained{count}: {', '.join(worse)}") if worse else None
     return table
 
 
 def over_seeds(values: PerSeed | None) -> tuple[float | None, float | None]:
-    """Mean over the seeds and its standard error; None where the figure is missing at a seed, or there is one seed."""
+    """Mean over the seeds and its standard error; None where the metric is missing at a seed, or there is one seed."""
     defined = [value for value in values or () if value is not None]
     if not defined or len(defined) != len(values or ()):
         return None, None
@@ -94,7 +94,7 @@ def over_seeds(values: PerSeed | None) -> tuple[float | None, float | None]:
 
 
 def over_categories(per_category: Sequence[PerSeed | None]) -> tuple[float | None, float | None, int]:
-    """Mean, its standard error over seeds, and how many of the categories have the figure at every seed."""
+    """Mean, its standard error over seeds, and how many of the categories have the metric at every seed."""
     measured = [values for values in per_category if over_seeds(values)[0] is not None]
     means = [mean for mean, _ in map(over_seeds, measured) if mean is not None]
     if not means:

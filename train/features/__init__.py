@@ -1,1 +1,1 @@
-"""What a backbone says of an image: embeddings, and the network that training changes."""
+"""Embeddings of an image in a backbone, and the network that training changes."""

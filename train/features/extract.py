@@ -1,4 +1,4 @@
-"""What a backbone says of images, a bounded batch at a time: an embedding of each image, and one of each cell."""
+"""Embeddings of images in a backbone, a bounded batch at a time: one per image, and one per patch."""
 
 from __future__ import annotations
 

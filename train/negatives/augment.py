@@ -14,7 +14,7 @@ def jitter_colour(images: Tensor, strength: float, rng: np.random.Generator) -> 
     """Brightness, contrast and saturation of each image times its own factor in 1-strength..1+strength.
 
     images: (B,3,H,W) float on the 0..255 scale; the result is clipped to it. The order is fixed, as in torchvision's
-    ColorJitter with the hue left alone.
+    ColorJitter without the hue.
     """
     if strength == 0:
         return images

@@ -90,7 +90,8 @@ def _scar(images: Tensor, rng: np.random.Generator) -> Tensor:
 
     from_y, from_x = anywhere(length, width)
     to_y, to_x = anywhere(length * cosine + width * abs(sine), width * cosine + length * abs(sine))
-    # Every pixel near the centre of where the scar goes asks for its place in the patch, if it has one there.
+    # From each pixel near the scar's new centre back to its place in the patch: the other way, the rotation would leave
+    # holes between the pixels that it hits.
     reach = math.ceil(max(1, math.hypot(_SCAR_WIDTH[1], _SCAR_LENGTH[1]) * scale) / 2)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     along = cosine[:, None, None] * y - sine[:, None, None] * x

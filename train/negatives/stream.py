@@ -78,7 +78,7 @@ class NormalStream:
 
     @property
     def settings(self) -> PrecomputeSettings:
-        """Those that the category was computed with."""
+        """The settings that the category was computed with."""
         return self._category.settings
 
     def _chunk(self, number: int) -> Arrays:
@@ -93,7 +93,7 @@ class NormalStream:
 
 @dataclass(frozen=True, eq=False)
 class NormalImages:
-    """The images (H,W,3) uint8 of some rows, read from a stream whenever they are gone through."""
+    """The images (H,W,3) uint8 of some rows, read from a stream at every iteration."""
 
     stream: NormalStream
     rows: NDArray[np.int64]

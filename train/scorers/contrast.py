@@ -1,8 +1,8 @@
 """What sets negatives apart from normals in the pretrained network, gathered while training streams them.
 
-Of embeddings: the moments of the way that a negative's lies from its own normal's. Of patches: those of the way to the
-nearest reference, of normals' patches and of the patches that a negative changed. References come from one half of the
-normals and the moments from the other, or every normal would find itself.
+Of image embeddings: second moments of the difference between each negative and its own normal. Of patch embeddings:
+second moments of the difference to the nearest reference, of normal patches and of patches that a negative changed.
+References come from one half of the normals and moments from the other; else every normal patch would find itself.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Contrast:
     def embedding_discriminant(self) -> Gaussian:
         """The normals' mean, and the factor of the discriminant of embeddings; of normals only if no negative came.
 
-        A negative is taken for a normal that was moved: its variances are those of normals and of the way together.
+        A negative counts as a normal that was moved: its variance is that of normals plus that of the difference.
         """
         mean, factor = self._gaussian.mean, self._gaussian.factor
         moved = self._mean("embeddings") + torch.eye(len(mean), dtype=torch.float64, device=mean.device)
@@ -77,7 +77,7 @@ class Contrast:
         return Gaussian(mean, learned if learned.shape[1] else factor)
 
     def patch_projection(self) -> Tensor | None:
-        """(E,d) float32 to the patches' discriminant directions; None where no negative says anything."""
+        """(E,d) float32 to the patches' discriminant directions; None where negatives differ in no direction."""
         whitening = whiten(self._mean("normal_patches"), self._recipe.ridge)
         learned = quadratic_discriminant(
             whitening, whitening.T @ self._mean("negative_patches") @ whitening, self._recipe.directions

@@ -16,12 +16,12 @@ from train.scorers.gaussian import Gaussian
 from train.scorers.maps import smooth_maps, top_mean
 from train.scorers.nearest import KNearest, PatchNearest
 
-# Scorers of what the trained network says of an image.
+# Scorers that use the trained network.
 _OF_THE_TRAINED = {"gde", "knn", "head"}
 
 
 def needs_network(names: Iterable[str]) -> bool:
-    """Whether one of these scorers is of what the trained network says."""
+    """Whether one of these scorers uses the trained network."""
     return not _OF_THE_TRAINED.isdisjoint(names)
 
 

@@ -1,4 +1,4 @@
-"""The normals to train on as the pretrained network sees them, looked at once for everything that is fitted to them."""
+"""The embeddings of the normals to train on, computed once for everything that is fitted to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.scorers.gaussian import Gaussian, fit_gaussian
 
 @dataclass(frozen=True, eq=False)
 class Normals:
-    """The images to train on, and what the pretrained network makes of them, on the CPU.
+    """The images to train on and their embeddings in the pretrained network, on the CPU.
 
     images: N of (size,size,3) uint8; rows: (N,) of the cache; pooled: (N,D) float32 embeddings; patches: (N,k,E)
     float32, k random patch embeddings of each image, or all in their order.
@@ -31,7 +31,7 @@ class Normals:
 
     @cached_property
     def gaussian(self) -> Gaussian:
-        """That of the embeddings; ValueError where the recipe names no stage of them."""
+        """The Gaussian of the embeddings; ValueError where the recipe names no stage of them."""
         return fit_gaussian(self.pooled)
 
 
