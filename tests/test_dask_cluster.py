@@ -327,7 +327,7 @@ def test_workers_that_all_leave_are_told_in_one_line(monkeypatch: pytest.MonkeyP
         def retire(_: object) -> None:
             client.retire_workers(list(client.nthreads()))
 
-        with pytest.raises(RunError, match=r"no worker was left for 1 s\): the same command goes on") as caught:
+        with pytest.raises(RunError, match=r"no worker was left for 1 s\): run the same command") as caught:
             run_tasks(time.sleep, [(0.1,)] * 50, Execution(cluster.scheduler_address), retire)
     assert "\n" not in str(caught.value)
 
