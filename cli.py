@@ -19,7 +19,7 @@ from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
 
-DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True)
+DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="The data set.")
 ROOT = click.option("--root", metavar="DIR|URL", help="The folder of the data set; default data/<dataset>.")
 STORE = store_option("The cache; default the only one in data/cache.")
 CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
@@ -73,7 +73,7 @@ def datasets(dataset: str, root: str | None) -> None:
 
 
 @main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"))
-@click.option("--dataset", "datasets", type=click.Choice(DATASETS), multiple=True, required=True, help="Repeatable.")
+@click.option("--dataset", "datasets", type=click.Choice(DATASETS), multiple=True, required=True, help="Data sets.")
 @click.option(
     "--root",
     "roots",
@@ -139,7 +139,9 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
 @click.option("--root", metavar="DIR|URL", help="The folder of the test images, if precompute found them elsewhere.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/<dataset>.")
 @options_of(TrainSettings, "settings")
-@click.option("--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="Seeds.")
+@click.option(
+    "--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="One detector per seed."
+)
 @options_of(Execution, "execution", only=("device",))
 @click.option("--resume", is_flag=True, help="Keep finished cells, and continue training from checkpoints.")
 @settings_file
@@ -173,7 +175,9 @@ def train(
 @ROOT
 @CATEGORY
 @store_option("The cache; default data/cache/<dataset>.zarr; made if not there.")
-@click.option("--out", type=click.Path(path_type=Path), help="Default runs/benchmark/<dataset>, or <dataset>-quick.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="For the results; default runs/benchmark/<dataset>[-quick]."
+)
 @options_of(BenchmarkSettings, "asked")
 @options_of(Execution, "execution", only=("scheduler", "workers", "device"), scheduler="processes")
 @settings_file
@@ -294,7 +298,7 @@ def export() -> None:
 @export.command("negatives")
 @STORE
 @CATEGORY
-@click.option("--out", type=click.Path(path_type=Path), default=Path("negatives"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("negatives"), help="Folder for the negatives.")
 @click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of their sources."""
@@ -307,7 +311,7 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
 
 @export.command("model")
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("detector.pt2"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("detector.pt2"), help="The file to write.")
 def export_model(run: Path, out: Path) -> None:
     """Write a run's detector as one program: uint8 images (B,3,S,S) to scores and anomaly maps."""
     from train.deploy.export import export_model as write

@@ -19,29 +19,33 @@ class PrecomputeSettings:
     Which of these are ours and not the paper's, and the evidence for each default: docs/method.md.
     """
 
-    image_size: int = setting(256, "Side of the square images, pixels.", within=Bounds(32, 1024))
-    resize: str = setting("stretch", "To the square: stretch, or pad, which keeps the ratio.", choices=RESIZES)
-    backbone: str = setting("efficientnet_lite0", "The network that is explained.", choices=tuple(BACKBONES))
+    image_size: int = setting(256, "Side of the square images, in pixels.", within=Bounds(32, 1024))
+    resize: str = setting("stretch", "How an image becomes a square; pad keeps its aspect.", choices=RESIZES)
+    backbone: str = setting(
+        "efficientnet_lite0", "The network whose activations are explained.", choices=tuple(BACKBONES)
+    )
     weights: str = setting(
         "imagenet",
-        "Weights of the backbone: its ImageNet ones, random ones from --seed, or a file with a state dict.",
+        "Weights: those of ImageNet, random ones from --seed, or a file with a state dict.",
         metavar="imagenet|none|FILE",
     )
     stages: tuple[str, ...] = setting(
-        (), "Stages of the backbone, shallow to deep; default its four usual ones.", metavar="A,B,.."
+        (), "Stages of the backbone, shallow to deep; default four of them.", metavar="A,B,.."
     )
     clusters: int = setting(4, "Clusters per map: K of the k-means.", within=Bounds(2, 16))
     pairs: int = setting(16, "Patch pairs per image and stage.", within=Bounds(1, 256))
     # Up to a quarter of the image the shorter side of a patch is at most half of the image's side, so that two disjoint
     # patches always fit.
     patch_area: tuple[float, float] = setting(
-        (0.005, 0.05), "Least and largest patch, share of the image; uniform.", within=Bounds(0, 0.25, without_low=True)
+        (0.005, 0.05),
+        "Least and largest area of a patch, share of the image; drawn uniformly.",
+        within=Bounds(0, 0.25, without_low=True),
     )
     patch_aspect: tuple[float, float] = setting(
-        (0.3, 3.3), "Least and largest height/width of a patch; log-uniform.", within=Bounds(0.1, 10)
+        (0.3, 3.3), "Least and largest height/width of a patch; drawn log-uniformly.", within=Bounds(0.1, 10)
     )
     seed: int = setting(0, "Seed of the pairs and of random weights.", within=Bounds(0))
-    precision: str = setting("float32", "Of the network's activations and gradients.", choices=PRECISIONS)
+    precision: str = setting("float32", "Precision of activations and gradients.", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         check(self)

@@ -39,7 +39,7 @@ class TrainSettings:
     false_alarms: float = setting(
         0.01, "Share of normals that the threshold may flag.", within=SHARE, option="--false-positive-rate"
     )
-    scorer: str = setting("sum", "The score that decides.", choices=SCORERS)
+    scorer: str = setting("sum", "The score that the threshold is compared with.", choices=SCORERS)
     neighbours: int = 5
     coreset: int = 2000
 

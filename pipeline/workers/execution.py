@@ -28,13 +28,13 @@ class Execution:
     )
     dask_report: Path | None = setting(
         None,
-        "Dask's performance report of the run as HTML, of a cluster only, whose scheduler needs bokeh.",
+        "Write Dask's performance report of the run (HTML); only on a cluster whose scheduler has bokeh.",
         metavar="FILE",
         type=Path,
     )
-    device: str = setting("auto", "auto takes CUDA where there is one.", choices=DEVICES)
+    device: str = setting("auto", "auto uses CUDA where there is a GPU.", choices=DEVICES)
     gpu_batch: int = setting(64, "Images that a GPU computes at once; a CPU computes one at a time.", within=POSITIVE)
-    bad_images: str = setting("stop", "What to do at an image that cannot be read.", choices=("stop", "skip"))
+    bad_images: str = setting("stop", "At an unreadable image: stop, or skip and name it.", choices=("stop", "skip"))
 
     def __post_init__(self) -> None:
         check(self)
