@@ -1,4 +1,4 @@
-"""Write docs/results.md from what `benchmark` left below runs/benchmark, other runs, and their caches: `make docs`."""
+"""Write docs/results.md from the run folders below runs/benchmark and runs, and from their caches: `make docs`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,34 @@ from train.evaluation.results import over_seeds, percent
 from train.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
-FIGURES = {METRICS[0].name: METRICS[0].title, "untrained_image_auroc": "untrained Gaussian"}
-FIGURES |= {metric.name: metric.title for metric in METRICS[1:]}
+COLUMNS = {METRICS[0].name: METRICS[0].title, "untrained_image_auroc": "untrained Gaussian"}
+COLUMNS |= {metric.name: metric.title for metric in METRICS[1:]}
 SHOWN = ("image_size", "backbone", "negatives", "proxy", "steps", "batch_size", "backbone_lr", "scorer", "seeds")
+
+HEAD = """\
+# Results
+
+`make docs` writes this page from the files that the commands below wrote. `benchmark`, run again, prints its tables
+again; `inspect` without `--verify` prints the values under "Maps of". MVTec AD (here only the category screw, shrunk to
+512 px) was in `data/mvtec`; the magnetic tile defects, in the layout of MVTec AD, were in `data/folder`.
+
+```
+python cli.py benchmark --dataset mvtec  --image-size 128
+python cli.py benchmark --dataset folder --image-size 128
+python cli.py benchmark --dataset elpv   --image-size 128
+for NAME in mvtec folder elpv; do python cli.py inspect data/cache/$NAME.zarr --verify; done
+```
+
+All values are percent, mean ± standard error over seeds. For a mean over categories, the mean is first taken for each
+seed; the error is the standard error of those means. The last checkpoint is the one that is scored, and nothing is
+chosen by test images (`docs/method.md` says which defaults were chosen after test metrics had been seen). The arms
+differ only in their negatives: all have the same recipe, the same number of steps and of images per step.
+
+- untrained: nothing is trained. It has the same features and the same sum, but every direction has the same weight.
+- cutswap, random-swap, cutpaste, cutpaste-scar, cutpaste-3way: see `docs/method.md`, "Arms".
+- patchcore: nothing is trained; see `docs/method.md`, "PatchCore". It is fitted to the same normals as the other arms,
+  without those held out for thresholds.
+"""
 
 
 def main() -> None:
@@ -27,11 +52,10 @@ def main() -> None:
     runs, out = REPOSITORY / "runs", REPOSITORY / "docs" / "results.md"
     benchmarks = benchmark_folders(runs / "benchmark")
     if not benchmarks:
-        sys.exit("no runs/benchmark/*/results.csv: run `cli.py benchmark` first (docs/commands.md has the commands)")
+        sys.exit("no runs/benchmark/*/results.csv: run `cli.py benchmark` first (docs/results.md has the commands)")
     arms = [results for folder in benchmarks for results in results_below(folder).values()]
     others = results_below(runs)
-    sections = [(REPOSITORY / "docs" / "commands.md").read_text(), all_of(benchmarks)]
-    sections += [scorers_of(benchmarks)]
+    sections = [HEAD, all_of(benchmarks), scorers_of(benchmarks)]
     sections += [(folder / "results.md").read_text() for folder in benchmarks]
     if others:
         sections += [
@@ -44,19 +68,19 @@ def main() -> None:
 
 
 def benchmark_folders(folder: Path) -> list[Path]:
-    """The folders that `benchmark` wrote, by name; quick looks are no measurement and left out."""
+    """The folders that `benchmark` wrote, by name; quick looks are left out, since they measure nothing."""
     found = [path.parent for path in sorted(folder.glob("*/results.csv"))]
     return [path for path in found if QUICK not in (path / "results.md").read_text()]
 
 
 def results_below(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the run folders directly below came to, by name."""
+    """The contents of `results.json` of each run folder directly below, by name."""
     runs = [RunFolder(path) for path in sorted(folder.iterdir())]
     return {run.path.name: json.loads(run.results.read_text()) for run in runs if run.results.exists()}
 
 
 def all_of(benchmarks: list[Path]) -> str:
-    """The categories of all data sets in one table per figure, with the mean over them."""
+    """The categories of all data sets in one table per metric, with the mean over them."""
     arms: dict[str, list[CellResult]] = {}
     for folder in benchmarks:
         for arm, cells in read_rows(folder / "results.csv").items():
@@ -65,7 +89,7 @@ def all_of(benchmarks: list[Path]) -> str:
 
 
 def scorers_of(benchmarks: list[Path]) -> str:
-    """Image AUROC of every scorer of the arm `cutswap`, and of the sum of the arm `untrained` beside them."""
+    """Image AUROC of every scorer of the arm `cutswap`, and next to them the sum of the arm `untrained`."""
     header: list[str] = []
     rows = []
     for folder in benchmarks:
@@ -74,9 +98,9 @@ def scorers_of(benchmarks: list[Path]) -> str:
             continue
         for category, values in arms["cutswap"]["categories"].items():
             plain = arms["untrained"]["categories"][category]
-            figures = {"untrained": values["untrained_image_auroc"], **values["scorers"]}
-            header = ["category", *figures, "sum of the arm untrained"]
-            rows.append([category, *map(of_seeds, figures.values()), of_seeds(plain["scorers"]["sum"])])
+            aurocs = {"untrained": values["untrained_image_auroc"], **values["scorers"]}
+            header = ["category", *aurocs, "sum of the arm untrained"]
+            rows.append([category, *map(of_seeds, aurocs.values()), of_seeds(plain["scorers"]["sum"])])
     if not rows:
         return ""
     return (
@@ -88,13 +112,13 @@ def section(name: str, results: dict[str, Any]) -> str:
     """A table of one run: a row per category, percent, mean ± standard error over its seeds."""
     settings = {**results["settings"]["cache"], **results["settings"]}
     described = "; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in SHOWN)
-    header = ["category", "normals", "test images", *FIGURES.values(), "gde", "head"]
+    header = ["category", "normals", "test images", *COLUMNS.values(), "gde", "head"]
     rows = [
         [
             category,
             str(values["n_train"]),
             str(values["n_test"]),
-            *(of_seeds(values.get(key)) for key in FIGURES),
+            *(of_seeds(values.get(key)) for key in COLUMNS),
             *(of_seeds(values["scorers"].get(name)) for name in ("gde", "head")),
         ]
         for category, values in results["categories"].items()
@@ -103,7 +127,7 @@ def section(name: str, results: dict[str, Any]) -> str:
 
 
 def maps_of(store: str) -> str:
-    """What `inspect` says of the cache's maps: a row per category and stage."""
+    """The table that `inspect` prints of the cache's maps: a row per category and stage."""
     from pipeline.cache.summary import summarise
 
     header = ["category", "stage", "top cluster, percent of the map", "centroids", "relaxed pairs, percent"]
@@ -122,7 +146,7 @@ def maps_of(store: str) -> str:
 
 
 def of_seeds(values: list[float | None] | None) -> str:
-    """Mean ± standard error of the figures of all seeds, "-" where one is missing."""
+    """Mean ± standard error of a metric over all seeds, "-" where one is missing."""
     return percent(*over_seeds(values), 2)
 
 

@@ -125,7 +125,6 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (tmp_path / "docs").mkdir()
-    shutil.copy(REPO / "docs/commands.md", tmp_path / "docs")
     monkeypatch.setattr(module, "REPOSITORY", tmp_path)
     return module
 
