@@ -49,7 +49,7 @@ lint: $(STAMP) ## ruff and mypy --strict
 docs: $(STAMP) ## write the tables and figures that docs/ shows again
 	$(BIN)/python docs/build.py
 
-benchmark: $(STAMP) ## how fast both stages are, as ratios measured side by side
+benchmark: $(STAMP) ## how fast precompute and train are, as ratios measured side by side
 	$(BIN)/python benchmarks/precompute.py
 	$(BIN)/python benchmarks/stream.py
 

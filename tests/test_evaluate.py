@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.data.datasets import Sample, load
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
-from train.evaluation.evaluate import evaluate
+from train.evaluate import evaluate
 from train.evaluation.metrics import METRICS
 
 CACHE = PrecomputeSettings(image_size=32)

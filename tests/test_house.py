@@ -22,10 +22,9 @@ def imported(path: Path) -> Iterator[str]:
         yield from (name for name in names if name and name.partition(".")[0] in ("cli", "pipeline", "train"))
 
 
-def room(module: str) -> str | None:
-    """`pipeline.cache` of a module in it; None of a module that stands at the door of its package."""
-    package, _, rest = module.partition(".")
-    return f"{package}.{rest.partition('.')[0]}" if "." in rest else None
+def room(module: str) -> str:
+    """`pipeline.cache` of a module in it; of a module at the door of its package, the module itself."""
+    return ".".join(module.split(".")[:2])
 
 
 def module_of(path: Path) -> str:
@@ -43,7 +42,8 @@ def test_a_file_is_short_and_imports_only_what_lies_behind_it(path: Path) -> Non
 def test_rooms_do_not_import_each_other_in_a_circle() -> None:
     arrows: dict[str, set[str]] = {}
     for path in FILES:
-        if here := room(module_of(path)):
-            arrows.setdefault(here, set()).update(there for name in imported(path) if (there := room(name)))
+        if path.name != "__init__.py" or path.parent.name not in ("pipeline", "train"):
+            here = room(module_of(path))
+            arrows.setdefault(here, set()).update(room(name) for name in imported(path))
             arrows[here].discard(here)
-    assert len(list(TopologicalSorter(arrows).static_order())) > 10
+    assert len(list(TopologicalSorter(arrows).static_order())) > 30

@@ -2,6 +2,7 @@
 
 run: every category and seed. fit: the training loop. recipe: the rules of a detector. detector: the result.
 run_folder: the layout of what is written. settings: what decides a detector. calibration: scales and threshold.
+evaluate: a detector against test images.
 negatives: normals out of the cache, and the negatives made of them.
 features: embeddings, and the network that training changes.
 scorers: what is fitted to normals and learned from negatives.

@@ -25,8 +25,8 @@ from pipeline.progress import progress
 from pipeline.setting import as_toml, asked
 from train.calibration import calibrate
 from train.detector import Detector
+from train.evaluate import evaluate
 from train.evaluation.cell_result import CellResult
-from train.evaluation.evaluate import evaluate
 from train.evaluation.results import summarise
 from train.features.network import CutSwapNetwork
 from train.fit import fit

@@ -1,1 +1,1 @@
-"""Scores of test images against their labels: metrics, cells and the summary of a run."""
+"""Metrics, the result of a cell, and the results of a run."""

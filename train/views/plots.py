@@ -15,7 +15,7 @@ from pipeline.data.images import decode_mask, read_bytes
 from pipeline.data.layouts import Sample
 from pipeline.files import replacing
 from train.detector import Detector
-from train.evaluation.evaluate import Evaluation, read_images
+from train.evaluate import Evaluation, read_images
 
 _SHOWN = 6
 LABELS = ("normal", "anomalous")
