@@ -1,8 +1,8 @@
-"""What a larger data set costs stage 1 an image: `python benchmarks/growth.py [FEW] [MANY] [REPEATS]`.
+"""What precompute costs per image of a larger data set: `python benchmarks/growth.py [FEW] [MANY] [REPEATS]`.
 
-Real solar-cell images, linked under new names where there are too few, at 32 px and one deep stage, where the network
-hides least. Every run is the command itself in a process of its own: its wall time, its peak memory, and a second run
-over the finished cache.
+The images are real solar cells, linked under new names where there are too few. At 32 px and one deep stage the network
+takes the smallest share of the time, so that other costs per image show. Every run is the command itself in a process
+of its own. The script measures its wall time, its peak memory, and a second run over the finished cache.
 """
 
 from __future__ import annotations
@@ -14,19 +14,16 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
+from common import add_spread, integers, solar_cells, spread_table
 from rich.console import Console
-from rich.table import Table
-
-from pipeline.data.datasets import load
 
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "precompute", "--dataset", "folder"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run and a second one over its cache: seconds each, peak MB of the first."""
+    """Seconds of a first run and of a second one over its cache, and peak MB of the first."""
 
     first: float
     again: float
@@ -34,8 +31,7 @@ class Cost:
 
 
 def link_images(folder: Path, count: int) -> None:
-    dataset = load("elpv")
-    sources = [Path(dataset.image_root, sample.path) for category in dataset.categories for sample in category.train]
+    sources = solar_cells()
     (folder / "train" / "good").mkdir(parents=True)
     for i in range(count):
         (folder / "train" / "good" / f"{i:06}.png").symlink_to(sources[i % len(sources)])
@@ -64,18 +60,17 @@ def main(few: int, many: int, repeats: int) -> None:
         for count in (few, many):
             link_images(folder / str(count), count)
         costs = [[measure(folder / str(count), folder / "cache.zarr") for count in (few, many)] for _ in range(repeats)]
-    table = Table("figure", "median", "least", "most", title=f"{many:,} images against {few:,}, {repeats} repeats")
+    table = spread_table("metric", f"{many:,} images against {few:,}, {repeats} repeats")
     rows = {
         "peak memory, ratio": [large.peak / small.peak for small, large in costs],
-        "seconds an image, ratio": [(large.first / many) / (small.first / few) for small, large in costs],
+        "seconds per image, ratio": [(large.first / many) / (small.first / few) for small, large in costs],
         f"peak memory at {many:,} images, MB": [large.peak for _, large in costs],
         f"second run over {many:,} images, s": [large.again for _, large in costs],
     }
     for label, values in rows.items():
-        table.add_row(label, *(f"{value:.2f}" for value in (median(values), min(values), max(values))))
+        add_spread(table, label, values)
     Console().print(table)
 
 
 if __name__ == "__main__":
-    given = [int(value) for value in sys.argv[1:]]
-    main(*given, *(1000, 16000, 5)[len(given) :])
+    main(*integers(sys.argv[1:], 1000, 16000, 5))

@@ -1,9 +1,9 @@
 """Do held-out negatives choose scorers as test images would? `python benchmarks/judge.py RUN...` of `cutswap` arms.
 
-A run is what `train` or an arm of `benchmark` left, trained on CutSwap negatives. The judge is the mean image AUROC of
-held-out normals against negatives made of them, of kinds that took no part in training: random swaps, CutPaste and
-scars. Printed beside the test AUROC of every scorer, with the rank correlation of the two over scorers, category by
-category: if it is high, scorers may be chosen without an anomaly.
+A run is the folder that `train` or an arm of `benchmark` wrote, trained on CutSwap negatives. The judge is the mean
+image AUROC of held-out normals against negatives made of them. These negatives are of kinds that took no part in
+training: random swaps, CutPaste and scars. For each category the script prints the judge beside the test AUROC of every
+scorer, and their rank correlation over scorers. If it is high, a scorer can be chosen without an anomaly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
 
 
 def judge(cell: Path, store: str, category: str) -> dict[str, float]:
-    """Mean AUROC over kinds, by scorer, of one cell's detector on its held-out normals and their negatives."""
+    """Mean AUROC over kinds, per scorer, of one cell's detector on its held-out normals and their negatives."""
     detector = Detector.load(cell, "cpu")
     cached = open_cache(store)[category]
     rows, paths = cached.usable, cached.paths

@@ -1,7 +1,7 @@
-"""What a shard of 1, 4, 8 or 16 chunks costs: objects, seconds, memory: give a number of images, 20000 if none.
+"""What shards of 1, 4, 8 or 16 chunks cost in objects, seconds and memory: `python benchmarks/layout.py [IMAGES]`.
 
-Tiny images of noise stand for real ones, so that only the handling of objects counts; nothing is computed. The memory
-is that of writing one shard of 256 px noise, over what the process held before: a worker needs it beside its network.
+Tiny images of noise replace real ones and nothing is computed, so that only the handling of objects counts. The memory
+is what writing one shard of 256 px noise adds to the process: a worker needs it in addition to its network.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import multiprocessing
 import resource
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from common import integers, seconds
 from rich.console import Console
 from rich.table import Table
 
@@ -31,12 +30,6 @@ STAGES = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 TINY = PrecomputeSettings(image_size=32, pairs=4, stages=STAGES)
 CHUNK = CachedCategory.rows_per_chunk
 READ = 200
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def create(store: str, count: int, settings: PrecomputeSettings, chunks: int) -> None:
@@ -70,7 +63,7 @@ def read(store: str) -> None:
 
 
 def memory(folder: str, chunks: int) -> float:
-    """MiB that writing one shard at 256 px takes beyond what the process held before, its arrays included."""
+    """MiB that writing one shard at 256 px adds to the process, the shard's arrays included."""
     settings, store = PrecomputeSettings(stages=STAGES), f"{folder}/memory-{chunks}.zarr"
     create(store, chunks * CHUNK, settings, chunks)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -79,7 +72,7 @@ def memory(folder: str, chunks: int) -> float:
 
 
 def measure(folder: str, count: int, chunks: int) -> tuple[int | float, ...]:
-    """Objects, and objects of a million images; seconds to create, write, list, read `done`; chunks read per second."""
+    """Objects, and objects per 10^6 images; seconds to create, write, list, read `done`; chunks read per second."""
     store = f"{folder}/cache.zarr"
     created = seconds(lambda: create(store, count, TINY, chunks))
     arrays = noise(chunks * CHUNK, TINY)
@@ -95,17 +88,17 @@ def measure(folder: str, count: int, chunks: int) -> tuple[int | float, ...]:
 def main(count: int) -> None:
     title = f"{count} images: objects, seconds, chunks read per second, MiB per task"
     table = Table("chunks per shard", title=title)
-    for heading in ("objects", "of 10^6", "create", "write", "list", "done", "read", "MiB"):
+    for heading in ("objects", "per 10^6", "create", "write", "list", "done", "read", "MiB"):
         table.add_column(heading, justify="right")
     for chunks in SHARDS:
         with tempfile.TemporaryDirectory() as folder:
-            figures = measure(folder, count, chunks)
-            # In a process of its own: what one shard took is not given back.
+            metrics = measure(folder, count, chunks)
+            # In a process of its own, since the peak memory of a process never falls.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                figures += (round(pool.apply(memory, (folder, chunks))),)
-        table.add_row(str(chunks), *(f"{one:.2f}" if isinstance(one, float) else str(one) for one in figures))
+                metrics += (round(pool.apply(memory, (folder, chunks))),)
+        table.add_row(str(chunks), *(f"{one:.2f}" if isinstance(one, float) else str(one) for one in metrics))
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)
+    main(*integers(sys.argv[1:], 20_000))

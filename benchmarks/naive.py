@@ -1,7 +1,7 @@
-"""What a user would write today in place of stage 1: grad-cam a stage, scikit-learn a map, `np.save` a file.
+"""A plain script in place of precompute: grad-cam per stage, scikit-learn per map, `np.save` per file.
 
-Plain and fair: one network, one image at a time, all cores for torch, the same stages, sizes, clusters and number of
-pairs as `precompute`, and a pixel pair drawn from the top cluster by numpy.
+The comparison is fair: the script has one network, takes one image at a time, and gives torch all cores. It has the
+same stages, sizes, clusters and number of pairs as precompute. numpy draws each pixel pair from the top cluster.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.settings import PrecomputeSettings
 
 
 class Whole(torch.nn.Module):
-    """The backbone as the plain classification network that it was cut from."""
+    """The backbone as one plain classification network."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

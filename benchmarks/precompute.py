@@ -1,27 +1,26 @@
-"""How fast stage 1 is, as ratios measured side by side: `python benchmarks/precompute.py [IMAGES] [REPEATS]`.
+"""How fast precompute is, as ratios measured side by side: `python benchmarks/precompute.py [IMAGES] [REPEATS]`.
 
-Real solar-cell images, enlarged to 512 px PNG files, the default settings. Ratios are medians of `REPEATS` pairs, run
-in turn; further tables say where the time goes and what a lower precision costs the maps. Where torch finds a CUDA
-device its rows follow (`benchmarks/precompute_gpu.py`).
+The images are real solar cells, enlarged to 512 px PNG files; the settings are the defaults. Each ratio is the median
+of `REPEATS` pairs of runs, one after the other. Further tables show where the time goes and how far a lower precision
+moves the maps. Where torch finds a CUDA device, `benchmarks/precompute_gpu.py` adds a table.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import naive
 import numpy as np
 import torch
+from common import CORES, add_spread, decode, integers, precompute_folder, spread_table, time_ratios, write_images
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
@@ -31,36 +30,14 @@ from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.backbones.spec import choose_stages
 from pipeline.cache.category import CachedCategory
 from pipeline.clusters import cluster_maps
-from pipeline.data.datasets import load
-from pipeline.data.images import decode_rgb
-from pipeline.precompute import precompute
 from pipeline.saliency import layercam, scale_maps
 from pipeline.settings import PRECISIONS, PrecomputeSettings
 
-CORES = os.cpu_count() or 1
 SETTINGS = replace(PrecomputeSettings(), stages=choose_stages("efficientnet_lite0"))
 
 
-def seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def write_images(folder: Path, count: int) -> list[Path]:
-    """512 px PNG files of real images, repeated with another brightness where there are too few."""
-    dataset = load("elpv")
-    sources = [Path(dataset.image_root, sample.path) for category in dataset.categories for sample in category.train]
-    target = folder / "images" / "cells" / "train" / "good"
-    target.mkdir(parents=True)
-    for i in range(count):
-        image = Image.open(sources[i % len(sources)]).convert("L").resize((512, 512), Image.Resampling.BICUBIC)
-        image.point(lambda value, i=i: value * (100 - i // len(sources)) // 100).save(target / f"{i:05}.png")
-    return sorted(target.iterdir())
-
-
 def bare(backbone: Backbone, images: Tensor) -> None:
-    """Forward and activation gradients alone, an image at a time, a torch thread in each of all cores."""
+    """Only the forward pass and the activation gradients, one image at a time per core, one torch thread each."""
     torch.set_num_threads(1)
 
     def one(image: Tensor) -> None:
@@ -70,14 +47,8 @@ def bare(backbone: Backbone, images: Tensor) -> None:
         list(pool.map(one, images))
 
 
-def stage(folder: Path) -> None:
-    """The whole of stage 1 into a new cache."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        precompute([(load("folder", str(folder / "images")), f"{out}/cache.zarr")], SETTINGS)
-
-
 def gradcam_one_pass(backbone: Backbone, images: Tensor) -> None:
-    """grad-cam's raw maps of all stages in its one pass, its own steps one after the other."""
+    """grad-cam's raw maps of all stages from one pass, by its own steps."""
     # Here, since pipeline must be imported before anything that imports torchvision.
     from pytorch_grad_cam import LayerCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -97,7 +68,7 @@ def kmeans_by_map(maps: NDArray[np.uint8]) -> list[KMeans]:
 
 
 def inertia(maps: Tensor) -> float:
-    """Of all maps together, by our clusters."""
+    """Sum over all maps (M,h,w) of the inertia of our clusters."""
     labels, _ = cluster_maps(maps, SETTINGS.clusters)
     total = 0.0
     for values, clusters in zip(maps.numpy().astype(float), labels.numpy(), strict=True):
@@ -106,19 +77,18 @@ def inertia(maps: Tensor) -> float:
     return total
 
 
-def time_table(folder: Path, count: int) -> Table:
-    """Milliseconds an image and worker of every step of a task."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        report = precompute([(load("folder", str(folder / "images")), f"{out}/cache.zarr")], SETTINGS).caches[0]
+def time_table(root: Path) -> Table:
+    """Milliseconds of a worker per image, for every step of a task."""
+    report = precompute_folder(root, SETTINGS)
     whole = sum(report.seconds.values())
-    table = Table("step", "ms an image", "percent", title="where a worker's time goes")
+    table = Table("step", "ms per image", "percent", title="where a worker's time goes")
     for step, spent in report.seconds.items():
-        table.add_row(step, f"{1000 * spent / count:.2f}", f"{100 * spent / whole:.1f}")
+        table.add_row(step, f"{1000 * spent / report.images:.2f}", f"{100 * spent / whole:.1f}")
     return table
 
 
 def precision_table(backbone: Backbone, images: Tensor) -> Table:
-    """Distance of the maps of lower precisions from the exact ones, of the same class, by stage."""
+    """Distance per stage of the maps of lower precisions from the exact maps of the same class."""
     table = Table("precision", "same top class", *SETTINGS.stages, title="|map - exact map| / |exact map|, percent")
     x = backbone.normalise(images)
     exact, classes = layercam(backbone, x, SETTINGS.stages)
@@ -132,20 +102,20 @@ def precision_table(backbone: Backbone, images: Tensor) -> Table:
 
 def main(count: int, repeats: int) -> None:
     backbone = load_backbone("efficientnet_lite0")
-    table = Table("ratio", "median", "least", "most", title=f"{count} images, {repeats} repeats, {CORES} cores, CPU")
+    table = spread_table("ratio", f"{count} images, {repeats} repeats, {CORES} cores, CPU")
 
     def row(name: str, ours: Callable[[], object], theirs: Callable[[], object], scale: float = 1.0) -> None:
-        ratios = [scale * seconds(theirs) / seconds(ours) for _ in range(repeats)]
-        table.add_row(name, f"{median(ratios):.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}")
+        ratios = time_ratios(theirs, ours, repeats, scale)
+        add_spread(table, name, ratios)
         Console(stderr=True).print(f"{name}: {median(ratios):.2f}")
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = write_images(folder, count)
-        pixels = np.stack([decode_rgb(path.read_bytes(), SETTINGS.image_size, "stretch", path.name) for path in paths])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        stage(folder)  # warm up: weights, thread pools, files
-        row("stage 1 over the bare network", lambda: stage(folder), lambda: bare(backbone, images))
+        paths = write_images(folder / "images", count)
+        images = torch.from_numpy(np.stack(decode(paths, SETTINGS.image_size))).permute(0, 3, 1, 2)
+        whole = partial(precompute_folder, folder / "images", SETTINGS)
+        whole()  # warm up: weights, thread pools, files
+        row("precompute over the bare network", whole, lambda: bare(backbone, images))
         few = paths[: max(4, count // 16)]
         torch.set_num_threads(CORES)
         trained = load_backbone("efficientnet_lite0").requires_grad_(True)
@@ -154,7 +124,7 @@ def main(count: int, repeats: int) -> None:
             torch.set_num_threads(CORES)
             naive.run(trained, few, SETTINGS, folder / "naive")
 
-        row("stage 1 over the script", lambda: stage(folder), script, count / len(few))
+        row("precompute over the script", whole, script, count / len(few))
         torch.set_num_threads(CORES)
         part = backbone.normalise(images[: len(few)])
         ours = lambda: [layercam(backbone, x[None], SETTINGS.stages) for x in part]  # noqa: E731
@@ -169,13 +139,12 @@ def main(count: int, repeats: int) -> None:
         row(name, lambda: cluster_maps(flat, SETTINGS.clusters), lambda: kmeans_by_map(flat.numpy()))
         ratio = inertia(flat) / sum(kmeans.inertia_ for kmeans in kmeans_by_map(flat.numpy()))
         table.add_row("inertia over scikit-learn's", f"{ratio:.4f}", "", "")
-        Console().print(table, time_table(folder, count), precision_table(backbone, images[:32]))
+        Console().print(table, time_table(folder / "images"), precision_table(backbone, images[:32]))
         if torch.cuda.is_available():
             import precompute_gpu
 
-            Console().print(precompute_gpu.gpu_table(folder, paths, repeats))
+            Console().print(precompute_gpu.gpu_table(folder, paths, SETTINGS, repeats))
 
 
 if __name__ == "__main__":
-    given = [int(value) for value in sys.argv[1:]]
-    main(*given, *(640, 5)[len(given) :])
+    main(*integers(sys.argv[1:], 640, 5))

@@ -1,13 +1,12 @@
-"""What Dask itself costs a run of a million images: `python benchmarks/scaling.py [CHUNKS] [WORKERS]`.
+"""What Dask itself costs in a run of a million images: `python benchmarks/scaling.py [CHUNKS] [WORKERS]`.
 
-15,625 blocks go through a real LocalCluster by way of the function that stage 1 uses, with the computation replaced by
-nothing, and some of them by a sleep. Scheduler and driver share this process, so its memory is that of both. A small
-real cache gives the seconds and bytes of an image, and both together what 10^9 images come to.
+By default 15,625 tasks of one chunk each pass through a real LocalCluster, by the function that precompute uses. They
+compute nothing; further tasks only sleep. Scheduler and driver share this process, so its memory is that of both. A
+small real cache gives the seconds and bytes per image. From all of these follows what 10^9 images cost.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from common import CORES, integers, seconds
 from distributed import LocalCluster
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,7 @@ ROUNDS = 40
 
 
 def nothing(job: tuple[object, ...], category: str, shard: int) -> tuple[str, int]:
-    """Take and give what a task of precompute takes and gives."""
+    """Take and return what a task of precompute takes and returns."""
     return category, shard
 
 
@@ -42,30 +42,28 @@ def sleep(job: tuple[object, ...], category: str, shard: int) -> tuple[str, int]
     return category, shard
 
 
-def seconds(address: str, function: Callable[..., object], tasks: int, on_result: Callable[[object], None]) -> float:
-    job = ("a job of about the size of stage 1's", "x" * 500)
-    start = time.perf_counter()
-    run_tasks(function, [(job, "category", shard) for shard in range(tasks)], Execution(address), on_result)
-    return time.perf_counter() - start
+def run(address: str, function: Callable[..., object], tasks: int, on_result: Callable[[object], None]) -> float:
+    """Seconds of so many tasks on the cluster."""
+    job = ("a job of about the size of precompute's", "x" * 500)
+    arguments = [(job, "category", shard) for shard in range(tasks)]
+    return seconds(lambda: run_tasks(function, arguments, Execution(address), on_result))
 
 
 def real_cache(images: int) -> tuple[float, float]:
-    """Core seconds and bytes an image of stage 1 with the default settings, on real images."""
+    """Core seconds and bytes per image of precompute with the default settings, on real images."""
     dataset = load("elpv", categories=["mono"])
     part = Dataset("elpv", dataset.image_root, (Category("mono", dataset.categories[0].train[:images], ()),))
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        precompute([(part, f"{folder}/cache.zarr")], PrecomputeSettings())
-        spent = time.perf_counter() - start
+        spent = seconds(lambda: precompute([(part, f"{folder}/cache.zarr")], PrecomputeSettings()))
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    return spent * (os.cpu_count() or 1) / images, size / images
+    return spent * CORES / images, size / images
 
 
 def main(tasks: int, workers: int) -> None:
     process = psutil.Process()
     with LocalCluster(n_workers=workers, threads_per_worker=8, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        seconds(address, nothing, 200, lambda _: None)  # warm up
+        run(address, nothing, 200, lambda _: None)  # warm up
         memory = [process.memory_info().rss]
         done = 0
 
@@ -75,23 +73,23 @@ def main(tasks: int, workers: int) -> None:
             if done % 100 == 0:
                 memory.append(process.memory_info().rss)
 
-        empty = seconds(address, nothing, tasks, count)
+        empty = run(address, nothing, tasks, count)
         threads = 8 * workers
-        slept = seconds(address, sleep, ROUNDS * threads, lambda _: None)
+        slept = run(address, sleep, ROUNDS * threads, lambda _: None)
     share = 1 - ROUNDS * SLEEP / slept
-    table = Table("figure", "value", title=f"{tasks:,} tasks, {CHUNK * tasks:,} images, {threads} threads")
+    table = Table("metric", "value", title=f"{tasks:,} tasks, {CHUNK * tasks:,} images, {threads} threads")
     table.add_row("overhead per task, ms", f"{1000 * empty / tasks:.2f}")
     table.add_row("memory of scheduler and driver before, MB", f"{memory[0] / 2**20:.0f}")
-    table.add_row("the most during the run, MB", f"{max(memory) / 2**20:.0f}")
-    table.add_row("the growth from first to last, MB", f"{(memory[-1] - memory[0]) / 2**20:.1f}")
-    table.add_row(f"share not spent in tasks of {SLEEP} s, percent", f"{100 * share:.1f}")
+    table.add_row("maximum memory during the run, MB", f"{max(memory) / 2**20:.0f}")
+    table.add_row("growth of memory from first to last task, MB", f"{(memory[-1] - memory[0]) / 2**20:.1f}")
+    table.add_row(f"share of time not spent in tasks of {SLEEP} s, percent", f"{100 * share:.1f}")
     real_cache(4)  # warm up
     spent, size = real_cache(384)
     serial = empty / tasks
-    cost = Table("figure", "value", title="10^9 images at 256 px, from the figures above and a cache of 384")
-    cost.add_row("core seconds an image", f"{spent:.4f}")
+    cost = Table("metric", "value", title="10^9 images at 256 px, from the metrics above and a cache of 384 images")
+    cost.add_row("core seconds per image", f"{spent:.4f}")
     cost.add_row("core hours", f"{1e9 * spent / 3600:,.0f}")
-    cost.add_row("bytes an image", f"{size:,.0f}")
+    cost.add_row("bytes per image", f"{size:,.0f}")
     cost.add_row("terabytes", f"{1e9 * size / 1e12:,.0f}")
     for chunks in (1, 8):
         cost.add_row(f"objects, millions, {chunks} chunks per shard", f"{11 * 1e9 / (CHUNK * chunks) / 1e6:,.1f}")
@@ -103,5 +101,4 @@ def main(tasks: int, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    given = [int(value) for value in sys.argv[1:]]
-    main(*given, *(15_625, 2)[len(given) :])
+    main(*integers(sys.argv[1:], 15_625, 2))

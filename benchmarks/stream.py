@@ -1,9 +1,9 @@
-"""How fast stage 2 is fed, as ratios measured side by side: `python benchmarks/stream.py [IMAGES] [REPEATS]`.
+"""How fast training gets its batches, as ratios side by side: `python benchmarks/stream.py [IMAGES] [REPEATS]`.
 
-Real solar-cell images, enlarged to 512 px PNG files, at 128 px, with the default settings of training, on the CPU:
-samples (normals and negatives) a second of the stream alone, over those of a CutPaste-style loader that opens the PNG
-files and pastes with Pillow in a torch DataLoader with a worker a core; and the time of the training loop over the time
-of as many of its steps on one fixed batch in memory.
+The images are real solar cells, enlarged to 512 px PNG files and read at 128 px, with the default settings of training
+on the CPU. The first ratio is samples (normals and negatives) per second of the stream without training, over those of
+a CutPaste-style loader. The loader opens the PNG files and pastes with Pillow in a torch DataLoader, with one worker
+per core. The second ratio is the time of the training loop over the time of as many steps on one fixed batch in memory.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import random
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import CORES, add_spread, integers, seconds, spread_table, time_ratios, write_images
 from PIL import Image
-from precompute import CORES, seconds, write_images
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -47,7 +44,7 @@ TRAIN = TrainSettings()
 
 
 class Pasted(Dataset[Tensor]):
-    """A normal and the same with a patch of it pasted elsewhere, (2,3,SIZE,SIZE) uint8, of a PNG file."""
+    """Of each PNG file the image and its copy with a patch pasted elsewhere, (2,3,SIZE,SIZE) uint8."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -67,17 +64,19 @@ class Pasted(Dataset[Tensor]):
 
 
 def stream_rate(stream: NormalStream, cache: PrecomputeSettings, batches: int, seed: int) -> float:
-    """Samples a second of the stream with its CutSwap negatives."""
+    """Samples per second of the stream with its CutSwap negatives."""
     rng = np.random.default_rng(seed)
-    start = time.perf_counter()
-    for batch in islice(stream.batches(TRAIN.batch_size, seed), batches):
-        normals = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
-        make_negatives("cutswap", normals, batch.pairs, cache, rng)
-    return 2 * TRAIN.batch_size * batches / (time.perf_counter() - start)
+
+    def read() -> None:
+        for batch in islice(stream.batches(TRAIN.batch_size, seed), batches):
+            normals = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
+            make_negatives("cutswap", normals, batch.pairs, cache, rng)
+
+    return 2 * TRAIN.batch_size * batches / seconds(read)
 
 
 def loader_rate(paths: list[Path], batches: int, seed: int) -> float:
-    """Samples a second of the loader, counted from its second batch on: starting its workers is not held against it."""
+    """Samples per second of the loader from its second batch on, so that the start of its workers does not count."""
     repeated = [paths[i % len(paths)] for i in range(batches * TRAIN.batch_size)]
     generator = torch.Generator().manual_seed(seed)
     loader = DataLoader(Pasted(repeated), TRAIN.batch_size, shuffle=True, num_workers=CORES, generator=generator)
@@ -107,16 +106,10 @@ def fixed_steps(network: CutSwapNetwork, contrast: Contrast, batch: Examples, se
 
 
 def main(images: int, repeats: int) -> None:
-    table = Table("", "median", "least", "most", title=f"{images} images, {repeats} repeats, {CORES} cores, CPU")
-
-    def row(name: str, values: list[float], digits: int) -> None:
-        table.add_row(name, *(f"{value:.{digits}f}" for value in (median(values), min(values), max(values))))
-
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        paths = write_images(folder, images)
-        store = str(folder / "cache.zarr")
-        precompute([(load("folder", str(folder / "images")), store)], PrecomputeSettings(image_size=SIZE))
+    table = spread_table("", f"{images} images, {repeats} repeats, {CORES} cores, CPU")
+    with tempfile.TemporaryDirectory() as folder:
+        paths, store = write_images(Path(folder, "images"), images), f"{folder}/cache.zarr"
+        precompute([(load("folder", f"{folder}/images"), store)], PrecomputeSettings(image_size=SIZE))
         cells = open_cache(store)["cells"]
         cache, stream = cells.settings, NormalStream(cells, np.arange(images))
         stream_rate(stream, cache, 200, 0)  # warm up
@@ -124,16 +117,16 @@ def main(images: int, repeats: int) -> None:
         for seed in range(repeats):
             ours.append(stream_rate(stream, cache, 500, seed))
             theirs.append(loader_rate(paths, 40, seed))
-        row("stream, samples a second", ours, 0)
-        row("Pillow loader, samples a second", theirs, 0)
-        row("stream over loader", [a / b for a, b in zip(ours, theirs, strict=True)], 1)
-        row("training loop over fixed batch", loop_ratios(stream, images, cache, repeats), 3)
+        add_spread(table, "stream, samples per second", ours, 0)
+        add_spread(table, "Pillow loader, samples per second", theirs, 0)
+        add_spread(table, "stream over loader", [a / b for a, b in zip(ours, theirs, strict=True)], 1)
+        add_spread(table, "training loop over fixed batch", loop_ratios(stream, images, cache, repeats), 3)
     Console().print(table)
 
 
 def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSettings, repeats: int) -> list[float]:
-    """Seconds of the default training loop over those of the same steps on one batch that is there already."""
-    settings = TrainSettings(steps=50)  # one checkpoint, as many as the default has a step
+    """Seconds of the default training loop over those of the same steps on one batch in memory."""
+    settings = TrainSettings(steps=50)  # one checkpoint, as many per step as by default
     trunk = load_backbone(cache.backbone, cache.weights)
     recipe = recipe_of(cache.backbone, settings)
     network = CutSwapNetwork(trunk, recipe, settings.classes(len(cache.stages)), frozen=True)
@@ -158,9 +151,8 @@ def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSetti
 
     loop()
     fixed()
-    return [seconds(loop) / seconds(fixed) for _ in range(repeats)]
+    return time_ratios(loop, fixed, repeats)
 
 
 if __name__ == "__main__":
-    given = [int(value) for value in sys.argv[1:]]
-    main(*given, *(256, 7)[len(given) :])
+    main(*integers(sys.argv[1:], 256, 7))
