@@ -1,7 +1,7 @@
 """Work on images spread over the cores of this process: one image per thread, one torch thread in each.
 
-The bits of a result then depend neither on how many threads there are nor on the images computed beside it: torch splits
-a sum by its number of threads, and picks a convolution by the size of the batch.
+The bits of a result then depend neither on the number of threads nor on the images computed at the same time: torch
+splits a sum by its number of threads, and picks a convolution by the size of the batch.
 """
 
 from __future__ import annotations
