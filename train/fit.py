@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_csv, write_tensors
 from pipeline.progress import Advance
 from pipeline.settings import PrecomputeSettings
+from pipeline.threads import CORES, torch_threads
 from train.features.network import CutSwapNetwork
 from train.negatives.augment import jitter_colour, translate
 from train.negatives.make import make_negatives
@@ -49,7 +50,9 @@ def fit(
     device = network.backbone.device
     optimiser = _optimiser(network, settings)
     moments = {} if contrast is None else contrast.moments
-    start = _restore(cell.checkpoint, network, optimiser, moments) if cell.checkpoint.exists() else 0
+    start, threads = 0, 1 if network.frozen else CORES.count
+    if cell.checkpoint.exists():
+        start, threads = _restore(cell.checkpoint, network, optimiser, moments)
     advance(start)
     rows = _kept_lines(cell.log, start)
     network.train()
@@ -65,22 +68,23 @@ def fit(
         if seen is not None and network.frozen:
             logits = network.classify(seen)  # one forward serves both
         else:
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), torch_threads(threads):
                 logits = network(images).float()
         loss = F.cross_entropy(logits, labels)
         loss_now = loss.item()
         if not math.isfinite(loss_now):
             raise UserError(f"the loss of step {step} is not finite: give a lower --head-lr or --backbone-lr")
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        with torch_threads(threads):
+            loss.backward()
         optimiser.step()
         accuracy = ((logits.detach().argmax(1) > 0) == (labels > 0)).float().mean()
         rows.append([step, f"{loss_now:.6f}", f"{accuracy.item():.4f}", f"{rate:.6f}"])
         advance(1)
         if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == settings.steps:
             write_csv(cell.log, [["step", "loss", "accuracy", "rate"], *rows])
-            state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "contrast": moments}
-            write_tensors(cell.checkpoint, {"step": step + 1, **state})
+            state = {"network": network.learned_state(), "optimiser": optimiser.state_dict(), "contrast": moments}
+            write_tensors(cell.checkpoint, {"step": step + 1, "threads": threads, **state})
     network.eval()
 
 
@@ -114,13 +118,16 @@ def _examples(
     return images.contiguous(memory_format=torch.channels_last), labels.to(device), changed
 
 
-def _restore(checkpoint: Path, network: CutSwapNetwork, optimiser: torch.optim.SGD, moments: Moments) -> int:
+def _restore(
+    checkpoint: Path, network: CutSwapNetwork, optimiser: torch.optim.SGD, moments: Moments
+) -> tuple[int, int]:
+    """Put back what a checkpoint holds; returns the steps done, and the torch threads of a backbone that is trained."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    network.load_state_dict(state["network"])
+    network.load_learned(state["network"])
     optimiser.load_state_dict(state["optimiser"])
     for name, values in moments.items():
         values.copy_(state["contrast"][name])
-    return int(state["step"])
+    return int(state["step"]), int(state.get("threads", 1))
 
 
 def _kept_lines(log: Path, steps: int) -> list[list[Any]]:
