@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from train.scorers.contrast import Contrast, Moments
 from train.settings import TrainSettings
 
 _STEPS_BETWEEN_CHECKPOINTS = 50
-_STREAM, _STEP = 0, 1  # keep the two uses of a seed apart
+# What a seed is used for. The arms draw different amounts for their negatives; their augmentation must be the same.
+_NEGATIVES, _AUGMENTATION = 1, 2  # the order of the normals is drawn from (seed, epoch), as if it were 0
 
 
 def fit(
@@ -57,13 +59,13 @@ def fit(
     rows = _kept_lines(cell.log, start)
     network.train()
     network.backbone.eval()  # its batch statistics stay those of pretraining
-    batches = stream.batches(settings.batch_size, seed * 2 + _STREAM, start)
+    batches = stream.batches(settings.batch_size, seed, start)
     for step, batch in zip(range(start, settings.steps), batches, strict=False):
         rate = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * rate
-        rng = np.random.default_rng([seed * 2 + _STEP, step])
-        images, labels, changed = _examples(batch, stream.settings, settings, rng, device)
+        draws = [np.random.default_rng([seed, step, use]) for use in (_NEGATIVES, _AUGMENTATION)]
+        images, labels, changed = _examples(batch, stream.settings, settings, draws, device)
         seen = None if contrast is None else contrast.update(images, changed, torch.from_numpy(batch.rows))
         if seen is not None and network.frozen:
             logits = network.classify(seen)  # one forward serves both
@@ -99,19 +101,24 @@ def _optimiser(network: CutSwapNetwork, settings: TrainSettings) -> torch.optim.
 
 
 def _examples(
-    batch: Batch, cache: PrecomputeSettings, settings: TrainSettings, rng: np.random.Generator, device: torch.device
+    batch: Batch,
+    cache: PrecomputeSettings,
+    settings: TrainSettings,
+    draws: Sequence[np.random.Generator],
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(2B,3,H,W) float images, normals then their negatives, their proxy classes (2B,), and (B,H,W) where they differ.
 
-    A negative is augmented just as its normal is: nothing but the swap tells the two apart.
+    draws: of the negatives, and of the augmentation. A negative is augmented just as its normal is: nothing but the
+    swap tells the two apart.
     """
     normals = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2)
-    negatives, group = make_negatives(settings.negatives, normals, batch.pairs, cache, rng)
+    negatives, group = make_negatives(settings.negatives, normals, batch.pairs, cache, draws[0])
     classes = (1 + group).clamp_(max=settings.classes(len(cache.stages)) - 1)
-    normals, negatives = translate(torch.cat([normals, negatives], 1), settings.translation, rng).split(3, dim=1)
+    normals, negatives = translate(torch.cat([normals, negatives], 1), settings.translation, draws[1]).split(3, dim=1)
     labels = torch.cat([torch.zeros_like(classes), classes])
     changed = (normals != negatives).any(1)
-    strength, seed = settings.colour_jitter, rng.integers(2**63)
+    strength, seed = settings.colour_jitter, draws[1].integers(2**63)
     halves = [jitter_colour(half.float(), strength, np.random.default_rng(seed)) for half in (normals, negatives)]
     images = torch.cat(halves)
     # The layout in which the network's convolutions are fastest; colours are fastest in the other.
