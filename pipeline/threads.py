@@ -1,7 +1,7 @@
 """Work on images spread over the cores of this process: one image per thread, one torch thread in each.
 
-The bits of a result then depend neither on how many threads there are nor on the images computed beside it: torch splits
-a sum by its number of threads, and picks a convolution by the size of the batch.
+The bits of a result then depend neither on the number of threads nor on the images computed at the same time: torch
+splits a sum by its number of threads, and picks a convolution by the size of the batch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -60,6 +61,19 @@ class Cores:
 
 
 CORES = Cores()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute in so many threads inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _one_torch_thread() -> None:

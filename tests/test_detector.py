@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import load_backbone
 from pipeline.data.images import decode_rgb
 from pipeline.errors import UserError
@@ -51,17 +52,22 @@ def cells(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Cells:
 
 @pytest.fixture(scope="module")
 def normals(cells: Cells) -> Normals:
-    return embed_normals(load_backbone(CACHE.backbone), RECIPE, cells.normals, np.arange(len(cells.normals)), 0)
+    return embed_normals(
+        for_inference(load_backbone(CACHE.backbone)), RECIPE, cells.normals, np.arange(len(cells.normals)), 0
+    )
 
 
 def fit_untrained(normals: Normals, cells: Cells, settings: TrainSettings = SETTINGS) -> Detector:
     settings = replace(settings, negatives="none")
     recipe = recipe_of(CACHE.backbone, settings)
-    return calibrated(fit_scorers(recipe, load_backbone(CACHE.backbone), None, None, normals, 0), cells, settings)
+    return calibrated(
+        fit_scorers(recipe, for_inference(load_backbone(CACHE.backbone)), None, None, normals, 0), cells, settings
+    )
 
 
 def calibrated(fitted: Fitted, cells: Cells, settings: TrainSettings) -> Detector:
-    return Detector(CACHE, asdict(settings), fitted, calibrate(fitted, cells.held_out, settings.false_alarms))
+    weights = load_backbone(CACHE.backbone).state_dict()
+    return Detector(CACHE, asdict(settings), weights, fitted, calibrate(fitted, cells.held_out, settings.false_alarms))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,7 @@ def trained(normals: Normals, cells: Cells) -> Detector:
 
     The negatives have their upper left quarter turned over.
     """
-    pretrained, copy = load_backbone(CACHE.backbone), load_backbone(CACHE.backbone)
+    pretrained, copy = for_inference(load_backbone(CACHE.backbone)), load_backbone(CACHE.backbone)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in copy.stages[-1].parameters():

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,8 +24,8 @@ class Brightness:
     precompute_settings: PrecomputeSettings = CACHE
     threshold: float = 100.0
 
-    def score(self, images: Iterable[NDArray[np.uint8]]) -> Scores:
-        maps = np.stack([image.mean(2, dtype=np.float32) for image in images])
+    def score_items(self, paths: Iterable[str], load: Callable[[str], NDArray[np.uint8]]) -> Scores:
+        maps = np.stack([load(path).mean(2, dtype=np.float32) for path in paths])
         return Scores({"mean": maps.mean((1, 2), np.float64), "max": maps.max((1, 2)).astype(np.float64)}, maps)
 
     def decision_scores(self, scores: Scores) -> NDArray[np.float64]:

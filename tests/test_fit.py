@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from train.negatives.make import make_negatives
 from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import recipe_of
 from train.run_folder import CellFolder
+from train.scorers.contrast import Contrast
 from train.scorers.normals import embed_normals
 from train.settings import TrainSettings
 
@@ -220,6 +221,32 @@ def test_one_line_a_step_with_one_cosine_cycle(unbroken: Trained) -> None:
     assert all(0 < float(row["loss"]) < 100 and 0 <= float(row["accuracy"]) <= 1 for row in log)
     expected = [(1 + np.cos(np.pi * step / QUICK.steps)) / 2 for step in range(QUICK.steps)]
     np.testing.assert_allclose([float(row["rate"]) for row in log], expected, atol=1e-6)
+
+
+class Seen:
+    """Keeps the normals that `fit` shows it, as they were augmented."""
+
+    def __init__(self) -> None:
+        self.moments: dict[str, Tensor] = {}
+        self.normals: list[Tensor] = []
+
+    def update(self, images: Tensor, changed: Tensor, rows: Tensor) -> None:
+        self.normals.append(images[: len(rows)].clone())
+
+
+@pytest.mark.parametrize("kind", ["random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way"])
+def test_arms_see_the_same_normals_in_the_same_order_and_augmentation(
+    toy: str, untrained: Any, tmp_path: Path, kind: str
+) -> None:
+    arms = Seen(), Seen()
+    for seen, negatives in zip(arms, ("cutswap", kind), strict=True):
+        settings = replace(QUICK, negatives=negatives, steps=3, backbone_lr=0)
+        network = untrained(settings.classes(len(CACHE.stages)))
+        cell = CellFolder(tmp_path / negatives)
+        cell.clear(keep_checkpoint=False)
+        fit(network, stream(toy), settings, SEED, cell, lambda _: None, cast(Contrast, seen))
+    mine, yours = (torch.cat(seen.normals) for seen in arms)
+    assert torch.equal(mine, yours) and not torch.equal(mine[0], mine[1])
 
 
 # --- the same run again, and a run cut off ------------------------------------------------------------------------

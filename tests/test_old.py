@@ -22,6 +22,9 @@ from train.deploy.predict import predict
 from train.detector import Detector
 from train.settings import TrainSettings
 
+# Batch norms are folded today: activations move by some 1e-6, and sums of standardised scores by more where they are 0.
+CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
+
 OLD = REPO / "tests/old"
 
 
@@ -88,8 +91,8 @@ def test_an_old_detector_gives_the_scores_and_maps_it_gave(old_run: Path, said: 
     scores = detector.score(read_rgb(image_root / path, 32, "stretch") for path in said["paths"])
     assert list(scores.image) == list(said["scores"])
     for name, values in said["scores"].items():
-        np.testing.assert_allclose(scores.image[name], values, rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(scores.maps.sum((1, 2), dtype=np.float64), said["map_sums"], rtol=1e-5)
+        np.testing.assert_allclose(scores.image[name], values, **CLOSE, err_msg=name)
+    np.testing.assert_allclose(scores.maps.sum((1, 2), dtype=np.float64), said["map_sums"], **CLOSE)
     assert detector.threshold == said["threshold"]
 
 
@@ -114,7 +117,7 @@ def test_an_old_run_goes_on(old_cache: str, old_run: Path, image_root: Path, tmp
 def test_an_old_detector_predicts(old_run: Path, said: Any, image_root: Path, tmp_path: Path) -> None:
     files = [str(image_root / path) for path in said["paths"]]
     verdicts, bad = predict(old_run, files, tmp_path, device="cpu")
-    np.testing.assert_allclose([v.score for v in verdicts], said["scores"]["sum"], rtol=1e-5)
+    np.testing.assert_allclose([v.score for v in verdicts], said["scores"]["sum"], **CLOSE)
     assert bad == [] and [v.anomalous for v in verdicts] == [s > said["threshold"] for s in said["scores"]["sum"]]
 
 
@@ -125,8 +128,8 @@ def test_an_old_detector_is_exported_and_saved_anew(old_run: Path, said: Any, im
     export_model(detector, tmp_path / "detector.pt2")
     program = torch.export.load(tmp_path / "detector.pt2").module()
     scores, maps = program(torch.from_numpy(images).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(scores.numpy(), said["scores"]["sum"], rtol=1e-5)
-    np.testing.assert_allclose(maps.sum((1, 2), dtype=torch.float64).numpy(), said["map_sums"], rtol=1e-5)
+    np.testing.assert_allclose(scores.numpy(), said["scores"]["sum"], **CLOSE)
+    np.testing.assert_allclose(maps.sum((1, 2), dtype=torch.float64).numpy(), said["map_sums"], **CLOSE)
     detector.save(tmp_path / "detector.pt")
     again = Detector.load(tmp_path, "cpu")
     assert (again.recipe, again.calibration) == (detector.recipe, detector.calibration)

@@ -7,6 +7,7 @@ import torch
 from conftest import SmallCache
 from numpy.typing import NDArray
 
+from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.settings import PrecomputeSettings
 from train.calibration import calibrate
@@ -25,7 +26,7 @@ PATCHES = 64
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return load_backbone(CACHE.backbone, CACHE.weights)
+    return for_inference(load_backbone(CACHE.backbone, CACHE.weights))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,8 @@ def fit(backbone: Backbone, photos: NDArray[np.uint8], coreset: float, seed: int
     fitted = fit_scorers(
         recipe, backbone, None, None, embed_normals(backbone, recipe, list(photos[:4]), np.arange(4), seed), seed
     )
-    return Detector(CACHE, asdict(settings), fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
+    weights = load_backbone(CACHE.backbone).state_dict()
+    return Detector(CACHE, asdict(settings), weights, fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
 
 
 def test_the_score_is_the_largest_distance_to_the_nearest_normal_patch(

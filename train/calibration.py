@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train.evaluation.metrics import threshold_at
-from train.features.extract import Images
+from train.features.extract import Images, as_it_is
 from train.scorers.fitted import Fitted
 from train.scorers.standardise import Standardiser, fit_standardiser
 
@@ -38,7 +38,9 @@ def calibrate(fitted: Fitted, held_out: Images, false_alarms: float) -> Calibrat
     false_alarms: share of them that the threshold may flag.
     """
     recipe = fitted.recipe
-    scores, maps = fitted.score_all(held_out, tuple(dict.fromkeys((*recipe.members, *recipe.deciding_scorers))))
+    scores, maps = fitted.score_all(
+        held_out, as_it_is, tuple(dict.fromkeys((*recipe.members, *recipe.deciding_scorers)))
+    )
     standardisers = {name: fit_standardiser(scores[name].numpy()) for name in recipe.members}
     deciding = _score(recipe.deciding_score, scores, standardisers)
     map_range = float(np.median(maps.numpy())), float(maps.max())

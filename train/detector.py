@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones.load import load_backbone
+from pipeline.backbones.inference import for_inference
+from pipeline.backbones.load import StateDict, load_backbone
 from pipeline.data.images import read_rgb, resize_rgb
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_tensors
 from pipeline.settings import PrecomputeSettings
 from train.calibration import Calibration
-from train.features.extract import Images
+from train.features.extract import Images, Item, as_it_is
 from train.features.network import CutSwapNetwork
 from train.recipe import Recipe
 from train.run_folder import find_detector
@@ -28,7 +30,10 @@ from train.scorers.nearest import KNearest, PatchNearest
 from train.scorers.standardise import Standardiser
 from train.scorers.state import from_state, state_of
 
-FORMAT = 4
+FORMAT = 5
+
+# An image to predict: a file, or an RGB array (H,W,3) uint8.
+Source = str | Path | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,14 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """What is fitted and its calibration, and the settings of the cache and of the arm."""
+    """What is fitted and its calibration, and the settings of the cache and of the arm.
+
+    pretrained: the weights of the backbone as they were loaded; `fitted` has them folded for inference.
+    """
 
     precompute_settings: PrecomputeSettings
     settings: Mapping[str, Any]
+    pretrained: StateDict
     fitted: Fitted
     calibration: Calibration
 
@@ -89,8 +98,8 @@ class Detector:
             "cache": self.precompute_settings.to_attributes(),
             "settings": dict(self.settings),
             "recipe": asdict(self.recipe),
-            "pretrained": fitted.pretrained.state_dict(),
-            "network": None if network is None else network.state_dict(),
+            "pretrained": dict(self.pretrained),
+            "network": None if network is None else network.learned_state(),
             "one_trunk": network is not None and network.frozen,
             "classes": 0 if network is None else network.classes,
             "scorers": {name: state_of(s) for name, s in (*fitted.scorers.items(), ("patches", fitted.references))},
@@ -103,7 +112,11 @@ class Detector:
 
     def score(self, images: Images) -> Scores:
         """Every score of one image or more (size,size,3) uint8, as `pipeline.data.images.decode_rgb` gives them."""
-        scores, maps = self.fitted.score_all(images, self.recipe.scorers)
+        return self.score_items(images, as_it_is)
+
+    def score_items(self, items: Iterable[Item], load: Callable[[Item], NDArray[np.uint8]]) -> Scores:
+        """What `score` gives of the images that `load` makes of items, read ahead and spread over the cores."""
+        scores, maps = self.fitted.score_all(items, load, self.recipe.scorers)
         if self.recipe.members:
             scores["sum"] = self.calibration.score("sum", scores)
         return Scores({name: values.numpy() for name, values in scores.items()}, maps.numpy())
@@ -112,30 +125,36 @@ class Detector:
         """The scores (N,) that the threshold is for."""
         return scores.image[self.recipe.deciding_score]
 
-    def predict(self, images: Sequence[str | Path | NDArray[np.uint8]]) -> list[Prediction]:
+    def predict(self, images: Iterable[Source]) -> list[Prediction]:
         """Score image files, and RGB images (H,W,3) uint8 of any size, in their order; mixed is fine.
 
-        Images are read and scored a bounded batch at a time, and only the scorers that decide are asked. Raises
-        ImageError for a file that cannot be read, ValueError for an array of another shape or dtype.
+        Only the scorers that decide are asked. Raises ImageError for a file that cannot be read, ValueError for an
+        array of another shape or dtype.
         """
+        return list(self.predict_each(images))
+
+    def predict_each(self, images: Iterable[Source]) -> Iterator[Prediction]:
+        """What `predict` gives, one by one: images are read and scored a bounded number ahead."""
         if isinstance(images, str | Path):
             raise TypeError("predict takes a list of images: give [path] for a single one")
-        found: list[Prediction] = []
-        for scores, maps in self.fitted.score_batches(self._square(images), self.recipe.deciding_scorers):
+        paths: deque[str | None] = deque()
+
+        def numbered() -> Iterator[tuple[int, Source]]:
+            for number, image in enumerate(images):
+                paths.append(None if isinstance(image, np.ndarray) else str(image))
+                yield number, image
+
+        for scores, maps in self.fitted.score_batches(numbered(), self._load, self.recipe.deciding_scorers):
             deciding = self.calibration.score(self.recipe.deciding_score, scores)
             for score, anomaly_map in zip(deciding.tolist(), maps.numpy(), strict=True):
-                image = images[len(found)]
-                path = None if isinstance(image, np.ndarray) else str(image)
-                found.append(Prediction(path, score, self.threshold, score > self.threshold, anomaly_map))
-        return found
+                yield Prediction(paths.popleft(), score, self.threshold, score > self.threshold, anomaly_map)
 
-    def _square(self, images: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    def _load(self, numbered: tuple[int, Source]) -> NDArray[np.uint8]:
+        number, image = numbered
         size, resize = self.precompute_settings.image_size, self.precompute_settings.resize
-        for i, image in enumerate(images):
-            if isinstance(image, np.ndarray):
-                yield resize_rgb(image, size, resize, f"images[{i}]")
-            else:
-                yield read_rgb(Path(image), size, resize)
+        if isinstance(image, np.ndarray):
+            return resize_rgb(image, size, resize, f"images[{number}]")
+        return read_rgb(Path(image), size, resize)
 
 
 def _read(path: Path, device: torch.device) -> Detector:
@@ -147,20 +166,21 @@ def _read(path: Path, device: torch.device) -> Detector:
     found = state.get("format") if isinstance(state, dict) else None
     if found is None:
         raise UserError(f"{path} is no detector: train again")
-    if found not in (3, FORMAT):
-        known = f"this version reads 3 and {FORMAT}"
+    if found not in (3, 4, FORMAT):
+        known = f"this version reads 3, 4 and {FORMAT}"
         raise UserError(f"{path} is of format {found}, {known}: train again, or use the version that wrote it")
     precomputed = PrecomputeSettings.from_attributes(state["cache"])
     recipe = (
         _recipe_of_format_3(precomputed.backbone, state["settings"]) if found == 3 else _recipe(path, state["recipe"])
     )
-    pretrained = load_backbone(precomputed.backbone, "none")
-    pretrained.load_state_dict(state["pretrained"])
+    plain = load_backbone(precomputed.backbone, "none").to(device)
+    plain.load_state_dict(state["pretrained"])
+    pretrained = for_inference(plain)
     network = None
     if state["network"] is not None:
         trunk = pretrained if state["one_trunk"] else load_backbone(precomputed.backbone, "none")
         network = CutSwapNetwork(trunk, recipe, state["classes"], state["one_trunk"])
-        network.load_state_dict(state["network"])
+        network.load_learned(state["network"])
         network.eval().requires_grad_(False).to(device)
     references = from_state(PatchNearest, state["scorers"].pop("patches"))
     scorers: dict[str, Gaussian | KNearest] = {
@@ -171,7 +191,8 @@ def _read(path: Path, device: torch.device) -> Detector:
     return Detector(
         precomputed,
         state["settings"],
-        Fitted(recipe, pretrained.to(device), network, scorers, state["projection"], references),
+        state["pretrained"],
+        Fitted(recipe, pretrained, network, scorers, state["projection"], references),
         Calibration(standardisers, tuple(state["map_range"]), state["threshold"]),
     )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,10 @@ from numpy.typing import NDArray
 from pipeline.data.images import decode_mask, decode_rgb, read_bytes
 from pipeline.data.layouts import Sample
 from pipeline.settings import PrecomputeSettings
+from pipeline.threads import CORES
 from train.detector import Detector, Scores
 from train.evaluation.cell_result import DefectResult
 from train.evaluation.metrics import METRICS, PixelRanking, has_pixel_truth, measure
-
-_IMAGES_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,7 @@ class Evaluation:
 
 def read_images(image_root: str, paths: Sequence[str], settings: PrecomputeSettings) -> Iterator[NDArray[np.uint8]]:
     """Images (size,size,3) uint8 as precompute would decode them, read ahead in threads; raises ImageError."""
-
-    def read(path: str) -> NDArray[np.uint8]:
-        return decode_rgb(read_bytes(image_root, path), settings.image_size, settings.resize, path)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), _IMAGES_AHEAD):
-            yield from pool.map(read, paths[start : start + _IMAGES_AHEAD])
+    return CORES.spread(partial(_read, image_root, settings), paths)
 
 
 def evaluate(detector: Detector, image_root: str, samples: Sequence[Sample]) -> Evaluation:
@@ -50,9 +42,9 @@ def evaluate(detector: Detector, image_root: str, samples: Sequence[Sample]) -> 
     """
     settings = detector.precompute_settings
     labels = np.array([sample.label for sample in samples], np.int64)
-    scores = detector.score(read_images(image_root, [sample.path for sample in samples], settings))
+    scores = detector.score_items((sample.path for sample in samples), partial(_read, image_root, settings))
     deciding = detector.decision_scores(scores)
-    masks = np.stack([_mask(image_root, sample, settings) for sample in samples])
+    masks = np.stack(list(CORES.spread(partial(_mask, image_root, settings), samples)))
     known = has_pixel_truth(labels, masks)
     pixels = PixelRanking.of(masks[known], scores.maps[known]) if masks.any() else None
     by_defect = {}
@@ -65,7 +57,11 @@ def evaluate(detector: Detector, image_root: str, samples: Sequence[Sample]) -> 
     return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding, labels)
 
 
-def _mask(image_root: str, sample: Sample, settings: PrecomputeSettings) -> NDArray[np.bool_]:
+def _read(image_root: str, settings: PrecomputeSettings, path: str) -> NDArray[np.uint8]:
+    return decode_rgb(read_bytes(image_root, path), settings.image_size, settings.resize, path)
+
+
+def _mask(image_root: str, settings: PrecomputeSettings, sample: Sample) -> NDArray[np.bool_]:
     if sample.mask is None:
         return np.zeros((settings.image_size, settings.image_size), bool)
     return decode_mask(read_bytes(image_root, sample.mask), settings.image_size, settings.resize, sample.mask)

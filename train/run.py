@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.category import CachedCategory
@@ -23,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
 from pipeline.progress import progress
 from pipeline.setting import as_toml, asked
+from pipeline.threads import torch_threads
 from train.calibration import calibrate
 from train.detector import Detector
 from train.evaluate import evaluate
@@ -157,6 +160,12 @@ def run_cell(run: Run, name: str, seed: int) -> None:
     if run.resume and cell.finished:
         return
     cell.clear(keep_checkpoint=run.resume)
+    # One torch thread here, and one in each of those that images are spread over: no sum depends on how many there are.
+    with torch_threads(1):
+        _compute_cell(run, name, seed, cell)
+
+
+def _compute_cell(run: Run, name: str, seed: int, cell: CellFolder) -> None:
     tests = run.tests[name].test
     detector, n_train = _make_detector(run, run.cache[name], seed, cell)
     detector.save(cell.detector)
@@ -189,14 +198,15 @@ def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFold
     precomputed, settings = category.settings, run.settings
     trained_on, held_out = run.normals[category.name]
     recipe = recipe_of(precomputed.backbone, settings)
-    pretrained = load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed).to(run.device)
+    plain = load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed)
+    pretrained = for_inference(plain).to(run.device)
     stream = NormalStream(category, trained_on)
     seen = embed_normals(pretrained, recipe, NormalImages(stream, trained_on), trained_on, seed)
     network = contrast = None
     if isinstance(settings, TrainSettings) and settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         frozen = settings.backbone_lr == 0
-        trunk = pretrained if frozen else load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed)
+        trunk = pretrained if frozen else copy.deepcopy(plain)
         classes = settings.classes(len(precomputed.stages))
         network = CutSwapNetwork(trunk.to(run.device), recipe, classes, frozen).to(run.device)
         network.whitening.fit(seen.gaussian.mean, seen.gaussian.factor)
@@ -205,4 +215,4 @@ def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFold
             fit(network, stream, settings, seed, cell, advance, contrast)
     fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
     calibration = calibrate(fitted, NormalImages(stream, held_out), settings.false_alarms)
-    return Detector(precomputed, asdict(settings), fitted, calibration), len(trained_on)
+    return Detector(precomputed, asdict(settings), plain.state_dict(), fitted, calibration), len(trained_on)

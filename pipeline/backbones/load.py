@@ -42,9 +42,11 @@ class Backbone(nn.Module):
 
     def activations(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
         """Outputs (B,C,h,w) of the named stages, in the network's order, of a normalised input (B,3,H,W)."""
-        kept = []
+        kept: list[Tensor] = []
         x = self.stem(x)
         for name, stage in zip(self.stage_names, self.stages, strict=True):
+            if len(kept) == len(names):
+                break
             x = stage(x)
             if name in names:
                 kept.append(x)

@@ -11,7 +11,7 @@ import zarr
 
 from pipeline.cache.category import CachedCategory
 from pipeline.cache.group import open_group
-from pipeline.cache.layout import FORMAT, Attributes
+from pipeline.cache.layout import FOLDED, FORMAT, Attributes
 from pipeline.errors import UserError
 from pipeline.setting import split
 from pipeline.settings import PrecomputeSettings
@@ -48,6 +48,11 @@ class Cache:
     def complete(self) -> bool:
         """Whether the last run marked it complete."""
         return bool(self.group.attrs.get("complete"))
+
+    @property
+    def folded(self) -> bool:
+        """Whether it was computed by the network for inference; a cache grows with the network that made it."""
+        return self.group.attrs.get("network") == FOLDED
 
     @property
     def settings(self) -> PrecomputeSettings:

@@ -12,7 +12,7 @@ from zarr.codecs import ZstdCodec
 
 from pipeline.cache.cache import Cache, find_cache
 from pipeline.cache.group import create_group, holds_anything
-from pipeline.cache.layout import CHUNK, FORMAT, Attributes, choose_shard, images_digest, layout
+from pipeline.cache.layout import CHUNK, FOLDED, FORMAT, Attributes, choose_shard, images_digest, layout
 from pipeline.data.datasets import Dataset
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
@@ -38,7 +38,7 @@ def prepare_cache(
     category stay as they are: `pipeline.cache.update` updates them.
     """
     attributes: Attributes = {"dataset": dataset.name, "settings": settings.to_attributes(), "weights": weights}
-    attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex}
+    attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex, "network": FOLDED}
     cache = find_cache(store, "r+") or _create(store, attributes)
     listed = {category.name: [sample.path for sample in category.train] for category in dataset.categories}
     only_these = overwrite and set(cache.names()) <= set(listed)

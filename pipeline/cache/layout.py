@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.settings import PrecomputeSettings
 
+# The attribute `network` of a cache whose network has its batch norms folded; caches of earlier versions have none.
+FOLDED = "folded"
 FORMAT = 1
 CHUNK = 64
 # A category of at least this many images is written in shards of this many chunks: docs/cache.md says why.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, cat
 
 from pipeline.backbones.load import Backbone
+from pipeline.threads import CORES
 from train.recipe import Recipe
 
 _IMAGES_AT_ONCE = 16
 
 Images = Iterable[NDArray[np.uint8]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def batches(images: Images, device: torch.device) -> Iterator[Tensor]:
@@ -24,6 +28,36 @@ def batches(images: Images, device: torch.device) -> Iterator[Tensor]:
     remaining = iter(images)
     while waiting := list(islice(remaining, _IMAGES_AT_ONCE)):
         yield torch.from_numpy(np.stack(waiting)).to(device).permute(0, 3, 1, 2)
+
+
+def map_images(
+    function: Callable[[Tensor], Result],
+    items: Iterable[Item],
+    load: Callable[[Item], NDArray[np.uint8]],
+    device: torch.device,
+) -> Iterator[Result]:
+    """``function(batch)`` of the images (size,size,3) uint8 that `load` makes of the items, in their order.
+
+    On a CPU a batch is one image, and images are spread over the cores; on a GPU it is 16. The function runs without
+    gradients, and gets (B,3,size,size) uint8 on the device.
+    """
+
+    @torch.inference_mode()
+    def of_one(item: Item) -> Result:
+        return function(torch.from_numpy(load(item))[None].permute(0, 3, 1, 2))
+
+    if device.type == "cpu":
+        yield from CORES.spread(of_one, items)
+        return
+    for batch in batches(CORES.spread(load, items), device):
+        with torch.inference_mode():
+            result = function(batch)
+        yield result
+
+
+def as_it_is(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What `map_images` loads of images that are loaded."""
+    return image
 
 
 # What a recipe's pooling makes of activations (B,C,h,w): (B,C).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +58,16 @@ class CutSwapNetwork(nn.Module):
             width = self.embedding(blank).shape[1]
         self.whitening = Whitening(width)
         self.head = nn.Linear(width, classes)
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """The weights that training changes, and the whitening; of a frozen backbone none."""
+        skipped = "backbone." if self.frozen else "-"
+        return {name: values for name, values in self.state_dict().items() if not name.startswith(skipped)}
+
+    def load_learned(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `learned_state`; the backbone in a state of an earlier version is left out if it is frozen."""
+        learned = self.learned_state().keys()
+        self.load_state_dict({**self.state_dict(), **{name: state[name] for name in learned}})
 
     def embedding(self, images: Tensor) -> Tensor:
         """Pooled embeddings (B,D) of images (B,3,H,W) on the 0..255 scale."""

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
+from pipeline.threads import CORES
 from train.features.extract import embed
 from train.recipe import Recipe
 from train.scorers.coreset import greedy_coreset
 from train.scorers.discriminant import quadratic_discriminant, whiten
 from train.scorers.gaussian import Gaussian
+from train.scorers.nearest import nearest
 from train.scorers.normals import Normals
 from train.scorers.state import on_device
 
@@ -48,23 +50,37 @@ class Contrast:
             self.moments[name] = torch.zeros(size, size, dtype=torch.float64, device=device)
             self.moments[f"{name}_count"] = torch.zeros((), dtype=torch.int64, device=device)
 
-    @torch.no_grad()
     def update(self, images: Tensor, changed: Tensor, rows: Tensor) -> Tensor:
         """Add a batch; returns its embeddings (2B,D) in the pretrained network.
 
         images: (2B,3,H,W) on the 0..255 scale, normals and then their negatives under the same augmentation. changed:
-        (B,H,W) bool, the pixels in which the two differ. rows: (B,) of the cache.
+        (B,H,W) bool, the pixels in which the two differ. rows: (B,) of the cache. On a CPU each normal and its negative
+        are computed by themselves, spread over the cores, and added in their order.
         """
+        count = len(rows)
+        at_once = 1 if images.device.type == "cpu" else count
+        parts = (torch.arange(count)[i : i + at_once] for i in range(0, count, at_once))
+        work = ((images[torch.cat([part, part + count])], changed[part], rows[part]) for part in parts)
+        found = list(CORES.spread(self._moments_of, work) if at_once == 1 else map(self._moments_of, work))
+        for _, moments in found:
+            for name, values in moments.items():
+                self.moments[name] += values
+        normals, negatives = zip(*(pooled.chunk(2) for pooled, _ in found), strict=True)
+        return torch.cat([*normals, *negatives])
+
+    @torch.no_grad()
+    def _moments_of(self, pairs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Moments]:
+        images, changed, rows = pairs
         pooled, patches = embed(self.backbone, self._recipe, images)
         normal, negative = pooled.double().chunk(2)
-        self._add("embeddings", (negative - normal) @ self._gaussian.factor)
+        moments = _second_moments("embeddings", (negative - normal) @ self._gaussian.factor)
         grid = patches.shape[2], patches.shape[3]
         share = F.adaptive_avg_pool2d(changed[:, None].float(), grid)[:, 0]
         other = torch.isin(rows, self._others).to(patches.device)
         normal, negative = (part[other].permute(0, 2, 3, 1) for part in patches.chunk(2))
-        self._add("normal_patches", self._residuals(normal.flatten(0, 2)))
-        self._add("negative_patches", self._residuals(negative[share[other] > self._recipe.changed_share]))
-        return pooled
+        moments |= _second_moments("normal_patches", self._residuals(normal.flatten(0, 2)))
+        changed_patches = negative[share[other] > self._recipe.changed_share]
+        return pooled, moments | _second_moments("negative_patches", self._residuals(changed_patches))
 
     def embedding_discriminant(self) -> Gaussian:
         """The normals' mean, and the factor of the discriminant of embeddings; of normals only if no negative came.
@@ -87,12 +103,13 @@ class Contrast:
     def _residuals(self, patches: Tensor) -> Tensor:
         if not len(patches):
             return patches
-        return patches - self._references[torch.cdist(patches, self._references).argmin(1)]
-
-    def _add(self, name: str, ways: Tensor) -> None:
-        ways = ways.double()
-        self.moments[name] += ways.T @ ways
-        self.moments[f"{name}_count"] += len(ways)
+        return patches - self._references[nearest(self._references, patches)[:, 0]]
 
     def _mean(self, name: str) -> Tensor:
         return self.moments[name] / self.moments[f"{name}_count"].clamp(min=1)
+
+
+def _second_moments(name: str, differences: Tensor) -> Moments:
+    """The sum of outer products of differences (M,D), and their number M."""
+    differences = differences.double()
+    return {name: differences.T @ differences, f"{name}_count": torch.tensor(len(differences)).to(differences.device)}

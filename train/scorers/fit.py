@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pipeline.backbones.load import Backbone
-from train.features.extract import batches
+from train.features.extract import as_it_is, map_images
 from train.features.network import CutSwapNetwork
 from train.recipe import Recipe
 from train.scorers.contrast import Contrast
@@ -48,8 +48,8 @@ def _of_embeddings(
 ) -> dict[str, Gaussian | KNearest]:
     trained, gaussian = normals.pooled, normals.gaussian
     if network is not None and not network.frozen:
-        embeddings = [network.embedding(batch).cpu() for batch in batches(normals.images, network.backbone.device)]
-        trained = torch.cat(embeddings).numpy()
+        embeddings = map_images(network.embedding, normals.images, as_it_is, network.backbone.device)
+        trained = torch.cat([embedding.cpu() for embedding in embeddings]).numpy()
         gaussian = fit_gaussian(trained)
     return {
         "untrained": normals.gaussian,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
-from train.features.extract import Images, batches, embed
+from train.features.extract import Item, embed, map_images
 from train.features.network import CutSwapNetwork, log_odds
 from train.recipe import Recipe
 from train.scorers.gaussian import Gaussian
@@ -70,17 +73,22 @@ class Fitted:
         projected = flat if self.projection is None else flat @ self.projection
         return self.references.scores(projected, at_once).view(-1, *patches.shape[2:])
 
-    @torch.inference_mode()
-    def score_batches(self, images: Images, names: Sequence[str]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """What `score` gives of images (S,S,3) uint8, batch by batch, on the CPU; ValueError for one not finite."""
-        for batch in batches(images, self.pretrained.device):
-            scores, maps = self.score(batch, names)
+    def score_batches(
+        self, items: Iterable[Item], load: Callable[[Item], NDArray[np.uint8]], names: Sequence[str]
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """What `score` gives of the images (S,S,3) uint8 that `load` makes of items, in their order, on the CPU.
+
+        Images are loaded and scored as `map_images` does. ValueError for a score that is not finite.
+        """
+        for scores, maps in map_images(partial(self.score, names=names), items, load, self.pretrained.device):
             for name, values in scores.items():
                 if not bool(values.isfinite().all()):
                     raise ValueError(f"a score is not finite: {name}")
             yield {name: values.cpu() for name, values in scores.items()}, maps.cpu()
 
-    def score_all(self, images: Images, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """What `score` gives of one image or more, all in one."""
-        found = list(self.score_batches(images, names))
+    def score_all(
+        self, items: Iterable[Item], load: Callable[[Item], NDArray[np.uint8]], names: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What `score_batches` gives of one item or more, all in one."""
+        found = list(self.score_batches(items, load, names))
         return {name: torch.cat([s[name] for s, _ in found]) for name in names}, torch.cat([maps for _, maps in found])

@@ -50,11 +50,19 @@ def fit_k_nearest(embeddings: NDArray[np.float32], k: int = 5) -> KNearest:
     return KNearest(normals=normalize(finite_tensor(embeddings)), k=min(k, len(embeddings)))
 
 
+def nearest(references: Tensor, points: Tensor, k: int = 1) -> Tensor:
+    """(M,k) int64: which of the references (N,D) are nearest to each of the points (M,D), the nearest first."""
+    # |x - r|^2 / 2 less |x|^2 / 2, which is the same for every reference: one matrix product, no root. It is centred,
+    # because small distances between points far from the origin would be lost.
+    centre = references.mean(0)
+    centred = references - centre
+    half = centred.square().sum(1) / 2
+    scored = torch.addmm(half, points - centre, centred.T, alpha=-1)
+    return scored.argmin(1, keepdim=True) if k == 1 else scored.topk(k, largest=False).indices
+
+
 def _nearest_distances(references: Tensor, points: Tensor, k: int) -> Tensor:
-    """Distances (M, k) of points (M, D) to the k nearest of references (N, D)."""
-    # Always by a matrix product: torch's own choice depends on the number of points, which a program must not.
-    near = torch.cdist(points, references, compute_mode="use_mm_for_euclid_dist")
-    nearest = near.topk(k, largest=False).indices
-    # Again by differences: the matrix product in cdist gives a copy of a reference a distance above 0.
-    distances: Tensor = vector_norm(points[:, None] - references[nearest], dim=2)
+    """Distances (M,k) of points (M,D) to the k nearest of references (N,D)."""
+    # By differences: the matrix product in `nearest` would give a copy of a reference a distance above 0.
+    distances: Tensor = vector_norm(points[:, None] - references[nearest(references, points, k)], dim=2)
     return distances

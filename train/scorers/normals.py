@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
-from train.features.extract import Images, batches, embed
+from train.features.extract import Images, as_it_is, embed, map_images
 from train.recipe import Recipe
 from train.scorers.gaussian import Gaussian, fit_gaussian
 
@@ -35,7 +35,6 @@ class Normals:
         return fit_gaussian(self.pooled)
 
 
-@torch.inference_mode()
 def embed_normals(backbone: Backbone, recipe: Recipe, images: Images, rows: NDArray[np.int64], seed: int) -> Normals:
     """Embed `images` by the recipe; seed: of the patches kept."""
     generator = torch.Generator().manual_seed(seed)
@@ -47,8 +46,7 @@ def embed_normals(backbone: Backbone, recipe: Recipe, images: Images, rows: NDAr
         return patches[torch.randperm(len(patches), generator=generator)[:each]]
 
     embeddings, some = [], []
-    for batch in batches(images, backbone.device):
-        pooled, patches = embed(backbone, recipe, batch)
+    for pooled, patches in map_images(partial(embed, backbone, recipe), images, as_it_is, backbone.device):
         embeddings.append(pooled.cpu())
         some.append(torch.stack([kept(image) for image in patches.permute(0, 2, 3, 1).flatten(1, 2).cpu()]))
     return Normals(images, rows, torch.cat(embeddings).numpy(), torch.cat(some))
