@@ -13,9 +13,11 @@ from rich.console import Console
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
 from pipeline.data.datasets import DATASETS
 from pipeline.errors import RunError, UserError
+from pipeline.memory import keep_memory
 from pipeline.options import numbers, options_of, settings_file, store_option, typed
 from pipeline.remote import describe_io_error
 from pipeline.settings import PrecomputeSettings
+from pipeline.threads import sleep_while_waiting
 from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
 
@@ -59,6 +61,8 @@ class _Mistake(click.ClickException):
 @click.version_option(package_name="cutswap")
 def main() -> None:
     """Saliency-guided CutSwap negatives from normal images, and an anomaly detector trained on them."""
+    sleep_while_waiting()  # before torch is imported
+    keep_memory()
 
 
 @main.command()

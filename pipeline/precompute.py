@@ -83,9 +83,7 @@ def precompute(
     settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
     if overwrite or not all(find_cache(store) for _, store in places):
         # Before the cache is created: weights that do not load must not leave an empty cache.
-        from pipeline.backbones.load import load_backbone
-
-        load_backbone(settings.backbone, settings.weights, settings.seed)
+        _check_weights(settings, execution)
     works = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
     start = time.monotonic()
     finished = _compute(works, settings, execution) if any(work.shards for work in works) else []
@@ -95,6 +93,20 @@ def precompute(
     reports = tuple(report for report, _ in finished)
     elapsed = finished[-1][1] - start if finished else 0.0
     return RunReport(tuple(_report(work, reports) for work in works), reports, elapsed)
+
+
+def _check_weights(settings: PrecomputeSettings, execution: Execution) -> None:
+    """Load the network; UserError where its weights do not fit."""
+    from pipeline.device import choose_device
+    from pipeline.workers.loaded import open_backbone
+
+    # Tasks in threads of this process use this very network; a worker elsewhere may have another device.
+    device = str(choose_device(execution.device)) if execution.scheduler == "threads" else "cpu"
+    open_backbone(settings.backbone, _by_absolute_path(settings.weights), settings.seed, device)
+
+
+def _by_absolute_path(weights: str) -> str:
+    return weights if weights in ("imagenet", "none") else absolute(weights)
 
 
 def _refuse_shared_stores(stores: Sequence[str]) -> None:
@@ -117,8 +129,7 @@ def _compute(
     # Imported here, because a finished cache is recognised without torch, which takes seconds to import.
     from pipeline.workers.task import Job, compute_shard
 
-    named = settings.weights in ("imagenet", "none")
-    weights = settings.weights if named else absolute(settings.weights)
+    weights = _by_absolute_path(settings.weights)
     tasks = [
         (Job(work.cache.store, work.cache.id, work.dataset.image_root, weights, execution), category, shard)
         for work in works

@@ -63,6 +63,14 @@ class Cores:
 CORES = Cores()
 
 
+def sleep_while_waiting() -> None:
+    """Let OpenMP's threads sleep while they wait, unless the user says otherwise; only before torch is imported.
+
+    By default they spin, and where other programs keep the cores busy they take the time of the one that computes.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch compute in so many threads inside the block."""

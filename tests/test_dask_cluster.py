@@ -19,6 +19,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+import torch
 from click.testing import Result
 from conftest import REPO, SmallCache, assert_same_arrays, command_line, fill_cache, invoke, place, read_arrays
 from distributed import Client, LocalCluster
@@ -28,7 +29,9 @@ import pipeline.workers.loaded
 from pipeline.cache.cache import open_cache
 from pipeline.data.datasets import load
 from pipeline.errors import RunError, UserError
+from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
+from pipeline.threads import CORES
 from pipeline.workers.cluster import WINDOW
 from pipeline.workers.execution import Execution
 from pipeline.workers.schedule import run_tasks
@@ -256,6 +259,27 @@ def test_an_address_computes_the_same_from_relative_paths(
         assert_same_arrays(store, small_cache.store)
 
 
+# --- every core busy ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
+def test_the_images_of_one_chunk_are_spread_over_all_workers(image_root: Path, tmp_path: Path, scheduler: str) -> None:
+    dataset = load("folder", str(image_root), ("mono",))
+    images = dataset.categories[0].train[:64]
+    one_chunk = replace(dataset, categories=(replace(dataset.categories[0], train=images),))
+    execution = Execution(scheduler, workers=8, device="cpu")
+    report = precompute([(one_chunk, str(tmp_path / "c.zarr"))], TINY, execution)
+    (task,) = report.tasks
+    assert sum(task.threads.values()) == 64
+    assert len(task.threads) == 8 and min(task.threads.values()) >= 1
+
+
+def test_the_callers_threads_are_put_back(image_root: Path, tmp_path: Path) -> None:
+    before = CORES.count, torch.get_num_threads()
+    fill_cache(load("folder", str(image_root), ("poly",)), tmp_path / "c.zarr", TINY, device="cpu", workers=5)
+    assert (CORES.count, torch.get_num_threads()) == before
+
+
 # --- what travels -----------------------------------------------------------------------------------------------------
 
 
@@ -377,7 +401,7 @@ def test_data_sets_share_a_run(two_roots: tuple[Path, Path]) -> None:
     headings = next(row for row in rows if "worker" in row)
     for heading in ("images", "load", "decode", "network", "clusters and pairs", "write", "images/s"):
         assert f" {heading} " in headings
-    assert rows[-2].split()[:2] == ["all", "9"] and any(row.startswith(" thread ") for row in rows)
+    assert rows[-2].split()[:2] == ["all", "9"] and any(row.startswith(" threads ") for row in rows)
 
     again = both("--store", "1.zarr", "--store", "2.zarr")
     assert (again.exit_code, again.stderr) == (0, "") and "4 images, 0 computed now" in last_line(again.stdout)

@@ -172,8 +172,11 @@ def _own_cluster(scheduler: str, workers: int | None) -> LocalCluster:
                 n_workers=workers, threads_per_worker=_TASKS_PER_GPU, dashboard_address=None, silence_logs=_LOGGED
             )
             return gpus
-        count = workers or os.cpu_count() or 1
-        return LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=_LOGGED)
+        # OpenMP's threads sleep while they wait (`pipeline.threads.sleep_while_waiting`).
+        waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+        return LocalCluster(
+            n_workers=workers, threads_per_worker=1, env=waiting, dashboard_address=None, silence_logs=_LOGGED
+        )
     except ImportError as error:
         raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
     except Exception as error:  # dask-cuda also lets out whatever the GPU's driver raises

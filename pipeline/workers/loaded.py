@@ -31,7 +31,7 @@ def _once_per_process(load: Callable[..., T]) -> Callable[..., T]:
 
 @_once_per_process
 def readers() -> ThreadPoolExecutor:
-    """Threads that read images ahead of the network, at most two chunks of them."""
+    """Threads that read and decode images ahead of the network, at most two chunks of them per task."""
     return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
 
 

@@ -7,27 +7,25 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing import parent_process
-from threading import current_thread
 from typing import Any, TypeVar
 
 from pipeline.errors import RunError
+from pipeline.memory import keep_memory
+from pipeline.threads import CORES, sleep_while_waiting
 from pipeline.workers.execution import LOCAL, Execution
 
 Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 def worker_name() -> str:
-    """Who runs this: the address of a Dask worker, or else a process or a thread of the driver."""
-    if "distributed" in sys.modules:
-        from distributed import get_worker
-
-        with suppress(ValueError):  # no task of a Dask worker
-            return str(get_worker().address)
-    if parent_process() is not None:
-        return f"process {os.getpid()}"
-    return f"thread {current_thread().name.rpartition('_')[2]}"
+    """Who runs this: the address of a Dask worker, or else a process, or the threads of the driver."""
+    if (address := _dask_worker(lambda worker: worker.address)) is not None:
+        return str(address)
+    return "threads" if parent_process() is None else f"process {os.getpid()}"
 
 
 def run_tasks(
@@ -35,46 +33,72 @@ def run_tasks(
     tasks: Sequence[tuple[Any, ...]],
     execution: Execution,
     on_result: Callable[[Result], None],
-    torch_threads: int = 1,
+    threads: int | None = None,
 ) -> None:
     """Call ``function(*task)`` for every task; `on_result` gets each result in this process as it arrives.
 
-    function must be importable by the workers, and tasks and results small: they travel. torch_threads: torch's in each
-    worker; one by default, since the workers are the parallelism and more threads in each would fight over the cores.
-    An exception in a task or in `on_result` ends the run; RunError says that workers or a scheduler were lost.
+    function must be importable by the workers, and tasks and results small: they travel. Torch gets one thread in a
+    task, and `CORES` of the worker's process so many: `threads`, if one task at a time is to run on each worker, or by
+    default its share of all (docs/architecture.md). An exception in a task or in `on_result` ends the run; RunError
+    says that workers or a scheduler were lost.
     """
-    call = partial(_call, function, torch_threads)
-    with _torch_threads_kept():
-        if execution.scheduler in LOCAL:
-            _run_local(call, tasks, execution, on_result)
+    scheduler, workers = execution.scheduler, execution.workers or CORES.count
+    at_once = workers
+    if scheduler in ("processes", "cluster"):
+        # Processes do not share their images: with fewer tasks than workers each gets threads for several workers.
+        at_once = min(workers, max(1, len(tasks)))
+        threads = threads or -(-workers // at_once)
+    elif scheduler == "threads" and threads is None:
+        # One task more than threads that compute: while one writes, the threads have the images of others.
+        at_once, threads = workers + 1, workers
+    call = partial(_call, function, threads, scheduler in ("processes", "cluster", "cuda"))
+    with _threads_kept():
+        if scheduler in LOCAL:
+            _run_local(call, tasks, replace(execution, workers=at_once), on_result)
         else:
             # Imported here, because a run in threads does not need distributed, which takes long to import.
             from pipeline.workers.cluster import run_on_cluster
 
-            run_on_cluster(call, tasks, execution, on_result)
+            own = replace(execution, workers=at_once) if scheduler == "cluster" else execution
+            run_on_cluster(call, tasks, own, on_result)
 
 
-def _call(function: Callable[..., Result], torch_threads: int, *task: object) -> Result:
-    """``function(*task)`` in a worker with that many torch threads; `run_tasks` puts the caller's number back.
+def _call(function: Callable[..., Result], threads: int | None, started: bool, *task: object) -> Result:
+    """``function(*task)`` in a worker whose process computes in so many threads; None: as many as Dask runs tasks in.
 
-    Set at every task, since that number belongs to a thread and the threads of a pool come and go.
+    started: whether the process is one that we started. The number of torch's threads is set at every task, since it
+    belongs to a thread, and the threads of a pool come and go; `run_tasks` puts the caller's back.
     """
     import torch
 
-    torch.set_num_threads(torch_threads)
+    if started:
+        keep_memory()
+    torch.set_num_threads(1)
+    CORES.use(threads or _dask_worker(lambda worker: worker.state.nthreads) or CORES.count)
     return function(*task)
 
 
+def _dask_worker(ask: Callable[[Any], T]) -> T | None:
+    """What the Dask worker answers that runs this, or None if none does."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        with suppress(ValueError):  # no task of a Dask worker
+            return ask(get_worker())
+    return None
+
+
 @contextmanager
-def _torch_threads_kept() -> Iterator[None]:
-    """Restore this process's number of torch threads, which tasks that ran in it have changed."""
+def _threads_kept() -> Iterator[None]:
+    """Restore the numbers of threads of torch and of `CORES`, which tasks that ran in this process have changed."""
     import torch
 
-    threads = torch.get_num_threads()
+    threads, count = torch.get_num_threads(), CORES.count
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        CORES.use(count)
 
 
 def _run_local(
@@ -95,11 +119,17 @@ def _run_local(
         if key in names:
             on_result(result)
 
-    workers = execution.workers or os.cpu_count() or 1
+    options: dict[str, Any] = {
+        "scheduler": execution.scheduler,
+        "num_workers": execution.workers,
+        "optimize_graph": False,
+    }
+    if execution.scheduler == "processes":
+        # chunksize 1: a process takes one task at a time, not six. The initializer comes before torch is imported.
+        options |= {"chunksize": 1, "initializer": sleep_while_waiting}
     try:
         with Callback(posttask=finished):
-            # chunksize 1: a process takes one task at a time, not six.
-            compute(*calls, scheduler=execution.scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
+            compute(*calls, **options)
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process was killed, possibly out of memory: run the same command to continue,"

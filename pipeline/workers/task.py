@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbones.load import Backbone
 from pipeline.cache.category import CachedCategory, PendingRows
 from pipeline.cache.layout import Arrays, layout
 from pipeline.clusters import cluster_maps
-from pipeline.data.images import decode_rgb, read_bytes
 from pipeline.device import choose_device
-from pipeline.errors import ImageError
 from pipeline.pairs import draw_pairs, map_keys
-from pipeline.saliency import layercam, scale_maps
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
-from pipeline.workers.loaded import open_backbone, open_category, readers
+from pipeline.workers.explain import Explained, Source, begin, finish
+from pipeline.workers.loaded import open_backbone, open_category
 from pipeline.workers.schedule import worker_name
-
-# On a CPU one image at a time is as fast as a batch, and makes every map independent of its neighbours: the bits of
-# a convolution depend there on the size of the batch.
-_IMAGES_AT_ONCE_CPU = 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,10 @@ class Job:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """The outcome of one task: images done, a line per unreadable image, seconds by step, and the worker."""
+    """The outcome of one task: images done, a line per unreadable image, seconds by step, and the worker.
+
+    threads: the images that each thread of the worker explained.
+    """
 
     store: str
     category: str
@@ -60,13 +51,32 @@ class TaskReport:
     bad: tuple[str, ...]
     seconds: dict[str, float]
     worker: str
+    threads: dict[str, int]
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    pixels: NDArray[np.uint8] | None
-    sha256: str
-    problem: str = ""
+@dataclass
+class _Tally:
+    """What a task counts: seconds by step, images by thread, and a line per image that could not be read."""
+
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    threads: Counter[str] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, step: str | None) -> None:
+        """Add the time since the last call to a step; None: it was spent waiting for other threads."""
+        now = time.perf_counter()
+        if step is not None:
+            self.seconds[step] += now - self._last
+        self._last = now
+
+    def add(self, image: Explained) -> None:
+        """Count one image."""
+        for step, spent in image.seconds.items():
+            self.seconds[step] += spent
+        self.threads[image.thread] += 1
+        if image.pixels is None:
+            self.bad.append(image.problem)
 
 
 def compute_shard(job: Job, name: str, shard: int) -> TaskReport:
@@ -75,16 +85,17 @@ def compute_shard(job: Job, name: str, shard: int) -> TaskReport:
     It opens the store and loads the network once per process, wherever Dask runs it. With bad_images "stop" and an
     unreadable image it writes nothing, and the report carries the lines.
     """
-    clock = _Clock()
+    tally = _Tally()
     category = open_category(job.store, job.cache_id, name)
     pending = category.pending_rows(shard)
-    if pending.done:
-        return TaskReport(job.store, name, shard, pending.of, (), clock.seconds, worker_name())
-    arrays, bad = _compute_by_chunk(job, category, pending.paths, clock)
-    if not bad or job.execution.bad_images == "skip":
-        category.write_shard(shard, _among_finished(category, shard, arrays, pending))
-    clock.lap("write")
-    return TaskReport(job.store, name, shard, len(pending.rows), bad, clock.seconds, worker_name())
+    images = pending.of if pending.done else len(pending.rows)
+    if not pending.done:
+        arrays = _compute(job, category, pending.paths, tally)
+        if not tally.bad or job.execution.bad_images == "skip":
+            category.write_shard(shard, _among_finished(category, shard, arrays, pending))
+        tally.lap("write")
+    bad, seconds, threads = tuple(tally.bad), dict(tally.seconds), dict(tally.threads)
+    return TaskReport(job.store, name, shard, images, bad, seconds, worker_name(), threads)
 
 
 def _among_finished(category: CachedCategory, shard: int, arrays: Arrays, pending: PendingRows) -> Arrays:
@@ -97,75 +108,47 @@ def _among_finished(category: CachedCategory, shard: int, arrays: Arrays, pendin
     return whole
 
 
-def _compute_by_chunk(
-    job: Job, category: CachedCategory, paths: Sequence[str], clock: _Clock
-) -> tuple[Arrays, tuple[str, ...]]:
-    """`_compute_arrays` of one chunk of images at a time, so that memory holds the result and two chunks of images."""
+def _compute(job: Job, category: CachedCategory, paths: Sequence[str], tally: _Tally) -> Arrays:
+    """The rows of all paths; memory holds them, and two chunks of images that are on their way."""
     settings, size = replace(category.settings, weights=job.weights), category.rows_per_chunk
+    device = choose_device(job.execution.device)
+    backbone = open_backbone(settings.backbone, settings.weights, settings.seed, str(device))
+    source = Source(job.image_root, settings, backbone, job.execution.gpu_batch)
     shapes = layout(len(paths), settings).items()
     whole: Arrays = {name: np.zeros(shape, object if dtype == "str" else dtype) for name, (shape, dtype, _) in shapes}
     del whole["paths"]
-    problems: list[str] = []
-    # The threads read and decode the next chunk while the network computes this one.
-    ahead = _read_ahead(job.image_root, paths[:size], settings)
+    tally.lap("load")
+    # The next chunk is begun before this one is finished, so that the threads always have images.
+    ahead = begin(source, paths[:size])
     for start in range(0, len(paths), size):
-        part, following = paths[start : start + size], paths[start + size : start + 2 * size]
-        loading, ahead = ahead, _read_ahead(job.image_root, following, settings)
-        arrays, bad = _compute_arrays(job, settings, part, loading, clock)
-        problems += bad
-        for name, values in arrays.items():
-            whole[name][start : start + size] = values
-    return whole, tuple(problems)
+        current, ahead = ahead, begin(source, paths[start + size : start + 2 * size])
+        row = start
+        for images in finish(source, current):
+            tally.lap(None)
+            _fill(whole, row, images, paths[row : row + len(images)], settings)
+            row += len(images)
+            for image in images:
+                tally.add(image)
+            tally.lap("clusters and pairs")
+    return whole
 
 
-def _read_ahead(image_root: str, paths: Sequence[str], settings: PrecomputeSettings) -> list[Future[_Loaded]]:
-    return [readers().submit(_load_image, image_root, path, settings) for path in paths]
-
-
-def _compute_arrays(
-    job: Job, settings: PrecomputeSettings, paths: Sequence[str], loading: Sequence[Future[_Loaded]], clock: _Clock
-) -> tuple[Arrays, tuple[str, ...]]:
-    device = choose_device(job.execution.device)
-    backbone = open_backbone(settings.backbone, settings.weights, settings.seed, str(device))
-    at_once = _IMAGES_AT_ONCE_CPU if device.type == "cpu" else job.execution.gpu_batch
-    clock.lap("load")
-    images, maps, targets = [], [], []
-    for start in range(0, len(paths), at_once):
-        loaded = [future.result() for future in loading[start : start + at_once]]
-        pixels = [one.pixels for one in loaded if one.pixels is not None]
-        clock.lap("decode")
-        if pixels:
-            images += pixels
-            found, classes = _explain(backbone, np.stack(pixels), settings)
-            maps.append(found)
-            targets.append(classes)
-        clock.lap("network")
-    everything = [future.result() for future in loading]
-    valid = np.array([one.pixels is not None for one in everything])
-    bad = tuple(one.problem for one in everything if one.pixels is None)
-    arrays: Arrays = {
-        "sha256": np.array([one.sha256 for one in everything], dtype=object),
-        "valid": valid.astype(np.uint8),
-    }
+def _fill(
+    whole: Arrays, first: int, images: Sequence[Explained], paths: Sequence[str], settings: PrecomputeSettings
+) -> None:
+    """Cluster, draw, and set the rows from `first` on; those of images that could not be read stay empty."""
+    rows = slice(first, first + len(images))
+    whole["sha256"][rows] = [image.sha256 for image in images]
+    whole["valid"][rows] = valid = np.array([image.pixels is not None for image in images])
+    maps = [image.maps for image in images if image.maps is not None]
     if maps:
-        good = [path for path, one in zip(paths, everything, strict=True) if one.pixels is not None]
-        rows = {"images": np.stack(images), "target_class": torch.cat(targets).cpu().numpy()}
-        rows |= _cluster_and_draw(torch.cat(maps), good, settings)
-        arrays |= {name: _spread(values, valid) for name, values in rows.items()}
-    clock.lap("clusters and pairs")
-    return arrays, bad
-
-
-def _explain(backbone: Backbone, images: NDArray[np.uint8], settings: PrecomputeSettings) -> tuple[Tensor, Tensor]:
-    """(B,H,W,3) images to (B,L,h,w) uint8 saliency and (B,) classes, both on the backbone's device."""
-    device = backbone.device
-    pixels = torch.from_numpy(images)
-    if device.type == "cuda":
-        pixels = pixels.pin_memory()  # the copy then runs while the network computes the images before
-    x = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
-    with _network_gate(device):
-        raw, classes = layercam(backbone, backbone.normalise(x), settings.stages, precision=settings.precision)
-        return scale_maps(raw, settings.map_size), classes.int()
+        good = first + np.flatnonzero(valid)
+        whole["images"][good] = [image.pixels for image in images if image.pixels is not None]
+        classes = [image.target_class for image in images if image.target_class is not None]
+        whole["target_class"][good] = torch.cat(classes).cpu().numpy()
+        readable = [path for path, is_valid in zip(paths, valid, strict=True) if is_valid]
+        for name, values in _cluster_and_draw(torch.stack(maps), readable, settings).items():
+            whole[name][good] = values
 
 
 def _cluster_and_draw(saliency: Tensor, paths: Sequence[str], settings: PrecomputeSettings) -> Arrays:
@@ -181,41 +164,3 @@ def _cluster_and_draw(saliency: Tensor, paths: Sequence[str], settings: Precompu
     by_map = {"clusters": clusters, "centroids": centroids, "pairs": pairs, "relaxed": relaxed}
     by_image = {name: values.unflatten(0, saliency.shape[:2]).cpu().numpy() for name, values in by_map.items()}
     return {"saliency": saliency.cpu().numpy(), **by_image}
-
-
-def _spread(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
-    """The rows of the images that could be read, with empty rows between them for those that could not."""
-    if valid.all():
-        return values
-    spread = np.zeros((len(valid), *values.shape[1:]), values.dtype)
-    spread[valid] = values
-    return spread
-
-
-def _load_image(image_root: str, path: str, settings: PrecomputeSettings) -> _Loaded:
-    try:
-        data = read_bytes(image_root, path)
-        return _Loaded(decode_rgb(data, settings.image_size, settings.resize, path), hashlib.sha256(data).hexdigest())
-    except ImageError as error:
-        return _Loaded(None, "", str(error))
-
-
-_CUDA_GATE = threading.Lock()
-
-
-def _network_gate(device: torch.device) -> AbstractContextManager[object]:
-    """One task at a time on a GPU, while others decode and write; on a CPU every worker computes."""
-    return nullcontext() if device.type == "cpu" else _CUDA_GATE
-
-
-class _Clock:
-    """Seconds spent by step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        now = time.perf_counter()
-        self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
-        self._last = now
