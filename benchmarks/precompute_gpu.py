@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def gpu_table(folder: Path, paths: Sequence[Path], settings: PrecomputeSettings,
     def script() -> None:
         naive.run(trained, few, settings, folder / "naive-gpu")
 
-    cases = {
+    cases: dict[str, tuple[Path, Callable[[], object], float]] = {
         "precompute, images decoded, over the bare network": (folder / "decoded", bare, 1.0),
         "precompute, 1024 px PNG, over only decoding": (
             folder / "large",

@@ -102,7 +102,7 @@ def _check_weights(settings: PrecomputeSettings, execution: Execution) -> None:
 
     # Tasks in threads of this process use this very network; a worker elsewhere may have another device.
     device = str(choose_device(execution.device)) if execution.scheduler == "threads" else "cpu"
-    open_backbone(settings.backbone, _by_absolute_path(settings.weights), settings.seed, device)
+    open_backbone(settings.backbone, _by_absolute_path(settings.weights), settings.seed, device, True)
 
 
 def _by_absolute_path(weights: str) -> str:

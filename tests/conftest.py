@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: real solar-cell images as a data set on disk, and a small cache of it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# As our commands do, before torch is imported: OpenMP's threads must not spin while the tests beside them compute.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest

@@ -27,6 +27,7 @@ from conftest import (
     read_arrays,
 )
 
+from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.clusters import cluster_maps
@@ -73,7 +74,7 @@ def chunk_times(store: str | Path) -> dict[str, int]:
 
 def test_a_cache_holds_what_the_functions_give_for_its_files(small_cache: SmallCache) -> None:
     settings, arrays = small_cache.settings, read_arrays(small_cache.store)
-    backbone = load_backbone(settings.backbone)
+    backbone = for_inference(load_backbone(settings.backbone))
     for category, row in (("mono", 0), ("mono", 63), ("mono", 64), ("mono", 66), ("poly", 4)):
         found: dict[str, Any] = {
             name: arrays[f"{category}/{name}"][row]

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,17 +16,19 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
-from pipeline.backbones.spec import find_spec
+from pipeline.backbones.spec import BACKBONES, find_spec
 from pipeline.data.images import decode_rgb
 from pipeline.saliency import layercam, scale_maps
 
 LITE0_STAGES = find_spec("efficientnet_lite0").default_stages
 
 
-@pytest.fixture(scope="module")
-def lite0() -> Backbone:
-    return load_backbone("efficientnet_lite0")
+@pytest.fixture(scope="module", params=["plain", "folded"])
+def lite0(request: pytest.FixtureRequest) -> Backbone:
+    plain = load_backbone("efficientnet_lite0")
+    return plain if request.param == "plain" else for_inference(plain)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,17 @@ def test_layercam_equals_pytorch_grad_cam_on_resnet(photos: NDArray[np.uint8]) -
     assert [relative_error(m, e) < 1e-4 for m, e in zip(maps, expected, strict=True)] == [True] * 4
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_layercam_equals_pytorch_grad_cam_on_a_network_for_inference(name: str, photos: NDArray[np.uint8]) -> None:
+    weights = "imagenet" if name == "efficientnet_lite0" else "none"
+    ours = for_inference(load_backbone(name, weights, seed=3))
+    x = ours.normalise(torch.from_numpy(photos).permute(0, 3, 1, 2))
+    maps, classes = layercam(ours, x, ours.stage_names)
+    theirs = nn.Sequential(ours.stem, *ours.stages, ours.head)
+    expected = grad_cam_maps(theirs, x, list(ours.stages), classes)
+    assert [relative_error(m, e) < 1e-5 for m, e in zip(maps, expected, strict=True)] == [True] * len(maps)
+
+
 # --- one pass for all stages, images and classes -------------------------------------------------------------------
 
 
@@ -149,7 +163,7 @@ def test_weights_get_no_gradients(x: Tensor, trainable: bool) -> None:
 
 
 # What a lower precision costs: the distance between the two maps of one class, as a share of the exact map's length.
-@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.6), ("float16", 0.25)])
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.7), ("float16", 0.25)])
 def test_lower_precision_keeps_most_of_a_map(lite0: Backbone, x: Tensor, precision: str, most: float) -> None:
     exact, classes = layercam(lite0, x, LITE0_STAGES)
     lower, _ = layercam(lite0, x, LITE0_STAGES, target_class=classes, precision=precision)
@@ -239,7 +253,7 @@ def test_threads_scale_alike(lite0: Backbone, x: Tensor) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_finds_the_maps_of_the_cpu(lite0: Backbone, x: Tensor) -> None:
     expected, classes = layercam(lite0, x, LITE0_STAGES)
-    on_cuda = load_backbone("efficientnet_lite0").to("cuda")
+    on_cuda = copy.deepcopy(lite0).to("cuda")
     maps, found = layercam(on_cuda, x.to("cuda"), LITE0_STAGES)
     assert torch.equal(found.cpu(), classes)
     # TF32 convolutions, which CUDA uses by default, round to 10 bits.

@@ -51,7 +51,7 @@ class Cache:
 
     @property
     def folded(self) -> bool:
-        """Whether it was computed by the network for inference; a cache grows with the network that made it."""
+        """Whether its network has its batch norms folded; a cache grows with the network that made it."""
         return self.group.attrs.get("network") == FOLDED
 
     @property
@@ -74,7 +74,7 @@ class Cache:
         if not isinstance(group, zarr.Group) or not group.attrs.get("ready"):
             held = ", ".join(self.names()) or "none"
             raise UserError(f"{self.store} holds no category {name!r}: it holds {held}")
-        return CachedCategory(name, self.settings, group)
+        return CachedCategory(name, self.settings, group, self.folded)
 
     def choose(self, asked: Sequence[str] = ()) -> list[CachedCategory]:
         """The categories asked for (commas separate several), or all; UserError for one that the cache lacks."""

@@ -35,12 +35,15 @@ class PendingRows:
 class CachedCategory:
     """One category: its settings, and its arrays (docs/cache.md), which are read again at every use.
 
-    Rows are images. A chunk is `rows_per_chunk` of them; a shard, one or several chunks, is what one task writes.
+    folded: whether its network is that for inference (`pipeline.backbones.inference`); caches of earlier versions have
+    the plain one. Rows are images. A chunk is `rows_per_chunk` of them; a shard, one or several chunks, is what one
+    task writes.
     """
 
     name: str
     settings: PrecomputeSettings
     group: zarr.Group
+    folded: bool
 
     rows_per_chunk: ClassVar[int] = CHUNK
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
 from typing import TypeVar
 
+from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.cache.category import CachedCategory
@@ -42,6 +43,7 @@ def open_category(store: str, cache_id: str, name: str) -> CachedCategory:
 
 
 @_once_per_process
-def open_backbone(name: str, weights: str, seed: int, device: str) -> Backbone:
-    """A network on its device."""
-    return load_backbone(name, weights, seed).to(device)
+def open_backbone(name: str, weights: str, seed: int, device: str, folded: bool) -> Backbone:
+    """A network on its device, folded for inference or plain."""
+    plain = load_backbone(name, weights, seed)
+    return (for_inference(plain) if folded else plain).to(device)
