@@ -14,9 +14,10 @@ import pipeline as pipeline  # first: repairs torchvision where its compiled par
 from pipeline.data.datasets import DATASETS
 from pipeline.errors import RunError, UserError
 from pipeline.memory import keep_memory
-from pipeline.options import numbers, options_of, settings_file, store_option, typed
+from pipeline.options import numbers, options_of, store_option, typed
 from pipeline.remote import describe_io_error
 from pipeline.settings import PrecomputeSettings
+from pipeline.settings_file import settings_file
 from pipeline.threads import sleep_while_waiting
 from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
@@ -254,8 +255,12 @@ def inspect(
     one path.
     """
     from pipeline.cache.cache import default_store
+    from train.run_folder import RunFolder
 
     store = store or default_store()
+    if (run := RunFolder(Path(store))).settings.exists():
+        click.echo(run.settings_text(any((categories, image, folder, verify, as_json))), nl=False)
+        return
     if image is not None:
         from pipeline.views.figures import draw_image
 
@@ -284,11 +289,7 @@ def inspect(
     if image is None and folder is None:
         from pipeline.cache.summary import summarise
         from pipeline.views.tables import cache_table, settings_text, stage_table
-        from train.run_folder import RunFolder
 
-        if (made_by := RunFolder(Path(store)).asked).exists():
-            click.echo(made_by.read_text(encoding="utf-8"), nl=False)
-            return
         summary = summarise(store, categories)
         Console().print(cache_table(summary), stage_table(summary))
         click.echo(settings_text(summary), nl=False)

@@ -1,22 +1,17 @@
-"""Settings as options of a command: a frozen dataclass becomes click options and comes back as one object.
-
-`--settings FILE` (TOML) gives any of a command's options by its name; what the command line gives wins.
-"""
+"""Settings as options of a command: a frozen dataclass becomes click options and comes back as one object."""
 
 from __future__ import annotations
 
 import functools
 import shlex
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
-from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError
 from pipeline.setting import spelling, split
 
 Command = Callable[..., Any]
@@ -47,13 +42,10 @@ def options_of(
 
 def numbers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> tuple[int, ...]:
     """The callback of a repeatable option of whole numbers from 0 on, also separated by commas."""
-    try:
-        found = tuple(int(part) for part in split(values))
-    except ValueError as error:
-        raise click.BadParameter(f"{','.join(values)} are not whole numbers") from error
-    if not found or min(found) < 0:
-        raise click.BadParameter(f"{','.join(values)}: give numbers from 0 on")
-    return found
+    parts = split(values)
+    if not all(part.isascii() and part.isdecimal() and int(part) < 2**63 for part in parts):
+        raise click.BadParameter(f"{','.join(values)}: give whole numbers from 0 to 2^63 - 1")
+    return tuple(dict.fromkeys(map(int, parts)))
 
 
 def store_option(help: str) -> Callable[[Command], Command]:
@@ -73,50 +65,18 @@ def store_option(help: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def settings_file(command: Command) -> Command:
-    """Give a command the option `--settings FILE`."""
-    return click.option(
-        "--settings",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        metavar="FILE",
-        is_eager=True,
-        expose_value=False,
-        callback=_read_settings,
-        help="A TOML file with any of these options; what the command line gives wins.",
-    )(command)
-
-
 def typed(context: click.Context) -> str:
     """The command as it was typed, with the options that were given."""
     words = ["python", "cli.py", str(context.info_name)]
     for parameter in context.command.params:
         name, value = str(parameter.name), context.params.get(str(parameter.name))
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name == "settings":
+            words += ["--settings", str(context.meta[name])] if name in context.meta else []
+        elif context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             for one in value if isinstance(value, tuple) else (value,):
                 named = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
                 words += named if one is True else [*named, str(one)]
     return shlex.join(words)
-
-
-def _read_settings(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason = one_line(error)
-        raise UserError(
-            f"--settings {path} is no TOML file ({reason}): write lines such as image-size = 256"
-        ) from error
-    shown = [one for one in context.command.params if isinstance(one, click.Option) and one.name != "settings"]
-    options = {one.opts[0].removeprefix("--"): one for one in shown}
-    given = {key.replace("_", "-"): value for key, value in found.items()}
-    if unknown := sorted(given.keys() - options.keys()):
-        raise UserError(f"--settings {path}: {context.info_name} has no setting {', '.join(unknown)}; see --help")
-    context.default_map = {
-        str(options[key].name): [value] if options[key].multiple and not isinstance(value, list) else value
-        for key, value in given.items()
-    }
 
 
 def _option(one: Field[Any], default: object) -> Callable[[Command], Command]:

@@ -80,7 +80,8 @@ def precompute(
     # Workers have other working directories.
     places = [(dataset, absolute(store)) for dataset, store in places]
     _refuse_shared_stores([store for _, store in places])
-    settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages))
+    weights = settings.weights if settings.weights in ("imagenet", "none") else absolute(settings.weights)
+    settings = replace(settings, stages=choose_stages(settings.backbone, settings.stages), weights=weights)
     if overwrite or not all(find_cache(store) for _, store in places):
         # Before the cache is created: weights that do not load must not leave an empty cache.
         _check_weights(settings, execution)
@@ -102,11 +103,7 @@ def _check_weights(settings: PrecomputeSettings, execution: Execution) -> None:
 
     # Tasks in threads of this process use this very network; a worker elsewhere may have another device.
     device = str(choose_device(execution.device)) if execution.scheduler == "threads" else "cpu"
-    open_backbone(settings.backbone, _by_absolute_path(settings.weights), settings.seed, device, True)
-
-
-def _by_absolute_path(weights: str) -> str:
-    return weights if weights in ("imagenet", "none") else absolute(weights)
+    open_backbone(settings.backbone, settings.weights, settings.seed, device, True)
 
 
 def _refuse_shared_stores(stores: Sequence[str]) -> None:
@@ -129,9 +126,8 @@ def _compute(
     # Imported here, because a finished cache is recognised without torch, which takes seconds to import.
     from pipeline.workers.task import Job, compute_shard
 
-    weights = _by_absolute_path(settings.weights)
     tasks = [
-        (Job(work.cache.store, work.cache.id, work.dataset.image_root, weights, execution), category, shard)
+        (Job(work.cache.store, work.cache.id, work.dataset.image_root, settings.weights, execution), category, shard)
         for work in works
         for category, shard, _ in work.shards
     ]

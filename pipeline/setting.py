@@ -67,14 +67,30 @@ def asked(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any frozen datacla
 
 def as_toml(values: Mapping[str, object]) -> str:
     """Lines that `--settings` reads back, one per value that is not None; every JSON value is also valid TOML."""
-    named = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
-    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in named.items())
+    lines = []
+    for name, value in values.items():
+        text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a path on a disk need not be text
+            name, text = f"# {name}", '"not UTF-8: give it on the command line"'
+        lines += [] if value is None else [f"{name.replace('_', '-')} = {text}\n"]
+    return "".join(lines)
 
 
 def split(values: Iterable[str], known: Sequence[str] = ()) -> tuple[str, ...]:
-    """The parts of values separated by commas, in order, each once; a value that is itself known stays whole."""
-    parts = (part.strip() for value in values for part in ([value] if value in known else value.split(",")))
-    return tuple(dict.fromkeys(part for part in parts if part))
+    """The parts of values separated by commas, in order, each once; a value that is itself known stays whole.
+
+    UserError for values without any part.
+    """
+    values = list(values)
+    found: dict[str, None] = {}
+    for value in values:
+        parts = [value] if value in known else [part.strip() for part in value.split(",")]
+        found |= dict.fromkeys(part for part in parts if part)
+    if values and not found:
+        raise UserError(f"{','.join(values)!r} names nothing: give names separated by commas, or leave the option out")
+    return tuple(found)
 
 
 def check(settings: object) -> None:

@@ -44,7 +44,7 @@ class PrecomputeSettings:
     patch_aspect: tuple[float, float] = setting(
         (0.3, 3.3), "Least and largest height/width of a patch; drawn log-uniformly.", within=Bounds(0.1, 10)
     )
-    seed: int = setting(0, "Seed of the pairs and of random weights.", within=Bounds(0))
+    seed: int = setting(0, "Seed of the pairs and of random weights.", within=Bounds(0, 2**63 - 1))
     precision: str = setting("float32", "Precision of activations and gradients.", choices=PRECISIONS)
 
     def __post_init__(self) -> None:

@@ -1,12 +1,16 @@
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from conftest import RunCli, SmallCache, assert_same_arrays, invoke, place, read_arrays
+from PIL import Image
 
 from cli import main
+from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import default_store, open_cache
 
 TINY = ("--image-size", "64", "--pairs", "2", "--stages", "blocks.6", "--device", "cpu")
@@ -174,6 +178,36 @@ def test_what_inspect_prints_makes_the_cache_again(copied_cache: SmallCache, tmp
     assert_same_arrays(copied_cache.store, tmp_path / "again.zarr")
 
 
+def test_the_file_names_the_categories_and_paths_hold_from_anywhere(
+    small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(load_backbone("efficientnet_lite0").state_dict(), tmp_path / 'w "é".pt')
+    monkeypatch.chdir(tmp_path)
+    root = os.path.relpath(small_cache.root, tmp_path)
+    given = ("--category", "poly", "--weights", 'w "é".pt', "--device", "cpu")
+    succeeded(precompute("c.zarr", root, *TINY, *given))
+    lines = invoke("inspect", "c.zarr").stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("dataset = "))
+    file = tmp_path / "settings.toml"
+    file.write_text("\n".join(lines[first:]).replace("/c.zarr", "/again.zarr"), encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "5 images, 5 computed now" in succeeded(invoke("precompute", "--settings", file, "--device", "cpu"))
+    assert_same_arrays(tmp_path / "c.zarr", tmp_path / "again.zarr")
+
+
+def test_names_of_categories_are_taken_as_they_are(tmp_path: Path) -> None:
+    for name in (" A", "B,C"):
+        (tmp_path / name / "train/good").mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (32, 32), (i, 9, 9)).save(tmp_path / name / f"train/good/{i}.png")
+    store = str(tmp_path / "c.zarr")
+    assert "4 images, 4 computed now" in succeeded(precompute(store, tmp_path, *TINY))
+    assert "2 images, 0 computed" in succeeded(precompute(store, tmp_path, *TINY, "--category", " A"))
+    printed = invoke("inspect", store).stdout
+    assert 'category = [" A", "B,C"]' in printed
+
+
 # --- a user's other mistakes --------------------------------------------------------------------------------------
 
 
@@ -192,7 +226,7 @@ def test_what_inspect_prints_makes_the_cache_again(copied_cache: SmallCache, tmp
         (("--patch-aspect", 0, 1), "--patch-aspect (0.0, 1.0) is out of range"),
         (("--stages", "blocks.1,layer1"), "efficientnet_lite0 has no stage 'layer1'"),
         (("--backbone", "alexnet"), "alexnet"),
-        (("--weights", "missing.pt"), "--weights missing.pt cannot be read"),
+        (("--weights", "missing.pt"), "missing.pt cannot be read"),
         (("--scheduler", "ray"), "unknown scheduler 'ray'"),
         (("--workers", 0), "--workers"),
         (("--root", "missing-folder"), "missing-folder"),

@@ -228,6 +228,22 @@ def test_settings_come_from_a_file_and_the_command_line_wins(small_cache: SmallC
     assert (found["settings"]["steps"], found["settings"]["negatives"]) == (2, "none")
 
 
+def test_old_spellings_are_taken_and_a_byte_order_mark_is_passed_over(small_cache: SmallCache, tmp_path: Path) -> None:
+    file, out = tmp_path / "settings.toml", tmp_path / "out"
+    file.write_text('\ufefffalse_alarms = 0.2\nnegatives = "none"\ncategory = "poly"\n', encoding="utf-8")
+    result = invoke("train", small_cache.store, "--settings", file, "--out", out, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "results.json").read_text())["settings"]["false_alarms"] == 0.2
+
+
+def test_inspect_of_a_run_folder_takes_no_options_and_says_where_there_is_no_file(
+    trained: Trained, tmp_path: Path
+) -> None:
+    assert_one_line(invoke("inspect", trained.run, "--verify"), "is a run folder", "takes no options")
+    (tmp_path / "settings.json").write_text("{}")
+    assert_one_line(invoke("inspect", tmp_path), "is a run folder without settings.toml")
+
+
 def test_a_run_folder_holds_and_inspect_prints_the_settings_that_make_it_again(
     small_cache: SmallCache, tmp_path: Path
 ) -> None:
@@ -282,7 +298,20 @@ def test_two_different_caches_are_one_too_many(small_cache: SmallCache) -> None:
         ("stepps = 2", "train has no setting stepps"),
         ("steps = ", "no TOML file"),
         ("steps = 0", "--steps 0 is out of range"),
-        ('steps = "many"', "many"),
+        ('steps = "many"', "steps = 'many' is not a whole number"),
+        ("steps = 2.5", "steps = 2.5 is not a whole number"),
+        ("steps = true", "not a whole number"),
+        ("steps = [2]", "not a whole number"),
+        ("head-lr = false", "not a number"),
+        ("out = 3", "out = 3 is not a text in quotes"),
+        ('store = ["a.zarr"]', "not a text in quotes"),
+        ("resume = 1", "resume = 1 is not true or false"),
+        ("category = [1.5]", "not a text in quotes, or a list of such"),
+        ("batch-size = 2\nbatch_size = 3", "gives batch-size twice"),
+        ("false_alarms = 0.1\nfalse-positive-rate = 0.2", "gives false-positive-rate twice"),
+        ("seed = 99999999999999999999", "whole numbers from 0 to 2^63 - 1"),
+        ('seed = "1_0"', "whole numbers"),
+        ('category = ","', "names nothing"),
     ],
 )
 def test_a_mistake_in_a_settings_file_is_named(small_cache: SmallCache, tmp_path: Path, text: str, word: str) -> None:

@@ -102,8 +102,13 @@ def record(run: Run, seeds: Sequence[int]) -> None:
     """Write what the run is made with to its folder, and the settings file that makes it again where `train` can."""
     run.folder.keep(run.fingerprint())
     if isinstance(run.settings, TrainSettings) and run.test_images is None:
-        place = {"store": run.cache.store, "category": list(run.normals), "root": run.image_root, "seed": list(seeds)}
-        write_text(run.folder.asked, as_toml({**place, "out": str(run.folder.path), **asked(run.settings)}))
+        place: dict[str, object] = {
+            "store": absolute(run.cache.store),
+            "category": list(run.normals),
+            "root": run.image_root,
+        }
+        place |= {"seed": list(seeds), "out": absolute(str(run.folder.path))}
+        write_text(run.folder.asked, as_toml(place | asked(run.settings)))
 
 
 def open_run(

@@ -106,6 +106,15 @@ class RunFolder:
         """All that are there, of whatever category and seed."""
         return map(CellFolder, self.path.glob(f"*/{_SEED}*"))
 
+    def settings_text(self, asked_for_more: bool = False) -> str:
+        """The settings file of the last call of `train`; UserError where there is none, or where more was asked for."""
+        if asked_for_more:
+            raise UserError(f"{self.path} is a run folder: `inspect` takes no options for it")
+        if not self.asked.exists():
+            made_by = "`benchmark --quick` or PatchCore, or an earlier version"
+            raise UserError(f"{self.path} is a run folder without {self.asked.name}, of {made_by}: read settings.json")
+        return self.asked.read_text(encoding="utf-8")
+
     def differing(self, wanted: dict[str, Any]) -> list[str]:
         """A line `part.name: old, not new` for each setting in which the folder's differ from those wanted."""
         found = self._kept() or wanted

@@ -78,8 +78,8 @@ class Cache:
 
     def choose(self, asked: Sequence[str] = ()) -> list[CachedCategory]:
         """The categories asked for (commas separate several), or all; UserError for one that the cache lacks."""
-        commas = any("," in name for name in asked)
-        return [self[name] for name in split(asked, self.names() if commas else ()) or self.names()]
+        names = self.names()
+        return [self[name] for name in split(asked, names) or names]
 
     def pending(self, asked: Sequence[str] = ()) -> Iterator[tuple[str, int, int]]:
         """Category, number and images to compute of every shard to be computed, of the categories asked for or all."""

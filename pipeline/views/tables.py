@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pipeline.cache.summary import CacheSummary, StageSummary
 from pipeline.data.counts import CountRow
+from pipeline.data.listing import absolute
 from pipeline.precompute import RunReport
 from pipeline.setting import as_toml
 
@@ -116,8 +117,8 @@ def setting_lines(summary: CacheSummary) -> list[tuple[str, str]]:
 
 def settings_text(summary: CacheSummary) -> str:
     """The file that makes the cache again by `precompute --settings`."""
-    place = {"dataset": [summary.dataset], "root": [summary.root], "store": [summary.store]}
-    return as_toml(place | summary.settings)
+    place = {"dataset": [summary.dataset], "root": [summary.root], "store": [absolute(summary.store)]}
+    return as_toml(place | {"category": [category.name for category in summary.categories]} | summary.settings)
 
 
 def percent(share: float | None) -> str:
