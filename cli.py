@@ -224,17 +224,18 @@ def benchmark(
     default=Path("predictions"),
     help="Folder for predictions.csv and the overlays.",
 )
+@click.option("--pictures", type=click.Choice(("all", "anomalous", "none")), default="all", help="Overlays to write.")
 @options_of(Execution, "execution", only=("device", "bad_images"))
 @settings_file
-def predict(run: Path, images: Sequence[str], out: Path, execution: Execution) -> None:
+def predict(run: Path, images: Sequence[str], out: Path, pictures: str, execution: Execution) -> None:
     """Score images with the detector of the run folder RUN; it needs no cache."""
     from train.deploy.predict import predict as score
 
-    predictions, bad = score(run, images, out, device=execution.device, bad_images=execution.bad_images)
+    lines, bad = score(run, images, out, device=execution.device, bad_images=execution.bad_images, pictures=pictures)
     for line in bad:
         click.echo(f"skipped: {line}", err=True)
-    anomalous = sum(prediction.anomalous for prediction in predictions)
-    click.echo(f"{out / 'predictions.csv'}: {anomalous} of {len(predictions)} images anomalous; overlays in {out}")
+    said = f"{sum(line.anomalous for line in lines)} of {len(lines)} images anomalous"
+    click.echo(f"{out / 'predictions.csv'}: {said}; {sum(line.drawn for line in lines)} overlays in {out / 'overlays'}")
 
 
 @main.command()

@@ -120,6 +120,7 @@ def test_a_device_that_is_not_there_is_one_line(small_cache: SmallCache, tmp_pat
         (["predict"], "RUN"),
         (["predict", "nowhere", "image.png"], "nowhere"),
         (["predict", ".", "image.png", "--bad-image", "skip"], "--bad-image"),
+        (["predict", ".", "image.png", "--pictures", "some"], "anomalous"),
         (["trian"], "trian"),
     ],
 )
@@ -143,7 +144,7 @@ def test_predict_writes_the_table_and_says_what_it_found(
         table = list(csv.DictReader(file))
     assert [row["path"] for row in table] == sorted(map(str, pictures.rglob("*.png")))
     assert f"{sum(int(row['anomalous']) for row in table)} of 7 images anomalous" in result.stdout
-    assert len(list(Path("predictions/overlays").rglob("*.png"))) == 7
+    assert len(list(Path("predictions/overlays").rglob("*.jpg"))) == 7
 
 
 def test_bad_images_stop_or_are_skipped(trained: Trained, small_cache: SmallCache, tmp_path: Path) -> None:

@@ -5,16 +5,20 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPO, SmallCache
+from conftest import REPO, SmallCache, invoke
 from matplotlib import colormaps
 from PIL import Image
 
 from pipeline.cache.cache import open_cache
+from pipeline.data.images import read_rgb
 from pipeline.errors import ImageError, UserError
-from train.deploy.predict import overlay, predict
+from pipeline.threads import CORES
+from train.deploy.overlay import inferno, overlay, write_overlay
+from train.deploy.predict import predict
 from train.detector import Detector
 from train.run import open_run, train
 from train.settings import TrainSettings
@@ -50,7 +54,9 @@ def table_of(out: Path) -> list[dict[str, str]]:
 
 
 def overlays_of(out: Path) -> list[str]:
-    return sorted(file.relative_to(out / "overlays").as_posix() for file in (out / "overlays").rglob("*.png"))
+    return sorted(
+        file.relative_to(out / "overlays").as_posix() for file in (out / "overlays").rglob("*") if file.is_file()
+    )
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
@@ -79,10 +85,62 @@ def test_the_table_says_what_lies_above_the_threshold(alone: Alone, tmp_path: Pa
 def test_an_overlay_an_image_in_the_folders_of_the_images(alone: Alone, tmp_path: Path) -> None:
     predict(alone.run, [str(alone.pictures)], tmp_path, device="cpu")
     assert overlays_of(tmp_path) == sorted(
-        file.relative_to(alone.pictures).as_posix() for file in alone.pictures.rglob("*.png")
+        file.relative_to(alone.pictures).with_suffix(".jpg").as_posix() for file in alone.pictures.rglob("*.png")
     )
-    with Image.open(tmp_path / "overlays/crack/000.png") as image:
-        assert (image.size, image.mode) == ((64, 64), "RGB")
+    with Image.open(tmp_path / "overlays/crack/000.jpg") as image:
+        assert (image.size, image.mode, image.format) == ((64, 64), "RGB", "JPEG")
+
+
+@pytest.mark.parametrize("pictures", ["all", "anomalous", "none"])
+def test_overlays_are_of_the_images_asked_for(
+    pictures: str, alone: Alone, small_cache: SmallCache, tmp_path: Path
+) -> None:
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "overlays/000.png").write_bytes(b"of an earlier version")
+    # A held-out normal, which the threshold is at or above, is among the second.
+    targets = alone.pictures / "crack", small_cache.root / "poly/train"
+    said = invoke("predict", alone.run, *targets, "--out", tmp_path, "--device", "cpu", "--pictures", pictures)
+    verdicts = {row["path"]: bool(int(row["anomalous"])) for row in table_of(tmp_path)}
+    assert {*verdicts.values()} == {False, True}
+    drawn = [path for path, anomalous in verdicts.items() if pictures == "all" or (anomalous and pictures != "none")]
+    names = [str(Path(path).relative_to(next(t for t in targets if t in Path(path).parents))) for path in drawn]
+    assert overlays_of(tmp_path) == sorted(["000.png", *(name.replace(".png", ".jpg") for name in names)])
+    assert f"{sum(verdicts.values())} of 8 images anomalous; {len(drawn)} overlays in" in said.stdout
+
+
+def test_an_overlay_that_cannot_be_written_stops_before_the_table(alone: Alone, tmp_path: Path) -> None:
+    # The second one's name would be two characters longer than a file's name can be.
+    files = [tmp_path / f"{'a' * 251}{suffix}" for suffix in (".png", ".bmp")]
+    for file in files:
+        with Image.open(alone.pictures / "crack/000.png") as image:
+            image.save(file)
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="too long"):
+        predict(alone.run, list(map(str, files)), out, device="cpu")
+    assert [*out.iterdir()] == []
+
+
+def test_images_are_read_and_drawn_a_bounded_number_ahead(
+    alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, drawn, most = [], [], 0
+
+    def reading(*arguments: Any) -> Any:
+        nonlocal most
+        read.append(arguments)
+        most = max(most, len(read) - len(drawn))
+        return read_rgb(*arguments)
+
+    def drawing(*arguments: Any) -> None:
+        write_overlay(*arguments)
+        drawn.append(arguments)
+
+    monkeypatch.setattr("train.deploy.predict.read_rgb", reading)
+    monkeypatch.setattr("train.deploy.predict.write_overlay", drawing)
+    targets = [str(alone.pictures)] * 30
+    predict(alone.run, targets, tmp_path, device="cpu")
+    # Four per thread wait to be scored, are scored, and wait to be drawn.
+    assert len(read) == len(drawn) == 210 and most <= 13 * CORES.count < 210
 
 
 def test_files_and_folders_are_scored_in_their_order(alone: Alone, tmp_path: Path) -> None:
@@ -97,13 +155,13 @@ def test_images_of_one_name_get_an_overlay_each(alone: Alone, tmp_path: Path) ->
     folder = tmp_path / "more"
     shutil.copytree(alone.pictures / "good", folder)
     with Image.open(folder / "000.png") as image:
-        image.save(folder / "000.jpg")
+        image.save(folder / "000.bmp")
     shutil.copy(folder / "001.png", folder / "000-2.png")
     targets = [str(folder), str(alone.pictures / "crack"), str(alone.pictures / "good/003.png")]
     predictions, _ = predict(alone.run, targets, tmp_path / "out", device="cpu")
     overlays = overlays_of(tmp_path / "out")
     assert len(overlays) == len(predictions) == len(list(folder.iterdir())) + 3 + 1
-    assert {"000.png", "000-2.png", "003.png", "003-2.png"} <= set(overlays)
+    assert {"000.jpg", "000-2.jpg", "003.jpg", "003-2.jpg"} <= set(overlays)
 
 
 def test_colour_and_shape_of_an_image_are_free(alone: Alone, tmp_path: Path) -> None:
@@ -187,7 +245,7 @@ def test_a_bad_image_is_skipped_if_asked(alone: Alone, spoiled: Path, tmp_path: 
     predictions, bad = predict(alone.run, [str(spoiled)], tmp_path / "out", device="cpu", bad_images="skip")
     assert len(bad) == 1 and str(spoiled / "001.png") in bad[0]
     assert [Path(p.path).name for p in predictions] == ["000.png", "002.png", "003.png"]
-    assert overlays_of(tmp_path / "out") == ["000.png", "002.png", "003.png"]
+    assert overlays_of(tmp_path / "out") == ["000.jpg", "002.jpg", "003.jpg"]
     assert len(table_of(tmp_path / "out")) == 3
 
 
@@ -217,3 +275,30 @@ def test_an_overlay_is_clear_at_the_normals_median_and_strong_at_twice_their_mos
 def test_an_overlay_of_maps_without_spread_is_an_image() -> None:
     image = np.full((4, 6, 3), 90, np.uint8)
     np.testing.assert_array_equal(overlay(image, np.zeros((4, 6), np.float32), (0.0, 0.0)), image)
+
+
+def test_its_colours_are_near_those_of_inferno() -> None:
+    apart = np.abs(inferno() - colormaps["inferno"](np.arange(256))[:, :3] * 255)
+    assert inferno().shape == (256, 3) and apart.max() < 7 and apart.mean() < 1
+
+
+def test_a_large_overlay_is_shrunk(tmp_path: Path) -> None:
+    image = np.full((1000, 2000, 3), 90, np.uint8)
+    write_overlay(tmp_path / "made/wide.jpg", image, np.zeros((1000, 2000), np.float32), (0.0, 1.0))
+    with Image.open(tmp_path / "made/wide.jpg") as written:
+        assert (written.size, written.format) == ((1600, 800), "JPEG")
+        assert np.abs(np.asarray(written).astype(int) - 90).max() <= 2
+
+
+# --- start-up -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_predict_imports_only_what_it_uses(alone: Alone, tmp_path: Path) -> None:
+    code = "import sys, cli; cli.main(sys.argv[1:], standalone_mode=False); print('imported', *sys.modules)"
+    command = [sys.executable, "-c", code, "predict", alone.run, alone.pictures, "--out", tmp_path, "--device", "cpu"]
+    said = subprocess.run(list(map(str, command)), check=True, cwd=REPO, capture_output=True, text=True).stdout
+    imported = said.rpartition("imported ")[2].split()
+    assert "torch" in imported and len(overlays_of(tmp_path)) == 7
+    unused = {"dask", "distributed", "matplotlib", "pandas", "pytorch_grad_cam", "scipy", "sklearn", "zarr"}
+    assert unused.isdisjoint(imported)

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import pairwise_distances
 from sklearn.preprocessing import normalize
+from torchvision.transforms.functional import gaussian_blur
 
 from train.scorers.coreset import greedy_coreset
 from train.scorers.gaussian import Gaussian, fit_gaussian
+from train.scorers.maps import smooth_maps
 from train.scorers.nearest import KNearest, PatchNearest, fit_k_nearest
 from train.scorers.standardise import Standardiser, fit_standardiser
 from train.scorers.state import from_state, state_of
@@ -166,6 +168,22 @@ def test_patch_nearest_in_chunks_is_brute_force(device: str, monkeypatch: pytest
     expected = pairwise_distances(points.astype("f8"), chosen.astype("f8")).min(axis=1)
     np.testing.assert_allclose(nearest.scores(torch.from_numpy(points)).cpu().numpy(), expected, rtol=1e-5)
     np.testing.assert_array_equal(nearest.scores(torch.from_numpy(chosen)).cpu().numpy(), 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=SEEDS, rows=st.integers(1, 20), columns=st.integers(1, 20), scale=st.integers(4, 9), blur=st.floats(0.01, 0.1)
+)
+def test_maps_are_upsampled_and_smoothed_as_torchvision_does(
+    seed: int, rows: int, columns: int, scale: int, blur: float
+) -> None:
+    size = scale * max(rows, columns, 4)
+    distances = torch.rand(2, rows, columns, generator=torch.Generator().manual_seed(seed))
+    maps = torch.nn.functional.interpolate(distances[:, None].double(), (size, size), mode="bilinear")
+    expected = gaussian_blur(maps, [2 * round(3 * blur * size) + 1] * 2, [blur * size] * 2)[:, 0]
+    smooth = smooth_maps(distances, size, blur)
+    assert smooth.dtype == torch.float32 and smooth.shape == (2, size, size) and bool((smooth >= 0).all())
+    torch.testing.assert_close(smooth.double(), expected, rtol=0, atol=1e-5 * float(expected.max()))
 
 
 def _radius(distances: Any, chosen: Any) -> float:

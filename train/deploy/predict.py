@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.data.images import read_rgb
 from pipeline.data.listing import list_images
@@ -18,47 +17,85 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files import replacing_folder, write_csv
 from pipeline.progress import progress
 from pipeline.settings import PrecomputeSettings
-from train.detector import Detector
+from pipeline.threads import CORES
+from train.deploy.overlay import write_overlay
+from train.detector import Detector, Prediction
 
-_IMAGES_AT_ONCE = 64
 _TABLE = "predictions.csv"
+
+# Overlays that wait to be drawn, per thread: each holds an image and its map.
+_WAITING = 4
+
+# Which images get an overlay: by whether they are anomalous.
+_DRAWN: dict[str, tuple[bool, ...]] = {"all": (False, True), "anomalous": (True,), "none": ()}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table. path as the user gave it; score on the detector's scale; anomalous above its threshold."""
+    """What is said of an image; all but the last is a line of the table.
+
+    path as the user gave it; score on the detector's scale; anomalous above its threshold; whether an overlay was
+    written.
+    """
 
     path: str
     score: float
     anomalous: bool
+    drawn: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """Pixels (size,size,3) uint8 of a file, and the name of its overlay."""
+
+    path: Path
+    overlay: str
+    pixels: NDArray[np.uint8]
 
 
 def predict(
-    run: Path, targets: Sequence[str], out: Path, *, device: str = "auto", bad_images: str = "stop"
+    run: Path,
+    targets: Sequence[str],
+    out: Path,
+    *,
+    device: str = "auto",
+    bad_images: str = "stop",
+    pictures: str = "all",
 ) -> tuple[list[Line], list[str]]:
     """Score image files, and all image files below folders; write `predictions.csv` and overlays to `out`.
 
-    Returns the table's lines, and a line for each image that could not be read and was skipped. With bad_images "stop"
-    the first of these raises ImageError. Until all images are scored, an earlier table and its overlays stay.
+    pictures: "all", "anomalous" or "none", the images that get an overlay. Returns the table's lines, and a line for
+    each image that could not be read and was skipped. With bad_images "stop" the first of these raises ImageError.
+    Until all images are scored, an earlier table and its overlays stay. Images are read, scored and drawn a bounded
+    number ahead, in threads.
     """
     detector = Detector.load(run, device)
     files = list(_with_overlays(_files(targets)))
     lines: list[Line] = []
     bad: list[str] = []
-    waiting = iter(files)
-    with replacing_folder(out, last=_TABLE) as new, progress("predict", len(files), "images") as advance:
-        while chunk := list(islice(waiting, _IMAGES_AT_ONCE)):
-            read = [
-                (path, name, image)
-                for path, name in chunk
-                if (image := _read(path, detector.precompute_settings, bad_images, bad)) is not None
-            ]
-            for (path, name, image), said in zip(read, detector.predict([i for *_, i in read]), strict=True):
-                file = new / "overlays" / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(overlay(image, said.map, detector.calibration.map_range)).save(file)
-                lines.append(Line(str(path), said.score, said.anomalous))
-            advance(len(chunk))
+    drawing: deque[Future[None]] = deque()
+    with (
+        replacing_folder(out, last=_TABLE) as new,
+        # Threads of their own: scoring does not wait for a slow disk. The block ends after the last of them has
+        # written, so that none writes to a folder that is gone.
+        ThreadPoolExecutor(CORES.count, "overlays") as threads,
+        progress("predict", len(files), "images") as advance,
+    ):
+        read = _read_ahead(files, detector.precompute_settings, bad_images, bad)
+        for image, prediction in _scored(detector, read):
+            drawn = prediction.anomalous in _DRAWN[pictures]
+            if drawn:
+                file = new / "overlays" / image.overlay
+                what = image.pixels, prediction.map, detector.calibration.map_range
+                drawing.append(threads.submit(write_overlay, file, *what))
+            if len(drawing) > _WAITING * CORES.count:
+                drawing.popleft().result()
+            lines.append(Line(str(image.path), prediction.score, prediction.anomalous, drawn))
+            advance(1)
+        if bad:
+            advance(len(bad))
+        for waiting in drawing:
+            waiting.result()
         rows = [(line.path, line.score, int(line.anomalous)) for line in lines]
         write_csv(new / _TABLE, [("path", "score", "anomalous"), *rows])
     return lines, bad
@@ -79,34 +116,47 @@ def _files(targets: Sequence[str]) -> Iterator[tuple[Path, str]]:
 
 
 def _with_overlays(files: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
-    """Every file, and a PNG name for it; two sources that would share one get a number."""
+    """Every file, and a JPEG name for it; two sources that would share one get a number."""
     taken: set[str] = set()
     for path, name in files:
         stem = str(Path(name).with_suffix(""))
-        overlay, number = f"{stem}.png", 1
+        overlay, number = f"{stem}.jpg", 1
         while overlay in taken:
             number += 1
-            overlay = f"{stem}-{number}.png"
+            overlay = f"{stem}-{number}.jpg"
         taken.add(overlay)
         yield path, overlay
 
 
-def _read(path: Path, settings: PrecomputeSettings, bad_images: str, bad: list[str]) -> NDArray[np.uint8] | None:
-    try:
-        return read_rgb(path, settings.image_size, settings.resize)
-    except ImageError as error:
-        if bad_images == "stop":
-            raise ImageError(f"{error}; fix or leave it out, or give --bad-images skip") from error
-        bad.append(str(error))
-        return None
+def _read_ahead(
+    files: Iterable[tuple[Path, str]], settings: PrecomputeSettings, bad_images: str, bad: list[str]
+) -> Iterator[_Image]:
+    """The files that can be read, in their order; a line in `bad` for each of the others, or ImageError."""
+
+    def read(file: tuple[Path, str]) -> _Image | ImageError:
+        path, name = file
+        try:
+            return _Image(path, name, read_rgb(path, settings.image_size, settings.resize))
+        except ImageError as error:
+            return error
+
+    for found in CORES.spread(read, files):
+        if isinstance(found, _Image):
+            yield found
+        elif bad_images == "stop":
+            raise ImageError(f"{found}; fix or leave it out, or give --bad-images skip") from found
+        else:
+            bad.append(str(found))
 
 
-def overlay(
-    image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], map_range: tuple[float, float]
-) -> NDArray[np.uint8]:
-    """An image (H,W,3) with its anomaly map (H,W) over it: clear at the normals' median, opaque at twice their most."""
-    low, high = map_range
-    heat = np.clip((anomaly_map - low) / max(2 * high - low, 1e-9), 0, 1)
-    colours = colormaps["inferno"](heat)[..., :3] * 255
-    alpha = 0.8 * heat[..., None]
-    return np.asarray(image * (1 - alpha) + colours * alpha, np.uint8)
+def _scored(detector: Detector, images: Iterable[_Image]) -> Iterator[tuple[_Image, Prediction]]:
+    """The images and what the detector says of them, in their order."""
+    asked: deque[_Image] = deque()
+
+    def pixels() -> Iterator[NDArray[np.uint8]]:
+        for image in images:
+            asked.append(image)
+            yield image.pixels
+
+    for prediction in detector.predict_each(pixels()):
+        yield asked.popleft(), prediction

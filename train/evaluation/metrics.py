@@ -2,6 +2,9 @@
 
 An anomaly score is higher for the more anomalous; label 1 and mask True mean anomalous. A metric that is not
 defined, such as an AUROC of a single class, is None and never NaN.
+
+scikit-learn and SciPy are imported where they are used: a detector needs the thresholds of this module, and no metric,
+and these imports are slow.
 """
 
 from __future__ import annotations
@@ -12,8 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 # Diagonal neighbours belong to one region, as in the evaluation code published with MVTec AD.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int64)
@@ -26,6 +27,8 @@ def image_auroc(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> fl
     """
     if len(np.unique(labels)) < 2:
         return None
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(labels, scores))
 
 
@@ -36,6 +39,8 @@ def image_ap(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float
     """
     if len(np.unique(labels)) < 2:
         return None
+    from sklearn.metrics import average_precision_score
+
     return float(average_precision_score(labels, scores))
 
 
@@ -74,6 +79,8 @@ class PixelRanking:
             )
         if not np.isfinite(maps).all():
             raise ValueError("an anomaly map holds a value that is not finite")
+        from scipy import ndimage
+
         regions, found = np.zeros(masks.shape, np.int32), 0
         for region, mask in zip(regions, masks, strict=True):
             if mask.any():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -40,6 +39,8 @@ def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
     Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for N < 2
     or a value that is not finite. If no feature varies, the distance is the Euclidean one.
     """
+    from sklearn.covariance import LedoitWolf  # here: a detector that only scores needs none of it
+
     if len(embeddings) < 2:
         raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {embeddings.shape}")
     estimate = LedoitWolf(store_precision=False).fit(finite_tensor(embeddings).numpy())
