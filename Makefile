@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-all test-newest lint docs benchmark clean
+.PHONY: help setup demo test test-slow test-all test-newest lint docs benchmark gpu clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,11 @@ docs: $(STAMP) ## write the tables and figures that docs/ shows again
 benchmark: $(STAMP) ## how fast precompute and train are, as ratios measured side by side
 	$(BIN)/python benchmarks/precompute.py
 	$(BIN)/python benchmarks/stream.py
+
+gpu: ## IMAGES=DIR: the tests that need a GPU, then its speed on PNG files; installs nothing; at most 8 minutes
+	@test -n "$(IMAGES)" || { echo "give a folder of PNG files: make gpu IMAGES=DIR"; exit 2; }
+	timeout --kill-after=5 85 $(PYTHON) -m pytest -m gpu; tests=$$?; \
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py $(IMAGES) $(OPTIONS) && exit $$tests
 
 clean: ## remove the environment, caches and runs
 	rm -rf $(VENV) $(NEWEST) data/cache runs build *.egg-info

@@ -218,12 +218,7 @@ def benchmark(
 @main.command()
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("predictions"),
-    help="Folder for predictions.csv and the overlays.",
-)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), help="For table and overlays.")
 @click.option("--pictures", type=click.Choice(("all", "anomalous", "none")), default="all", help="Overlays to write.")
 @options_of(Execution, "execution", only=("device", "bad_images"))
 @settings_file

@@ -1,4 +1,4 @@
-"""What several benchmarks share: arguments, images, seconds, ratios measured side by side, and the table of them.
+"""What several benchmarks share: arguments, images, commands, seconds, ratios measured side by side and their table.
 
 Nothing here imports torch at the top: `growth.py` and `scaling.py` measure memory that it would add to.
 """
@@ -6,10 +6,13 @@ Nothing here imports torch at the top: `growth.py` and `scaling.py` measure memo
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -23,6 +26,7 @@ from pipeline.cache.category import CachedCategory
 from pipeline.data.datasets import load
 from pipeline.data.images import decode_rgb
 from pipeline.precompute import PrecomputeReport, precompute
+from pipeline.progress import hide_progress
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 
@@ -30,6 +34,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CORES = os.cpu_count() or 1
+ROOT = Path(__file__).parents[1]
+CLI = (sys.executable, str(ROOT / "cli.py"))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall seconds of a command, start of the process included, and the peak MB of its process."""
+
+    seconds: float
+    peak: float
 
 
 def integers(given: Sequence[str], *defaults: int) -> list[int]:
@@ -41,6 +55,23 @@ def seconds(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def run_command(arguments: Sequence[object], folder: Path, environment: Mapping[str, str] = os.environ) -> Cost:
+    """The cost of one command in a working directory; its output is shown only if it fails, which ends this process."""
+    with tempfile.TemporaryFile() as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*map(str, arguments)], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        spent = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+            output.seek(0)
+            shown = output.read().decode(errors="replace")[-2000:]
+            sys.exit(f"{' '.join(map(str, arguments))} failed:\n{shown}")
+    return Cost(spent, usage.ru_maxrss / 1024)
 
 
 def time_ratios(
@@ -89,8 +120,8 @@ def decode(paths: Sequence[Path], size: int) -> list[NDArray[np.uint8]]:
 
 
 def precompute_folder(root: Path, settings: PrecomputeSettings, execution: Execution | None = None) -> PrecomputeReport:
-    """The report of precompute from the images below `root` to a new cache, which is then removed."""
-    with tempfile.TemporaryDirectory() as out:
+    """The report of precompute from the images below `root` to a cache that is removed; it prints nothing."""
+    with tempfile.TemporaryDirectory() as out, hide_progress():
         return precompute([(load("folder", str(root)), f"{out}/cache.zarr")], settings, execution).caches[0]
 
 

@@ -7,27 +7,24 @@ of its own. The script measures its wall time, its peak memory, and a second run
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import add_spread, integers, solar_cells, spread_table
+from common import CLI, Cost, add_spread, integers, run_command, solar_cells, spread_table
 from rich.console import Console
 
-COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "precompute", "--dataset", "folder"]
+COMMAND = [*CLI, "precompute", "--dataset", "folder"]
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Seconds of a first run and of a second one over its cache, and peak MB of the first."""
+class Runs:
+    """A first run, and a second one over its cache."""
 
-    first: float
-    again: float
-    peak: float
+    first: Cost
+    again: Cost
 
 
 def link_images(folder: Path, count: int) -> None:
@@ -37,21 +34,11 @@ def link_images(folder: Path, count: int) -> None:
         (folder / "train" / "good" / f"{i:06}.png").symlink_to(sources[i % len(sources)])
 
 
-def run(arguments: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak MB of one command."""
-    start = time.perf_counter()
-    process = os.posix_spawn(sys.executable, arguments, os.environ)
-    _, status, usage = os.wait4(process, 0)
-    if status:
-        sys.exit(f"{' '.join(arguments)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
-
-
-def measure(images: Path, store: Path) -> Cost:
-    arguments = [*COMMAND, "--root", str(images), "--store", str(store), "--image-size", "32", "--stages", "blocks.6"]
-    (first, peak), (again, _) = run(arguments), run(arguments)
+def measure(images: Path, store: Path) -> Runs:
+    arguments = [*COMMAND, "--root", images, "--store", store, "--image-size", 32, "--stages", "blocks.6"]
+    first, again = (run_command(arguments, store.parent) for _ in range(2))
     shutil.rmtree(store)
-    return Cost(first, again, peak)
+    return Runs(first, again)
 
 
 def main(few: int, many: int, repeats: int) -> None:
@@ -62,10 +49,12 @@ def main(few: int, many: int, repeats: int) -> None:
         costs = [[measure(folder / str(count), folder / "cache.zarr") for count in (few, many)] for _ in range(repeats)]
     table = spread_table("metric", f"{many:,} images against {few:,}, {repeats} repeats")
     rows = {
-        "peak memory, ratio": [large.peak / small.peak for small, large in costs],
-        "seconds per image, ratio": [(large.first / many) / (small.first / few) for small, large in costs],
-        f"peak memory at {many:,} images, MB": [large.peak for _, large in costs],
-        f"second run over {many:,} images, s": [large.again for _, large in costs],
+        "peak memory, ratio": [large.first.peak / small.first.peak for small, large in costs],
+        "seconds per image, ratio": [
+            (large.first.seconds / many) / (small.first.seconds / few) for small, large in costs
+        ],
+        f"peak memory at {many:,} images, MB": [large.first.peak for _, large in costs],
+        f"second run over {many:,} images, s": [large.again.seconds for _, large in costs],
     }
     for label, values in rows.items():
         add_spread(table, label, values)

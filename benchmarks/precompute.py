@@ -1,18 +1,18 @@
-"""How fast precompute is, as ratios measured side by side: `python benchmarks/precompute.py [IMAGES] [REPEATS]`.
+"""How fast precompute is, as ratios side by side: `python benchmarks/precompute.py [IMAGES REPEATS [ROW ...]]`.
 
 The images are real solar cells, enlarged to 512 px PNG files; the settings are the defaults. Each ratio is the median
-of `REPEATS` pairs of runs, one after the other. Further tables show where the time goes and how far a lower precision
-moves the maps. Where torch finds a CUDA device, `benchmarks/precompute_gpu.py` adds a table.
+of `REPEATS` pairs of runs, one after the other, and is printed as soon as it is known. Further tables show where the
+time goes and how far a lower precision moves the maps. A ROW (plain, folded, script, layercam, kmeans, steps,
+precision) selects one of them; default all. `benchmarks/gpu.py` measures a GPU.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +26,8 @@ from rich.table import Table
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from pipeline import threads
+from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.backbones.spec import choose_stages
 from pipeline.cache.category import CachedCategory
@@ -47,20 +49,21 @@ def bare(backbone: Backbone, images: Tensor) -> None:
         list(pool.map(one, images))
 
 
-def gradcam_one_pass(backbone: Backbone, images: Tensor) -> None:
-    """grad-cam's raw maps of all stages from one pass, by its own steps."""
+def gradcam_one_pass(backbone: Backbone, images: Tensor, batch: int = 1) -> None:
+    """grad-cam's raw maps of all stages from one pass per batch, by its own steps."""
     # Here, since pipeline must be imported before anything that imports torchvision.
     from pytorch_grad_cam import LayerCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     layers = [backbone.stages[backbone.stage_names.index(stage)] for stage in SETTINGS.stages]
     cam = LayerCAM(model=naive.Whole(backbone), target_layers=layers)
-    for x in images:
-        scores = cam.activations_and_grads(x[None])
-        target = int(scores.argmax())
+    for x in images.split(batch):
+        scores = cam.activations_and_grads(x)
+        targets = [ClassifierOutputTarget(int(target)) for target in scores.argmax(1)]
         cam.model.zero_grad()
-        ClassifierOutputTarget(target)(scores[0]).backward(retain_graph=True)
-        cam.compute_cam_per_layer(x[None], [ClassifierOutputTarget(target)], False)
+        torch.stack([target(one) for target, one in zip(targets, scores, strict=True)]).sum().backward()
+        cam.compute_cam_per_layer(x, targets, False)
+    cam.activations_and_grads.release()  # its hooks stay on the network otherwise
 
 
 def kmeans_by_map(maps: NDArray[np.uint8]) -> list[KMeans]:
@@ -100,51 +103,97 @@ def precision_table(backbone: Backbone, images: Tensor) -> Table:
     return table
 
 
-def main(count: int, repeats: int) -> None:
-    backbone = load_backbone("efficientnet_lite0")
-    table = spread_table("ratio", f"{count} images, {repeats} repeats, {CORES} cores, CPU")
+def kmeans_table(maps: Tensor) -> Table:
+    """Inertia of our clusters of all maps over that of scikit-learn's."""
+    table = Table("ratio", "value", title="k-means")
+    ratio = inertia(maps) / sum(kmeans.inertia_ for kmeans in kmeans_by_map(maps.numpy()))
+    table.add_row("inertia over scikit-learn's", f"{ratio:.4f}")
+    return table
 
-    def row(name: str, ours: Callable[[], object], theirs: Callable[[], object], scale: float = 1.0) -> None:
-        ratios = time_ratios(theirs, ours, repeats, scale)
-        add_spread(table, name, ratios)
-        Console(stderr=True).print(f"{name}: {median(ratios):.2f}")
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        paths = write_images(folder / "images", count)
-        images = torch.from_numpy(np.stack(decode(paths, SETTINGS.image_size))).permute(0, 3, 1, 2)
-        whole = partial(precompute_folder, folder / "images", SETTINGS)
-        whole()  # warm up: weights, thread pools, files
-        row("precompute over the bare network", whole, lambda: bare(backbone, images))
-        few = paths[: max(4, count // 16)]
-        torch.set_num_threads(CORES)
-        trained = load_backbone("efficientnet_lite0").requires_grad_(True)
+class Bench:
+    """The images and networks that the rows share, and the rows by their names: a ratio or a table each."""
+
+    def __init__(self, folder: Path, count: int, repeats: int) -> None:
+        self.folder, self.repeats = folder, repeats
+        self.paths = write_images(folder / "images", count)
+        decoded = torch.from_numpy(np.stack(decode(self.paths, SETTINGS.image_size)))
+        self.images = decoded.permute(0, 3, 1, 2).contiguous()
+        self.few = self.paths[: max(4, count // 16)]
+        self.plain = load_backbone("efficientnet_lite0")
+        self.folded = for_inference(self.plain)
+        self.trained = load_backbone("efficientnet_lite0").requires_grad_(True)  # grad-cam wants gradients of weights
+        title = f"{count} images, {repeats} repeats, {CORES} cores, CPU"
+        self.ratios = spread_table("ratio", title)
+        self.rows: dict[str, Callable[[], Table | None]] = {
+            "plain": lambda: self.over_bare("plain", self.plain, torch.contiguous_format),
+            "folded": lambda: self.over_bare("folded", self.folded, torch.channels_last),
+            "script": self.over_script,
+            "layercam": self.layercam,
+            "kmeans": self.kmeans,
+            "steps": lambda: time_table(self.folder / "images"),
+            "precision": lambda: precision_table(self.plain, self.images[:32]),
+        }
+
+    def show(self, name: str, ours: Callable[[], object], theirs: Callable[[], object], scale: float = 1.0) -> None:
+        """Print how many times as fast ours is, and add it to the table."""
+        ours()  # warm up: weights, thread pools, files
+        ratios = time_ratios(theirs, ours, self.repeats, scale)
+        add_spread(self.ratios, name, ratios)
+        print(f"{name}: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+
+    def precompute(self) -> None:
+        """From the images to a new cache."""
+        precompute_folder(self.folder / "images", SETTINGS)
+
+    def over_bare(self, name: str, backbone: Backbone, memory: torch.memory_format) -> None:
+        """Plain: unfolded and NCHW, as anyone loads a network; folded: as the product does."""
+        images = self.images.contiguous(memory_format=memory)
+        self.show(f"precompute over the {name} bare network", self.precompute, lambda: bare(backbone, images))
+
+    def over_script(self) -> None:
+        """The script gets few of the images, and all cores."""
 
         def script() -> None:
             torch.set_num_threads(CORES)
-            naive.run(trained, few, SETTINGS, folder / "naive")
+            naive.run(self.trained, self.few, SETTINGS, self.folder / "naive")
 
-        row("precompute over the script", whole, script, count / len(few))
+        self.show("precompute over the script", self.precompute, script, len(self.paths) / len(self.few))
+
+    def layercam(self) -> None:
+        """Both have all cores: ours with an image per core, grad-cam with all torch threads."""
+        x = self.plain.normalise(self.images[: len(self.few)])
+        last = x.contiguous(memory_format=torch.channels_last)
+
+        def ours() -> None:
+            list(threads.CORES.spread(lambda image: layercam(self.folded, image, SETTINGS.stages), last.split(1)))
+
+        def theirs() -> None:
+            torch.set_num_threads(CORES)
+            gradcam_one_pass(self.trained, x)
+
+        self.show("LayerCAM over grad-cam's one pass", ours, theirs)
+
+    def kmeans(self) -> Table:
+        """The maps of a chunk; both sides have all cores."""
         torch.set_num_threads(CORES)
-        part = backbone.normalise(images[: len(few)])
-        ours = lambda: [layercam(backbone, x[None], SETTINGS.stages) for x in part]  # noqa: E731
-        row("LayerCAM over grad-cam's one pass", ours, lambda: gradcam_one_pass(trained, part))
-        # The maps of a chunk; both sides have all cores.
-        chunk = backbone.normalise(images[: CachedCategory.rows_per_chunk])
-        maps = torch.cat(
-            [scale_maps(layercam(backbone, x[None], SETTINGS.stages)[0], SETTINGS.map_size) for x in chunk]
-        )
-        flat = maps.flatten(0, 1)
-        name = "k-means over scikit-learn, n_init=1"
-        row(name, lambda: cluster_maps(flat, SETTINGS.clusters), lambda: kmeans_by_map(flat.numpy()))
-        ratio = inertia(flat) / sum(kmeans.inertia_ for kmeans in kmeans_by_map(flat.numpy()))
-        table.add_row("inertia over scikit-learn's", f"{ratio:.4f}", "", "")
-        Console().print(table, time_table(folder / "images"), precision_table(backbone, images[:32]))
-        if torch.cuda.is_available():
-            import precompute_gpu
+        chunk = self.plain.normalise(self.images[: CachedCategory.rows_per_chunk])
+        raw = [layercam(self.plain, x, SETTINGS.stages)[0] for x in chunk.split(1)]
+        maps = torch.cat([scale_maps(one, SETTINGS.map_size) for one in raw]).flatten(0, 1)
+        name, values = "k-means over scikit-learn, n_init=1", maps.numpy()
+        self.show(name, lambda: cluster_maps(maps, SETTINGS.clusters), lambda: kmeans_by_map(values))
+        return kmeans_table(maps)
 
-            Console().print(precompute_gpu.gpu_table(folder, paths, SETTINGS, repeats))
+
+def main(count: int, repeats: int, names: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), count, repeats)
+        if unknown := [name for name in names if name not in bench.rows]:
+            sys.exit(f"unknown rows {', '.join(unknown)}: choose from {', '.join(bench.rows)}")
+        tables = [bench.rows[name]() for name in names or bench.rows]
+        Console().print(bench.ratios, *filter(None, tables))
 
 
 if __name__ == "__main__":
-    main(*integers(sys.argv[1:], 640, 5))
+    images, repeats = integers(sys.argv[1:3], 640, 5)
+    main(images, repeats, sys.argv[3:])
