@@ -1,12 +1,14 @@
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import Result
-from conftest import RunCli, SmallCache, assert_same_arrays, invoke, place, read_arrays
+from conftest import REPO, RunCli, SmallCache, assert_same_arrays, invoke, place, read_arrays
 from PIL import Image
 
 from cli import main
@@ -284,3 +286,35 @@ def test_help_of_precompute_names_what_the_contract_lists() -> None:
 def test_an_unknown_command_is_a_mistake() -> None:
     result = invoke("precompte")
     assert result.exit_code == 2 and "precompte" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_openmp_is_told_to_sleep_before_torch_is_imported(
+    image_root: Path, tmp_path: Path, given: str | None, seen: str
+) -> None:
+    code = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("torch", os.environ.get("OMP_WAIT_POLICY"))
+
+sys.meta_path.insert(0, Watch())
+import cli
+print("torch" in sys.modules)
+cli.main(sys.argv[1:])
+"""
+    arguments = ("precompute", "--dataset", "folder", "--root", image_root, "--category", "poly", "--store", "c.zarr")
+    arguments += ("--image-size", 32, "--pairs", 2, "--stages", "blocks.6", "--device", "cpu")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"PYTHONPATH": str(REPO)} | ({} if given is None else {"OMP_WAIT_POLICY": given})
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["False", f"torch {seen}", "c.zarr: 5 images, 5 computed now, 0 skipped"]
