@@ -120,7 +120,7 @@ def decode(paths: Sequence[Path], size: int) -> list[NDArray[np.uint8]]:
 
 
 def precompute_folder(root: Path, settings: PrecomputeSettings, execution: Execution | None = None) -> PrecomputeReport:
-    """The report of precompute from the images below `root` to a new cache, which is then removed; it prints nothing."""
+    """The report of precompute from the images below `root` to a new cache, which is then removed; prints nothing."""
     with tempfile.TemporaryDirectory() as out, hide_progress():
         return precompute([(load("folder", str(root)), f"{out}/cache.zarr")], settings, execution).caches[0]
 
