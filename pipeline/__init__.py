@@ -6,7 +6,8 @@ data: images on a disk or in an object store.
 cache: the Zarr store, made, updated, read and verified.
 workers: tasks, and the threads, processes or Dask cluster that run them.
 views: a cache to look at. export: a cache as files for other programs.
-errors, device, progress, files, remote, setting, options: what all of these stand on.
+threads, memory: how this process computes.
+errors, device, progress, files, remote, setting, options, settings_file: what all of these stand on.
 """
 
 from typing import TYPE_CHECKING, Any
