@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+import cli
 from cli import main
 from pipeline.backbones.spec import weights_digest
 from pipeline.cache.cache import open_cache
@@ -53,6 +54,14 @@ class SmallCache:
 def pytest_configure() -> None:
     # Two threads on two cores that others use as well are slower than one, and one is what the workers use.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_given_back() -> Iterator[None]:
+    """Commands that run in this process do not make it keep its memory, which is for a process of one command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "keep_memory", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")
