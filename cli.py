@@ -255,7 +255,9 @@ def inspect(
 
     store = store or default_store()
     if (run := RunFolder(Path(store))).settings.exists():
-        click.echo(run.settings_text(any((categories, image, folder, verify, as_json))), nl=False)
+        if any((categories, image, folder, verify, as_json)):
+            raise UserError(f"{run.path} is a run folder: `inspect` takes no options for it")
+        click.echo(run.settings_text(), nl=False)
         return
     if image is not None:
         from pipeline.views.figures import draw_image

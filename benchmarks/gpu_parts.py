@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -191,22 +190,17 @@ def predict(plan: Plan) -> None:
         return
     paths = plan.paths("given")
     few = paths[: max(1, len(paths) // 16)]
-    help_text = subprocess.run([*CLI, "predict", "--help"], check=True, capture_output=True, text=True).stdout
-    kinds = ("all", "none") if "--pictures" in help_text else ("",)
-    for kind in kinds:
-        option = ("--pictures", kind) if kind else ()
-        name = f"predict, pictures {kind}" if kind else "predict, with pictures"
+    for kind in ("all", "none"):
+        name = f"predict, pictures {kind}"
 
-        def score(images: Sequence[Path], option: tuple[str, ...] = option) -> float:
+        def score(images: Sequence[Path], kind: str = kind) -> float:
             out = plan.work / "predictions"
             shutil.rmtree(out, ignore_errors=True)
-            return command(plan, "predict", plan.work / "run", *images, "--out", out, *option)
+            return command(plan, "predict", plan.work / "run", *images, "--out", out, "--pictures", kind)
 
         spent = score(few), score(paths)
         show(f"{name}, {len(paths)} images, whole command", [len(paths) / spent[1]], "images/s")
         show_steady(name, len(paths) - len(few), spent, "images/s")
-    if len(kinds) == 1:
-        say("predict without pictures: skipped, this version always draws them")
 
 
 def command(plan: Plan, *arguments: object) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from pipeline.errors import UserError
-from pipeline.setting import spelling, split
+from pipeline.setting import spelling, split, with_option
 
 Command = Callable[..., Any]
 
@@ -24,7 +24,7 @@ def options_of(
 
     only: the fields to take, all where none are named. defaults: of this command, in place of the fields' own.
     """
-    shown = [one for one in fields(settings) if one.metadata.get("help") and one.name in (only or (one.name,))]
+    shown = [one for one in with_option(settings) if one.name in (only or (one.name,))]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)

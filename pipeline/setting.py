@@ -59,22 +59,28 @@ def spelling(one: Field[Any]) -> str:
     return str(one.metadata.get("option") or f"--{one.name.replace('_', '-')}")
 
 
-def asked(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any frozen dataclass of settings
+def with_option(settings: Any) -> list[Field[Any]]:  # noqa: ANN401 - a frozen dataclass of settings, or its class
+    """The fields that have an option."""
+    return [one for one in fields(settings) if one.metadata.get("help")]
+
+
+def asked(settings: object) -> dict[str, Any]:
     """The values of those fields that have an option, by its name."""
-    shown = (one for one in fields(settings) if one.metadata.get("help"))
-    return {spelling(one).removeprefix("--"): getattr(settings, one.name) for one in shown}
+    return {spelling(one).removeprefix("--"): getattr(settings, one.name) for one in with_option(settings)}
 
 
 def as_toml(values: Mapping[str, object]) -> str:
     """Lines that `--settings` reads back, one per value that is not None; every JSON value is also valid TOML."""
     lines = []
     for name, value in values.items():
+        if value is None:
+            continue
         text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         try:
             text.encode()
         except UnicodeEncodeError:  # a path on a disk need not be text
             name, text = f"# {name}", '"not UTF-8: give it on the command line"'
-        lines += [] if value is None else [f"{name.replace('_', '-')} = {text}\n"]
+        lines.append(f"{name} = {text}\n")
     return "".join(lines)
 
 

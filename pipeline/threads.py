@@ -72,12 +72,12 @@ def sleep_while_waiting() -> None:
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute in so many threads inside the block."""
+def torch_threads(count: int | None = None) -> Iterator[None]:
+    """Let torch compute in so many threads inside the block, None: in as many as before; then put the number back."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

@@ -158,7 +158,7 @@ class Detector:
 
 
 def _read(path: Path, device: torch.device) -> Detector:
-    """What `save` wrote, or commit 091a564 (format 3); UserError for another file or another format."""
+    """What `save` wrote, now or as formats 3 (commit 091a564) and 4; UserError for another file or another format."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler met

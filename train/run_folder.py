@@ -106,10 +106,8 @@ class RunFolder:
         """All that are there, of whatever category and seed."""
         return map(CellFolder, self.path.glob(f"*/{_SEED}*"))
 
-    def settings_text(self, asked_for_more: bool = False) -> str:
-        """The settings file of the last call of `train`; UserError where there is none, or where more was asked for."""
-        if asked_for_more:
-            raise UserError(f"{self.path} is a run folder: `inspect` takes no options for it")
+    def settings_text(self) -> str:
+        """The settings file of the last call of `train`; UserError where there is none."""
         if not self.asked.exists():
             made_by = "`benchmark --quick` or PatchCore, or an earlier version"
             raise UserError(f"{self.path} is a run folder without {self.asked.name}, of {made_by}: read settings.json")

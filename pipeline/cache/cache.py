@@ -81,11 +81,11 @@ class Cache:
         names = self.names()
         return [self[name] for name in split(asked, names) or names]
 
-    def pending(self, asked: Sequence[str] = ()) -> Iterator[tuple[str, int, int]]:
+    def pending(self, names: Sequence[str] = ()) -> Iterator[tuple[str, int, int]]:
         """Category, number and images to compute of every shard to be computed, of the categories asked for or all."""
-        for category in self.choose(asked):
-            for shard, images in category.pending_shards():
-                yield category.name, shard, images
+        for name in names or self.names():
+            for shard, images in self[name].pending_shards():
+                yield name, shard, images
 
     def update_attributes(self, **attributes: object) -> None:
         """Write attributes that differ; a finished cache may be on a store that this run can only read."""

@@ -14,7 +14,8 @@ from pipeline.cache.summary import CacheSummary, StageSummary
 from pipeline.data.counts import CountRow
 from pipeline.data.listing import absolute
 from pipeline.precompute import RunReport
-from pipeline.setting import as_toml
+from pipeline.setting import as_toml, asked
+from pipeline.settings import PrecomputeSettings
 
 _STATUS_STYLES = {"whole": "green", "unknown": "", "not found": "dim"}
 
@@ -118,7 +119,8 @@ def setting_lines(summary: CacheSummary) -> list[tuple[str, str]]:
 def settings_text(summary: CacheSummary) -> str:
     """The file that makes the cache again by `precompute --settings`."""
     place = {"dataset": [summary.dataset], "root": [summary.root], "store": [absolute(summary.store)]}
-    return as_toml(place | {"category": [category.name for category in summary.categories]} | summary.settings)
+    place["category"] = [category.name for category in summary.categories]
+    return as_toml(place | asked(PrecomputeSettings.from_attributes(summary.settings)))
 
 
 def percent(share: float | None) -> str:

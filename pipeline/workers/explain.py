@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -94,30 +94,27 @@ def finish(source: Source, pending: Pending) -> Iterator[list[Explained]]:
 
 
 def _load(source: Source, path: str) -> Explained:
-    settings, seconds = source.settings, dict[str, float]()
+    settings, start = source.settings, time.perf_counter()
     try:
-        with _timed(seconds, "decode"):
-            data = read_bytes(source.image_root, path)
-            pixels = decode_rgb(data, settings.image_size, settings.resize, path)
-            return Explained(pixels, hashlib.sha256(data).hexdigest(), seconds=seconds)
+        data = read_bytes(source.image_root, path)
+        pixels = decode_rgb(data, settings.image_size, settings.resize, path)
+        loaded = Explained(pixels, hashlib.sha256(data).hexdigest())
     except ImageError as error:
-        return Explained(None, "", str(error), seconds=seconds)
+        loaded = Explained(None, "", str(error))
+    return replace(loaded, seconds={"decode": time.perf_counter() - start})
 
 
 def _explain(source: Source, images: Sequence[Explained]) -> list[Explained]:
-    thread, seconds = threading.current_thread().name, dict[str, float]()
-    pixels = [image.pixels for image in images if image.pixels is not None]
-    if not pixels:
-        return [replace(image, thread=thread) for image in images]
-    with _timed(seconds, "network"):
-        maps, classes = _maps(source, np.stack(pixels))
-    seconds = {step: spent / len(pixels) for step, spent in seconds.items()}
-    found = iter(zip(maps, classes.split(1), strict=True))
-    explained = []
-    for image in images:
-        one, target_class = (None, None) if image.pixels is None else next(found)
-        spent = image.seconds if image.pixels is None else image.seconds | seconds
-        explained.append(replace(image, maps=one, target_class=target_class, thread=thread, seconds=spent))
+    thread = threading.current_thread().name
+    explained = [replace(image, thread=thread) for image in images]
+    readable = {i: image.pixels for i, image in enumerate(explained) if image.pixels is not None}
+    if readable:
+        start = time.perf_counter()
+        maps, classes = _maps(source, np.stack(list(readable.values())))
+        spent = (time.perf_counter() - start) / len(readable)
+        for i, one, target_class in zip(readable, maps, classes.split(1), strict=True):
+            seconds = explained[i].seconds | {"network": spent}
+            explained[i] = replace(explained[i], maps=one, target_class=target_class, seconds=seconds)
     return explained
 
 
@@ -135,12 +132,3 @@ def _maps(source: Source, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
 
 # One task at a time on a GPU, while others decode and write.
 _GPU_GATE = threading.Lock()
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[step] = time.perf_counter() - start

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import parent_process
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import RunError
 from pipeline.memory import keep_memory
-from pipeline.threads import CORES, sleep_while_waiting
+from pipeline.threads import CORES, sleep_while_waiting, torch_threads
 from pipeline.workers.execution import LOCAL, Execution
 
 Result = TypeVar("Result")
@@ -52,7 +52,10 @@ def run_tasks(
         # One task more than threads that compute: while one writes, the threads have the images of others.
         at_once, threads = workers + 1, workers
     call = partial(_call, function, threads, scheduler in ("processes", "cluster", "cuda"))
-    with _threads_kept():
+    # Tasks that run in this process change both numbers.
+    with ExitStack() as kept:
+        kept.enter_context(torch_threads())
+        kept.callback(CORES.use, CORES.count)
         if scheduler in LOCAL:
             _run_local(call, tasks, replace(execution, workers=at_once), on_result)
         else:
@@ -86,19 +89,6 @@ def _dask_worker(ask: Callable[[Any], T]) -> T | None:
         with suppress(ValueError):  # no task of a Dask worker
             return ask(get_worker())
     return None
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Restore the numbers of threads of torch and of `CORES`, which tasks that ran in this process have changed."""
-    import torch
-
-    threads, count = torch.get_num_threads(), CORES.count
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        CORES.use(count)
 
 
 def _run_local(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 from pipeline.errors import RunError, UserError
 from pipeline.progress import hide_progress, progress
+from pipeline.threads import CORES
 from pipeline.workers.schedule import run_tasks
 from train.benchmark.arms import Benchmark, open_arm
 from train.run import Run, run_cell
@@ -26,7 +26,7 @@ def compute_cell(benchmark: Benchmark, category: str, arm: str, seed: int) -> st
 
 def run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
     """Compute every cell that is not in its run folder; RunError where one is not there afterwards."""
-    execution, cores = benchmark.execution, os.cpu_count() or 1
+    execution, cores = benchmark.execution, CORES.count
     first = next(iter(runs.values()))
     at_once = (
         1 if execution.scheduler == "threads" else execution.workers or (1 if first.device.type == "cuda" else cores)

@@ -23,13 +23,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def batches(images: Images, device: torch.device) -> Iterator[Tensor]:
-    """Images (size,size,3) uint8 as tensors (B,3,size,size) uint8 on a device, in their order."""
-    remaining = iter(images)
-    while waiting := list(islice(remaining, _IMAGES_AT_ONCE)):
-        yield torch.from_numpy(np.stack(waiting)).to(device).permute(0, 3, 1, 2)
-
-
 def map_images(
     function: Callable[[Tensor], Result],
     items: Iterable[Item],
@@ -43,16 +36,15 @@ def map_images(
     """
 
     @torch.inference_mode()
-    def of_one(item: Item) -> Result:
-        return function(torch.from_numpy(load(item))[None].permute(0, 3, 1, 2))
+    def of_batch(images: Sequence[NDArray[np.uint8]]) -> Result:
+        return function(torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2))
 
     if device.type == "cpu":
-        yield from CORES.spread(of_one, items)
+        yield from CORES.spread(lambda item: of_batch([load(item)]), items)
         return
-    for batch in batches(CORES.spread(load, items), device):
-        with torch.inference_mode():
-            result = function(batch)
-        yield result
+    loaded = CORES.spread(load, items)
+    while batch := list(islice(loaded, _IMAGES_AT_ONCE)):
+        yield of_batch(batch)
 
 
 def as_it_is(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -61,8 +61,8 @@ class CutSwapNetwork(nn.Module):
 
     def learned_state(self) -> dict[str, Tensor]:
         """The weights that training changes, and the whitening; of a frozen backbone none."""
-        skipped = "backbone." if self.frozen else "-"
-        return {name: values for name, values in self.state_dict().items() if not name.startswith(skipped)}
+        state = self.state_dict()
+        return {name: state[name] for name in state if not (self.frozen and name.startswith("backbone."))}
 
     def load_learned(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `learned_state`; the backbone in a state of an earlier version is left out if it is frozen."""

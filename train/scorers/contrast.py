@@ -61,11 +61,13 @@ class Contrast:
         at_once = 1 if images.device.type == "cpu" else count
         parts = (torch.arange(count)[i : i + at_once] for i in range(0, count, at_once))
         work = ((images[torch.cat([part, part + count])], changed[part], rows[part]) for part in parts)
-        found = list(CORES.spread(self._moments_of, work) if at_once == 1 else map(self._moments_of, work))
-        for _, moments in found:
+        normals, negatives = [], []
+        for pooled, moments in CORES.spread(self._moments_of, work) if at_once == 1 else map(self._moments_of, work):
             for name, values in moments.items():
                 self.moments[name] += values
-        normals, negatives = zip(*(pooled.chunk(2) for pooled, _ in found), strict=True)
+            normal, negative = pooled.chunk(2)
+            normals.append(normal)
+            negatives.append(negative)
         return torch.cat([*normals, *negatives])
 
     @torch.no_grad()
