@@ -25,6 +25,7 @@ class Sizes:
     normals: int = 64
     predicted: int = 41
     many: int = 10_000
+    fewer: int = 1_000
     started: int = 100
     in_process: int = 384
     jpeg: tuple[int, int] = (4000, 3000)
@@ -32,7 +33,7 @@ class Sizes:
     few_steps: int = 10
 
 
-TINY = Sizes(64, 96, 32, 8, 6, 4, 12, 2, 8, (640, 480), 2, 1)
+TINY = Sizes(64, 96, 32, 8, 6, 4, 12, 8, 2, 8, (640, 480), 2, 1)
 
 
 class Bench:

@@ -2,7 +2,9 @@ import csv
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +12,8 @@ import pytest
 from click.testing import Result
 from conftest import REPO, RunCli, SmallCache, invoke
 
+import train.category_data
+import train.evaluation.test_set
 from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.setting import split
@@ -22,10 +26,11 @@ from train.settings import ARMS, BenchmarkSettings, PatchCoreSettings, TrainSett
 
 @dataclass(frozen=True)
 class Finished:
-    """A quick benchmark of poly, two seeds, and what it returned."""
+    """A quick benchmark of poly, two seeds, what it returned, and how often it called what its cells share."""
 
     asked: Benchmark
     arms: dict[str, list[CellResult]]
+    calls: dict[str, int]
 
 
 HERE = Execution("threads", device="cpu")
@@ -46,7 +51,20 @@ def asked_of(cache: SmallCache, out: Path, arms: str = "untrained,cutswap,patchc
 @pytest.fixture(scope="module")
 def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     asked = asked_of(small_cache, tmp_path_factory.mktemp("benchmark") / "out")
-    return Finished(asked, run_benchmark(asked))
+    calls: dict[str, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (train.evaluation.test_set, "decode_rgb"),
+            (train.category_data, "load_backbone"),
+            (train.category_data, "embed_normals"),
+        ):
+            patch.setattr(module, name, partial(counted, calls, name, getattr(module, name)))
+        return Finished(asked, run_benchmark(asked), calls)
+
+
+def counted(calls: dict[str, int], name: str, function: Callable[..., object], *args: object) -> object:
+    calls[name] = calls.get(name, 0) + 1
+    return function(*args)
 
 
 def changes(folder: Path, pattern: str) -> dict[str, int]:
@@ -95,6 +113,11 @@ def test_a_row_a_cell(finished: Finished) -> None:
         assert float(row["image_auroc"]) == cell["image_auroc"] and (row["n_train"], row["n_test"]) == ("3", "7")
         assert finished.arms[row["arm"]][int(row["seed"])].metrics["image_auroc"] == cell["image_auroc"]
     assert read_rows(finished.asked.out / "results.csv") == finished.arms
+
+
+def test_what_cells_share_is_computed_once(finished: Finished) -> None:
+    images, seeds, patchcore = 7, 2, 1
+    assert finished.calls == {"decode_rgb": images, "load_backbone": 1, "embed_normals": seeds + patchcore}
 
 
 def test_an_arm_has_a_run_folder_as_train_writes_it(finished: Finished) -> None:

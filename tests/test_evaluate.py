@@ -1,4 +1,5 @@
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.datasets import Sample, load
+from pipeline.errors import ImageError
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
-from train.evaluate import evaluate
+from train.evaluate import Evaluation, evaluate
 from train.evaluation.metrics import METRICS
+from train.evaluation.test_set import TestSet
 
 CACHE = PrecomputeSettings(image_size=32)
 SIZE = CACHE.image_size
@@ -21,11 +24,10 @@ SIZE = CACHE.image_size
 class Brightness:
     """A detector by eye: what is bright is anomalous; `mean` and `max` are its scorers, and `mean` decides."""
 
-    precompute_settings: PrecomputeSettings = CACHE
     threshold: float = 100.0
 
-    def score_items(self, paths: Iterable[str], load: Callable[[str], NDArray[np.uint8]]) -> Scores:
-        maps = np.stack([load(path).mean(2, dtype=np.float32) for path in paths])
+    def score_items(self, items: Iterable[int], load: Callable[[int], NDArray[np.uint8]]) -> Scores:
+        maps = np.stack([load(item).mean(2, dtype=np.float32) for item in items])
         return Scores({"mean": maps.mean((1, 2), np.float64), "max": maps.max((1, 2)).astype(np.float64)}, maps)
 
     def decision_scores(self, scores: Scores) -> NDArray[np.float64]:
@@ -55,12 +57,16 @@ def samples(root: Path) -> tuple[Sample, ...]:
     return load("folder", str(root)).categories[0].test
 
 
+def measured(root: Path, samples: Sequence[Sample]) -> Evaluation:
+    return evaluate(Brightness(), TestSet(str(root), samples, CACHE))
+
+
 def test_a_class_of_defect_is_measured_as_if_it_were_the_only_one(root: Path, samples: tuple[Sample, ...]) -> None:
-    found = evaluate(Brightness(), str(root), samples)
+    found = measured(root, samples)
     assert {name: result.n for name, result in found.by_defect.items()} == {"crack": 5, "spot": 4}
     for defect, result in found.by_defect.items():
         alone = [sample for sample in samples if sample.defect in ("good", defect)]
-        assert result.metrics == pytest.approx(evaluate(Brightness(), str(root), alone).metrics, abs=1e-12)
+        assert result.metrics == pytest.approx(measured(root, alone).metrics, abs=1e-12)
         assert list(result.metrics) == [metric.name for metric in METRICS]
     crack, spot = (found.by_defect[name].metrics for name in ("crack", "spot"))
     assert None not in crack.values() and spot["pixel_auroc"] is spot["aupro"] is None
@@ -68,14 +74,27 @@ def test_a_class_of_defect_is_measured_as_if_it_were_the_only_one(root: Path, sa
 
 
 def test_an_image_whose_anomaly_has_no_place_takes_no_part_in_the_maps(root: Path, samples: tuple[Sample, ...]) -> None:
-    found = evaluate(Brightness(), str(root), samples).metrics
-    placed = evaluate(Brightness(), str(root), [sample for sample in samples if not sample.label or sample.mask])
+    found = measured(root, samples).metrics
+    placed = measured(root, [sample for sample in samples if not sample.label or sample.mask])
     for metric in METRICS:
         assert (found[metric.name] == placed.metrics[metric.name]) is metric.needs_masks
 
 
 def test_without_masks_only_images_are_measured(root: Path, samples: tuple[Sample, ...]) -> None:
-    found = evaluate(Brightness(), str(root), [replace(sample, mask=None) for sample in samples])
-    for measured in (found.metrics, *(result.metrics for result in found.by_defect.values())):
-        assert {name for name, value in measured.items() if value is None} == {"pixel_auroc", "aupro"}
+    found = measured(root, [replace(sample, mask=None) for sample in samples])
+    for metrics in (found.metrics, *(result.metrics for result in found.by_defect.values())):
+        assert {name for name, value in metrics.items() if value is None} == {"pixel_auroc", "aupro"}
     assert found.scorers["mean"] == found.metrics["image_auroc"] != found.scorers["max"]
+
+
+def test_images_and_masks_are_decoded_once_as_far_as_memory_goes(tmp_path: Path, root: Path) -> None:
+    copied = shutil.copytree(root, tmp_path / "copy")
+    samples = load("folder", str(copied)).categories[0].test
+    two_images = 2 * 3 * SIZE**2
+    tests = TestSet(str(copied), samples, CACHE, memory=two_images)
+    before, masks = [tests.image(i) for i in range(3)], tests.masks
+    shutil.rmtree(copied)
+    assert all(np.array_equal(tests.image(i), before[i]) for i in range(2))
+    assert np.array_equal(tests.masks, masks)
+    with pytest.raises(ImageError):
+        tests.image(2)

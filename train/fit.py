@@ -57,8 +57,7 @@ def fit(
         start, threads = _restore(cell.checkpoint, network, optimiser, moments)
     advance(start)
     rows = _kept_lines(cell.log, start)
-    network.train()
-    network.backbone.eval()  # its batch statistics stay those of pretraining
+    network.eval()  # batch statistics stay those of pretraining
     batches = stream.batches(settings.batch_size, seed, start)
     for step, batch in zip(range(start, settings.steps), batches, strict=False):
         rate = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
@@ -87,7 +86,6 @@ def fit(
             write_csv(cell.log, [["step", "loss", "accuracy", "rate"], *rows])
             state = {"network": network.learned_state(), "optimiser": optimiser.state_dict(), "contrast": moments}
             write_tensors(cell.checkpoint, {"step": step + 1, "threads": threads, **state})
-    network.eval()
 
 
 def _optimiser(network: CutSwapNetwork, settings: TrainSettings) -> torch.optim.SGD:

@@ -50,6 +50,12 @@ class Recipe:
     deciding_score: str
 
     @property
+    def embedding_rules(self) -> tuple[object, ...]:
+        """What decides the embeddings of the normals, but for the seed."""
+        stages = self.embedding_stages, self.pooling, self.patch_stages, self.patch_grid
+        return *stages, self.neighbourhood, self.reference_candidates
+
+    @property
     def deciding_scorers(self) -> tuple[str, ...]:
         """The scorers that the deciding score needs."""
         return self.members if self.deciding_score == "sum" else (self.deciding_score,)

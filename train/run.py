@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones.inference import for_inference
-from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.category import CachedCategory
 from pipeline.data.datasets import load_tests
@@ -27,18 +25,18 @@ from pipeline.progress import progress
 from pipeline.setting import as_toml, asked
 from pipeline.threads import torch_threads
 from train.calibration import calibrate
+from train.category_data import CategoryData
 from train.detector import Detector
 from train.evaluate import evaluate
 from train.evaluation.cell_result import CellResult
 from train.evaluation.results import summarise
+from train.evaluation.test_set import TestSet
 from train.features.network import CutSwapNetwork
 from train.fit import fit
-from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import recipe_of
 from train.run_folder import CellFolder, RunFolder
 from train.scorers.contrast import Contrast
 from train.scorers.fit import fit_scorers
-from train.scorers.normals import embed_normals
 from train.settings import Settings, TrainSettings
 from train.views.plots import plot_maps, plot_scores
 
@@ -73,6 +71,12 @@ class Run:
         settings = {"train": asdict(self.settings), "cache": self.cache.settings.to_attributes()}
         return {**settings, "test": {"images": self.test_images}, "images": images}
 
+    def data(self, name: str) -> CategoryData:
+        """What all cells of a category share."""
+        category = self.cache[name]
+        tests = TestSet(self.image_root, self.tests[name].test, category.settings)
+        return CategoryData(category, *self.normals[name], tests, self.device)
+
     def with_fewer_tests(self, most: int) -> Run:
         """The run with at most so many test images of each label and category, spread over the list."""
         tests = {}
@@ -93,8 +97,9 @@ def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
     seeds = list(dict.fromkeys(seeds))
     record(run, seeds)
     for name in run.normals:
+        data = run.data(name)
         for seed in seeds:
-            run_cell(run, name, seed)
+            run_cell(run, data, seed)
     return write_results(run, seeds)
 
 
@@ -156,30 +161,31 @@ def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     return held
 
 
-def run_cell(run: Run, name: str, seed: int) -> None:
+def run_cell(run: Run, data: CategoryData, seed: int) -> None:
     """Make one category's detector with one seed, score its test images and write the results.
 
-    On resume a finished cell is left as it is.
+    data: of the run's category, or of another run's with the same cache and images. On resume a finished cell is left
+    as it is.
     """
-    cell = run.folder.cell(name, seed)
+    cell = run.folder.cell(data.category.name, seed)
     if run.resume and cell.finished:
         return
     cell.clear(keep_checkpoint=run.resume)
     # One torch thread here, and one in each of those that images are spread over: no sum depends on how many there are.
     with torch_threads(1):
-        _compute_cell(run, name, seed, cell)
+        _compute_cell(run, data, seed, cell)
 
 
-def _compute_cell(run: Run, name: str, seed: int, cell: CellFolder) -> None:
-    tests = run.tests[name].test
-    detector, n_train = _make_detector(run, run.cache[name], seed, cell)
+def _compute_cell(run: Run, data: CategoryData, seed: int, cell: CellFolder) -> None:
+    tests, name = data.tests, data.category.name
+    detector = _make_detector(run.settings, data, seed, cell)
     detector.save(cell.detector)
-    result = CellResult(run.cache.dataset, name, seed, n_train, len(tests), detector.threshold)
-    if tests:
-        found = evaluate(detector, run.image_root, tests)
-        cell.write_scores(tests, found.decision_scores, found.scores.image)
+    result = CellResult(run.cache.dataset, name, seed, len(data.trained_on.rows), len(tests), detector.threshold)
+    if len(tests):
+        found = evaluate(detector, tests)
+        cell.write_scores(tests.samples, found.decision_scores, found.scores.image)
         plot_scores(cell.scores_plot, found.labels, found.decision_scores, detector.threshold, name)
-        plot_maps(cell.maps_plot, detector, run.image_root, tests, found)
+        plot_maps(cell.maps_plot, tests, found, detector.threshold)
         result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
     cell.write(result)
 
@@ -198,26 +204,20 @@ def _split(category: CachedCategory, store: str, held_out: float) -> _Split:
     return rows[~held], rows[held]
 
 
-def _make_detector(run: Run, category: CachedCategory, seed: int, cell: CellFolder) -> tuple[Detector, int]:
-    """The detector of one category and seed, and the number of normals that it was trained on."""
-    precomputed, settings = category.settings, run.settings
-    trained_on, held_out = run.normals[category.name]
+def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:
+    precomputed, plain, pretrained = data.settings, data.plain, data.pretrained
     recipe = recipe_of(precomputed.backbone, settings)
-    plain = load_backbone(precomputed.backbone, precomputed.weights, precomputed.seed)
-    pretrained = for_inference(plain).to(run.device)
-    stream = NormalStream(category, trained_on)
-    seen = embed_normals(pretrained, recipe, NormalImages(stream, trained_on), trained_on, seed)
+    seen = data.normals(recipe, seed)
     network = contrast = None
     if isinstance(settings, TrainSettings) and settings.negatives != "none":
         torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
         frozen = settings.backbone_lr == 0
-        trunk = pretrained if frozen else copy.deepcopy(plain)
-        classes = settings.classes(len(precomputed.stages))
-        network = CutSwapNetwork(trunk.to(run.device), recipe, classes, frozen).to(run.device)
+        trunk = pretrained if frozen else copy.deepcopy(plain).to(data.device)
+        network = CutSwapNetwork(trunk, recipe, settings.classes(len(precomputed.stages)), frozen).to(data.device)
         network.whitening.fit(seen.gaussian.mean, seen.gaussian.factor)
         contrast = Contrast(pretrained, recipe, seen, seed)
-        with progress(f"train {category.name} seed {seed}", settings.steps, "steps") as advance:
-            fit(network, stream, settings, seed, cell, advance, contrast)
+        with progress(f"train {data.category.name} seed {seed}", settings.steps, "steps") as advance:
+            fit(network, data.stream, settings, seed, cell, advance, contrast)
     fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
-    calibration = calibrate(fitted, NormalImages(stream, held_out), settings.false_alarms)
-    return Detector(precomputed, asdict(settings), plain.state_dict(), fitted, calibration), len(trained_on)
+    calibration = calibrate(fitted, data.held_out, settings.false_alarms)
+    return Detector(precomputed, asdict(settings), plain.state_dict(), fitted, calibration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 
 from pipeline.errors import RunError, UserError
@@ -11,6 +12,7 @@ from pipeline.progress import hide_progress, progress
 from pipeline.threads import CORES
 from pipeline.workers.schedule import run_tasks
 from train.benchmark.arms import Benchmark, open_arm
+from train.category_data import CategoryData
 from train.run import Run, run_cell
 
 
@@ -18,10 +20,16 @@ def compute_cell(benchmark: Benchmark, category: str, arm: str, seed: int) -> st
     """Compute one cell in whatever process Dask chose; returns the line of a mistake, "" where there was none."""
     try:
         with hide_progress():
-            run_cell(open_arm(benchmark, arm, (category,)), category, seed)
+            run_cell(open_arm(benchmark, arm, (category,)), _shared(benchmark, category), seed)
     except UserError as error:
         return f"{category}, {arm}, seed {seed}: {error}"
     return ""
+
+
+@lru_cache(maxsize=1)  # of the category that this process computed last
+def _shared(benchmark: Benchmark, category: str) -> CategoryData:
+    """What the cells of a category share: every arm reads the same cache, split and test images."""
+    return open_arm(benchmark, benchmark.asked.arms[0], (category,)).data(category)
 
 
 def run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
@@ -31,7 +39,8 @@ def run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
     at_once = (
         1 if execution.scheduler == "threads" else execution.workers or (1 if first.device.type == "cuda" else cores)
     )
-    wanted = list(product(first.normals, runs, benchmark.seeds))
+    # The arms of one seed one after the other: they share more than the seeds of one arm.
+    wanted = [(name, arm, seed) for name, seed, arm in product(first.normals, benchmark.seeds, runs)]
     pending = _unfinished(wanted, runs)
     threads = max(1, cores // max(1, min(at_once, len(pending))))
     tasks = [(benchmark, *key) for key in pending]
@@ -43,8 +52,11 @@ def run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
                 raise UserError(problem)
             advance(1)
 
-        if tasks:
-            run_tasks(compute_cell, tasks, replace(execution, workers=at_once), on_result, threads)
+        try:
+            if tasks:
+                run_tasks(compute_cell, tasks, replace(execution, workers=at_once), on_result, threads)
+        finally:
+            _shared.cache_clear()
     if left := _unfinished(wanted, runs):
         raise RunError(f"{len(left)} cells were not computed, the first {', '.join(map(str, left[0]))}")
 

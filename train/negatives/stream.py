@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def row_order(rows: NDArray[np.int64], seed: int) -> Iterator[int]:
 
 
 class NormalStream:
-    """Batches of normals from one category of a cache."""
+    """Batches of normals from one category of a cache; several threads may read them."""
 
     def __init__(self, category: CachedCategory, rows: NDArray[np.int64], memory: int = _MEMORY) -> None:
         """rows: (n,) ascending rows to draw from. memory: bytes of chunks to keep, at least one window of them."""
@@ -59,6 +60,7 @@ class NormalStream:
         self._rows = rows
         self._chunks: OrderedDict[int, Arrays] = OrderedDict()
         self._memory = memory
+        self._lock = Lock()
 
     def batches(self, size: int, seed: int, first: int = 0) -> Iterator[Batch]:
         """Batches without end, from number `first` on; a batch may join the end of an epoch to the next one's start."""
@@ -82,13 +84,14 @@ class NormalStream:
         return self._category.settings
 
     def _chunk(self, number: int) -> Arrays:
-        if number not in self._chunks:
-            self._chunks[number] = self._category.read_chunk(number, ("images", "pairs"))
-            size = sum(array.nbytes for array in self._chunks[number].values())
-            while len(self._chunks) > max(_WINDOW + 1, self._memory // size):
-                self._chunks.popitem(last=False)
-        self._chunks.move_to_end(number)
-        return self._chunks[number]
+        with self._lock:
+            if number not in self._chunks:
+                self._chunks[number] = self._category.read_chunk(number, ("images", "pairs"))
+                size = sum(array.nbytes for array in self._chunks[number].values())
+                while len(self._chunks) > max(_WINDOW + 1, self._memory // size):
+                    self._chunks.popitem(last=False)
+            self._chunks.move_to_end(number)
+            return self._chunks[number]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,11 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import RocCurveDisplay
 
-from pipeline.data.images import decode_mask, read_bytes
-from pipeline.data.layouts import Sample
 from pipeline.files import replacing
-from train.detector import Detector
-from train.evaluate import Evaluation, read_images
+from train.evaluate import Evaluation
+from train.evaluation.test_set import TestSet
 
 _SHOWN = 6
 LABELS = ("normal", "anomalous")
@@ -47,32 +45,27 @@ def plot_scores(
         figure.savefig(file, format="png", dpi=100)
 
 
-def plot_maps(
-    path: Path, detector: Detector, image_root: str, samples: Sequence[Sample], evaluation: Evaluation
-) -> None:
+def plot_maps(path: Path, tests: TestSet, evaluation: Evaluation, threshold: float) -> None:
     """The highest and the median scores among the anomalies, and the highest among the normals, with anomaly maps.
 
     White contours are the masks; all maps share one colour scale.
     """
-    scores, settings = evaluation.decision_scores, detector.precompute_settings
+    scores = evaluation.decision_scores
     rows = _choose(scores, evaluation.labels)
-    images = list(read_images(image_root, [samples[i].path for i in rows], settings))
     top = float(np.quantile(evaluation.scores.maps, 0.999))
     bottom = float(np.quantile(evaluation.scores.maps, 0.5))
     figure = Figure(figsize=(2.2 * len(rows), 5), layout="constrained")
-    for column, (i, image) in enumerate(zip(rows, images, strict=True)):
+    for column, i in enumerate(rows):
         above, below = (figure.add_subplot(2, len(rows), 1 + column + len(rows) * line) for line in range(2))
-        above.imshow(image)
-        above.set_title(f"{samples[i].defect}\nscore {scores[i]:.1f}", fontsize=9)
-        below.imshow(image)
+        above.imshow(tests.image(i))
+        above.set_title(f"{tests.samples[i].defect}\nscore {scores[i]:.1f}", fontsize=9)
+        below.imshow(tests.image(i))
         below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
-        mask = samples[i].mask
-        if mask is not None:
-            truth = decode_mask(read_bytes(image_root, mask), settings.image_size, settings.resize, mask)
-            below.contour(truth, levels=[0.5], colors="white", linewidths=1)
+        if tests.samples[i].mask is not None:
+            below.contour(tests.masks[i], levels=[0.5], colors="white", linewidths=1)
         above.axis("off")
         below.axis("off")
-    figure.suptitle(f"threshold {detector.threshold:.1f}")
+    figure.suptitle(f"threshold {threshold:.1f}")
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=80)
 

@@ -1,0 +1,55 @@
+"""What the cells of a category share, whatever their arm and seed: it is read and computed once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.backbones.inference import for_inference
+from pipeline.backbones.load import Backbone, load_backbone
+from pipeline.cache.category import CachedCategory
+from train.evaluation.test_set import TestSet
+from train.negatives.stream import NormalImages, NormalStream
+from train.recipe import Recipe
+from train.scorers.normals import Normals, embed_normals
+
+
+class CategoryData:
+    """A category of a cache, the split of its normals, its test images and its pretrained network.
+
+    trained_on, held_out: rows of the cache. Several cells may use it at once.
+    """
+
+    def __init__(
+        self,
+        category: CachedCategory,
+        trained_on: NDArray[np.int64],
+        held_out: NDArray[np.int64],
+        tests: TestSet,
+        device: torch.device,
+    ) -> None:
+        self.category, self.settings, self.tests, self.device = category, category.settings, tests, device
+        self.stream = NormalStream(category, trained_on)
+        self.trained_on, self.held_out = (NormalImages(self.stream, rows) for rows in (trained_on, held_out))
+        self._normals: dict[tuple[object, ...], tuple[int | None, Normals]] = {}
+
+    @cached_property
+    def plain(self) -> Backbone:
+        """The backbone as it is loaded, on the CPU."""
+        return load_backbone(self.settings.backbone, self.settings.weights, self.settings.seed)
+
+    @cached_property
+    def pretrained(self) -> Backbone:
+        """The backbone for inference, on the device."""
+        return for_inference(self.plain).to(self.device)
+
+    def normals(self, recipe: Recipe, seed: int) -> Normals:
+        """The embeddings of the normals to train on; those of the last seed stay for the next arm."""
+        rules, drawn = recipe.embedding_rules, None if recipe.reference_candidates is None else seed
+        if (kept := self._normals.get(rules)) is None or kept[0] != drawn:
+            kept = drawn, embed_normals(self.pretrained, recipe, self.trained_on, self.trained_on.rows, seed)
+            self._normals[rules] = kept
+        return kept[1]
