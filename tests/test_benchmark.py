@@ -18,6 +18,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.setting import split
 from pipeline.workers.execution import Execution
+from train.benchmark.cells import compute_cell
 from train.benchmark.comparison import read_rows
 from train.benchmark.run import Benchmark, ensure_cache, run_benchmark
 from train.evaluation.cell_result import CellResult
@@ -118,6 +119,18 @@ def test_a_row_a_cell(finished: Finished) -> None:
 def test_what_cells_share_is_computed_once(finished: Finished) -> None:
     images, seeds, patchcore = 7, 2, 1
     assert finished.calls == {"decode_rgb": images, "load_backbone": 1, "embed_normals": seeds + patchcore}
+
+
+def test_what_cells_share_is_read_again_by_the_next_run(
+    small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, calls = asked_of(small_cache, tmp_path, "untrained"), dict[str, int]()
+    read = partial(counted, calls, "decode_rgb", train.evaluation.test_set.decode_rgb)
+    monkeypatch.setattr(train.evaluation.test_set, "decode_rgb", read)
+    images = 7
+    for seed, run_id, decoded in ((0, "run", images), (1, "run", images), (2, "next run", 2 * images)):
+        assert not compute_cell(run_id, asked, "poly", "untrained", seed)
+        assert calls["decode_rgb"] == decoded
 
 
 def test_an_arm_has_a_run_folder_as_train_writes_it(finished: Finished) -> None:

@@ -20,7 +20,7 @@ from train.scorers.normals import Normals, embed_normals
 class CategoryData:
     """A category of a cache, the split of its normals, its test images and its pretrained network.
 
-    trained_on, held_out: rows of the cache. Several cells may use it at once.
+    trained_on, held_out: the images of the split. Several cells may use it at once.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class CategoryData:
         tests: TestSet,
         device: torch.device,
     ) -> None:
+        """trained_on, held_out: rows of the cache."""
         self.category, self.settings, self.tests, self.device = category, category.settings, tests, device
         self.stream = NormalStream(category, trained_on)
         self.trained_on, self.held_out = (NormalImages(self.stream, rows) for rows in (trained_on, held_out))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
+from uuid import uuid4
 
 from pipeline.errors import RunError, UserError
 from pipeline.progress import hide_progress, progress
@@ -16,19 +17,25 @@ from train.category_data import CategoryData
 from train.run import Run, run_cell
 
 
-def compute_cell(benchmark: Benchmark, category: str, arm: str, seed: int) -> str:
-    """Compute one cell in whatever process Dask chose; returns the line of a mistake, "" where there was none."""
+def compute_cell(run_id: str, benchmark: Benchmark, category: str, arm: str, seed: int) -> str:
+    """Compute one cell in whatever process Dask chose; returns the line of a mistake, "" where there was none.
+
+    run_id: what tells the benchmark's run from every other.
+    """
     try:
         with hide_progress():
-            run_cell(open_arm(benchmark, arm, (category,)), _shared(benchmark, category), seed)
+            run_cell(open_arm(benchmark, arm, (category,)), _shared(run_id, benchmark, category), seed)
     except UserError as error:
         return f"{category}, {arm}, seed {seed}: {error}"
     return ""
 
 
 @lru_cache(maxsize=1)  # of the category that this process computed last
-def _shared(benchmark: Benchmark, category: str) -> CategoryData:
-    """What the cells of a category share: every arm reads the same cache, split and test images."""
+def _shared(run_id: str, benchmark: Benchmark, category: str) -> CategoryData:
+    """What the cells of a category share: every arm reads the same cache, split and test images.
+
+    Only within a run: the workers of somebody's cluster live on, and the cache may have grown when the next one starts.
+    """
     return open_arm(benchmark, benchmark.asked.arms[0], (category,)).data(category)
 
 
@@ -43,7 +50,8 @@ def run_cells(benchmark: Benchmark, runs: dict[str, Run]) -> None:
     wanted = [(name, arm, seed) for name, seed, arm in product(first.normals, benchmark.seeds, runs)]
     pending = _unfinished(wanted, runs)
     threads = max(1, cores // max(1, min(at_once, len(pending))))
-    tasks = [(benchmark, *key) for key in pending]
+    run_id = uuid4().hex
+    tasks = [(run_id, benchmark, *key) for key in pending]
     with progress("benchmark", len(wanted), "cells") as advance:
         advance(len(wanted) - len(pending))
 
