@@ -83,8 +83,9 @@ def compare(plan: Plan, ours: Action, *others: Action) -> None:
     After a run of each that does not count, they run in turn until the repeats or half the seconds of the part are up.
     """
     actions = (*others, ours)
-    for action in actions if not plan.tiny else ():
-        action.run()
+    if not plan.tiny:
+        for action in actions:
+            action.run()
     rates: dict[str, list[float]] = {action.name: [] for action in actions}
     stop = time.monotonic() + plan.seconds / 2
     while len(rates[ours.name]) < plan.repeats and (not rates[ours.name] or time.monotonic() < stop):

@@ -15,14 +15,13 @@ from train.evaluation.test_set import TestSet
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics as in `CellResult`, and of the images all scores, the deciding ones (N,), and labels (N,)."""
+    """Metrics as in `CellResult`, and of the images all scores and the deciding ones (N,)."""
 
     metrics: dict[str, float | None]
     scorers: dict[str, float | None]
     by_defect: dict[str, DefectResult]
     scores: Scores
     decision_scores: NDArray[np.float64]
-    labels: NDArray[np.int64]
 
 
 def evaluate(detector: Detector, tests: TestSet) -> Evaluation:
@@ -42,4 +41,4 @@ def evaluate(detector: Detector, tests: TestSet) -> Evaluation:
         some = None if pixels is None else pixels.select(chosen[known])
         by_defect[defect] = DefectResult(int(shown.sum()), measure(labels[chosen], deciding[chosen], some))
     scorers = {name: METRICS[0].function(labels, values) for name, values in scores.image.items()}
-    return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding, labels)
+    return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding)

@@ -184,7 +184,7 @@ def _compute_cell(run: Run, data: CategoryData, seed: int, cell: CellFolder) -> 
     if len(tests):
         found = evaluate(detector, tests)
         cell.write_scores(tests.samples, found.decision_scores, found.scores.image)
-        plot_scores(cell.scores_plot, found.labels, found.decision_scores, detector.threshold, name)
+        plot_scores(cell.scores_plot, tests.labels, found.decision_scores, detector.threshold, name)
         plot_maps(cell.maps_plot, tests, found, detector.threshold)
         result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
     cell.write(result)

@@ -51,15 +51,16 @@ def plot_maps(path: Path, tests: TestSet, evaluation: Evaluation, threshold: flo
     White contours are the masks; all maps share one colour scale.
     """
     scores = evaluation.decision_scores
-    rows = _choose(scores, evaluation.labels)
+    rows = _choose(scores, tests.labels)
     top = float(np.quantile(evaluation.scores.maps, 0.999))
     bottom = float(np.quantile(evaluation.scores.maps, 0.5))
     figure = Figure(figsize=(2.2 * len(rows), 5), layout="constrained")
     for column, i in enumerate(rows):
         above, below = (figure.add_subplot(2, len(rows), 1 + column + len(rows) * line) for line in range(2))
-        above.imshow(tests.image(i))
+        image = tests.image(i)
+        above.imshow(image)
         above.set_title(f"{tests.samples[i].defect}\nscore {scores[i]:.1f}", fontsize=9)
-        below.imshow(tests.image(i))
+        below.imshow(image)
         below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
         if tests.samples[i].mask is not None:
             below.contour(tests.masks[i], levels=[0.5], colors="white", linewidths=1)
