@@ -1,8 +1,9 @@
-"""What precompute costs per image of a larger data set: `python benchmarks/growth.py [FEW] [MANY] [REPEATS]`.
+"""What precompute and train cost per image of a larger data set: `python benchmarks/growth.py [FEW] [MANY] [REPEATS]`.
 
 The images are real solar cells, linked under new names where there are too few. At 32 px and one deep stage the network
 takes the smallest share of the time, so that other costs per image show. Every run is the command itself in a process
-of its own. The script measures its wall time, its peak memory, and a second run over the finished cache.
+of its own. The script measures its wall time, its peak memory, a second run over the finished cache, and `train` with
+few steps on it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ COMMAND = [*CLI, "precompute", "--dataset", "folder"]
 
 @dataclass(frozen=True)
 class Runs:
-    """A first run, and a second one over its cache."""
+    """A first run, a second one over its cache, and `train` on it."""
 
     first: Cost
     again: Cost
+    train: Cost
 
 
 def link_images(folder: Path, count: int) -> None:
@@ -37,8 +39,11 @@ def link_images(folder: Path, count: int) -> None:
 def measure(images: Path, store: Path) -> Runs:
     arguments = [*COMMAND, "--root", images, "--store", store, "--image-size", 32, "--stages", "blocks.6"]
     first, again = (run_command(arguments, store.parent) for _ in range(2))
-    shutil.rmtree(store)
-    return Runs(first, again)
+    out = store.parent / "run"
+    trained = run_command([*CLI, "train", store, "--steps", 20, "--out", out], store.parent)
+    for folder in (store, out):
+        shutil.rmtree(folder)
+    return Runs(first, again, trained)
 
 
 def main(few: int, many: int, repeats: int) -> None:
@@ -55,6 +60,11 @@ def main(few: int, many: int, repeats: int) -> None:
         ],
         f"peak memory at {many:,} images, MB": [large.first.peak for _, large in costs],
         f"second run over {many:,} images, s": [large.again.seconds for _, large in costs],
+        "train: seconds per image, ratio": [
+            (large.train.seconds / many) / (small.train.seconds / few) for small, large in costs
+        ],
+        f"train: peak memory at {few:,} images, MB": [small.train.peak for small, _ in costs],
+        f"train: peak memory at {many:,} images, MB": [large.train.peak for _, large in costs],
     }
     for label, values in rows.items():
         add_spread(table, label, values)

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +22,7 @@ from scipy.stats import spearmanr
 from pipeline.cache.cache import open_cache
 from train.detector import Detector
 from train.evaluation.metrics import image_auroc
-from train.negatives.make import make_negatives
+from train.negatives.make import Normal, make_negative
 from train.negatives.stream import NormalStream
 from train.run import hold_out
 from train.run_folder import RunFolder
@@ -32,18 +31,21 @@ KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
 
 
 def judge(cell: Path, store: str, category: str) -> dict[str, float]:
-    """Mean AUROC over kinds, per scorer, of one cell's detector on its held-out normals and their negatives."""
+    """Mean AUROC over kinds, by scorer, of one cell's detector on its held-out normals and their negatives."""
     detector = Detector.load(cell, "cpu")
     cached = open_cache(store)[category]
     rows, paths = cached.usable, cached.paths
     rows = rows[hold_out([paths[row] for row in rows], detector.settings["held_out"])]
     batch = NormalStream(cached, rows).read(rows)
-    images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
     normal = detector.score(list(batch.images)).image
     found: dict[str, list[float]] = {name: [] for name in normal}
     for kind in KINDS:
-        negatives, _ = make_negatives(kind, images, batch.pairs, detector.precompute_settings, np.random.default_rng(0))
-        negative = detector.score(list(negatives.permute(0, 2, 3, 1).numpy())).image
+        rng = np.random.default_rng(0)
+        negatives = (
+            make_negative(kind, Normal(image.astype(np.float32), pairs, cached.settings), rng)
+            for image, pairs in zip(batch.images, batch.pairs, strict=True)
+        )
+        negative = detector.score(np.rint(image).astype(np.uint8) for image in negatives).image
         labels: NDArray[np.int64] = np.repeat([0, 1], len(rows))
         for name, values in normal.items():
             found[name].append(image_auroc(labels, np.concatenate([values, negative[name]])) or 0.0)
@@ -56,7 +58,8 @@ def main(runs: list[Path]) -> None:
         for category, result in results["categories"].items():
             judged = judge(RunFolder(run).cell(category, 0).path, results["settings"]["store"], category)
             tested = {name: values[0] for name, values in result["scorers"].items()}
-            tested["untrained"] = result["untrained_image_auroc"][0]
+            if result["untrained_image_auroc"]:
+                tested["untrained"] = result["untrained_image_auroc"][0]
             names = sorted(judged, key=judged.__getitem__)
             correlation = spearmanr([judged[name] for name in names], [tested[name] for name in names]).statistic
             title = f"{category}: image AUROC, percent, one seed; rank correlation {correlation:.2f}"

@@ -12,6 +12,8 @@ import random
 import sys
 import tempfile
 import time
+from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -24,23 +26,25 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.backbones.load import load_backbone
+from pipeline.backbones.inference import for_inference
+from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.data.datasets import load
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
-from train.features.network import CutSwapNetwork
-from train.fit import fit
-from train.negatives.make import make_negatives
-from train.negatives.stream import NormalImages, NormalStream
-from train.recipe import recipe_of
+from pipeline.threads import CORES as THREADS
+from pipeline.threads import torch_threads
+from train.localiser.examples import Example, crop_side, make_example
+from train.localiser.fit import fit_localiser
+from train.localiser.network import Localiser
+from train.negatives.make import Normal
+from train.negatives.stream import NormalStream
 from train.run_folder import CellFolder
-from train.scorers.contrast import Contrast
-from train.scorers.normals import embed_normals
 from train.settings import TrainSettings
 
 SIZE = 128
 TRAIN = TrainSettings()
+COUNT = TRAIN.batch_size + TRAIN.normals
 
 
 class Pasted(Dataset[Tensor]):
@@ -63,16 +67,19 @@ class Pasted(Dataset[Tensor]):
         return torch.from_numpy(np.stack([np.asarray(image), np.asarray(negative)])).permute(0, 3, 1, 2)
 
 
-def stream_rate(stream: NormalStream, cache: PrecomputeSettings, batches: int, seed: int) -> float:
-    """Samples per second of the stream with its CutSwap negatives."""
-    rng = np.random.default_rng(seed)
+def stream_rate(stream: NormalStream, batches: int, seed: int) -> float:
+    """Samples per second of the stream with its CutSwap negatives, crops and labels, made on all cores."""
 
-    def read() -> None:
-        for batch in islice(stream.batches(TRAIN.batch_size, seed), batches):
-            normals = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
-            make_negatives("cutswap", normals, batch.pairs, cache, rng)
+    def numbered() -> Iterator[tuple[Normal, list[int]]]:
+        for step, batch in enumerate(islice(stream.batches(COUNT, seed), batches)):
+            for i, (image, pairs) in enumerate(zip(batch.images, batch.pairs, strict=True)):
+                yield Normal(image.astype(np.float32), pairs, stream.settings), [seed, step, i]
 
-    return 2 * TRAIN.batch_size * batches / seconds(read)
+    def made(item: tuple[Normal, list[int]]) -> Example:
+        kind = TRAIN.negatives if item[1][2] < TRAIN.batch_size else None
+        return make_example(item[0], kind, TRAIN.crop, TRAIN.colour_jitter, np.random.default_rng(item[1]))
+
+    return COUNT * batches / seconds(lambda: deque(THREADS.spread(made, numbered()), 0))
 
 
 def loader_rate(paths: list[Path], batches: int, seed: int) -> float:
@@ -87,22 +94,29 @@ def loader_rate(paths: list[Path], batches: int, seed: int) -> float:
     return rest / (time.perf_counter() - start)
 
 
-# Images, changed pixels, rows and labels of a batch.
-Examples = tuple[Tensor, Tensor, Tensor, Tensor]
+def fixed_steps(backbone: Backbone, steps: int) -> None:
+    """The steps that `train.localiser.fit` makes, on one batch of examples, two at a time in each thread."""
+    localiser = Localiser(backbone)
+    weights = list(localiser.parameters())
+    optimiser = torch.optim.AdamW(weights, TRAIN.head_lr, weight_decay=TRAIN.weight_decay)
+    side = crop_side(TRAIN.crop, (SIZE, SIZE))
+    images = (torch.rand(COUNT, 3, side, side) * 255).contiguous(memory_format=torch.channels_last)
+    truth = (torch.rand(COUNT, side // 8, side // 8) < 0.1).float()
 
+    def gradient(part: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            shared = backbone.activations(backbone.normalise(part[0]), (localiser.input_stage,))[0]
+        with torch.enable_grad():
+            loss = F.binary_cross_entropy_with_logits(localiser(shared), part[1], reduction="sum")
+            return torch.autograd.grad(loss, weights)
 
-def fixed_steps(network: CutSwapNetwork, contrast: Contrast, batch: Examples, settings: TrainSettings) -> None:
-    """The steps that `train.fit` makes, on one batch."""
-    optimiser = torch.optim.SGD(
-        network.head.parameters(), settings.head_lr, settings.momentum, weight_decay=settings.weight_decay
-    )
-    images, changed, rows, labels = batch
-    for _ in range(settings.steps):
-        loss = F.cross_entropy(network.classify(contrast.update(images, changed, rows)), labels)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+    for _ in range(steps):
+        for gradients in THREADS.spread(gradient, zip(images.split(2), truth.split(2), strict=True)):
+            for weight, added in zip(weights, gradients, strict=True):
+                weight.grad = added if weight.grad is None else weight.grad.add_(added)
+        torch.nn.utils.clip_grad_norm_(weights, 2.0)
         optimiser.step()
-        loss.item()
+        optimiser.zero_grad(set_to_none=True)
 
 
 def main(images: int, repeats: int) -> None:
@@ -111,47 +125,35 @@ def main(images: int, repeats: int) -> None:
         paths, store = write_images(Path(folder, "images"), images), f"{folder}/cache.zarr"
         precompute([(load("folder", f"{folder}/images"), store)], PrecomputeSettings(image_size=SIZE))
         cells = open_cache(store)["cells"]
-        cache, stream = cells.settings, NormalStream(cells, np.arange(images))
-        stream_rate(stream, cache, 200, 0)  # warm up
+        stream = NormalStream(cells, np.arange(images))
+        stream_rate(stream, 20, 0)  # warm up
         ours, theirs = [], []
         for seed in range(repeats):
-            ours.append(stream_rate(stream, cache, 500, seed))
+            ours.append(stream_rate(stream, 100, seed))
             theirs.append(loader_rate(paths, 40, seed))
         add_spread(table, "stream, samples per second", ours, 0)
         add_spread(table, "Pillow loader, samples per second", theirs, 0)
         add_spread(table, "stream over loader", [a / b for a, b in zip(ours, theirs, strict=True)], 1)
-        add_spread(table, "training loop over fixed batch", loop_ratios(stream, images, cache, repeats), 3)
+        add_spread(table, "training loop over fixed batch", loop_ratios(stream, repeats), 3)
     Console().print(table)
 
 
-def loop_ratios(stream: NormalStream, images_in_all: int, cache: PrecomputeSettings, repeats: int) -> list[float]:
+def loop_ratios(stream: NormalStream, repeats: int) -> list[float]:
     """Seconds of the default training loop over those of the same steps on one batch in memory."""
     settings = TrainSettings(steps=50)  # one checkpoint, as many per step as by default
-    trunk = load_backbone(cache.backbone, cache.weights)
-    recipe = recipe_of(cache.backbone, settings)
-    network = CutSwapNetwork(trunk, recipe, settings.classes(len(cache.stages)), frozen=True)
-    network.backbone.requires_grad_(False)
-    rows = np.arange(images_in_all)
-    normals = embed_normals(trunk, recipe, NormalImages(stream, rows), rows, 0)
-    contrast = Contrast(trunk, recipe, normals, 0)
-    size = settings.batch_size
-    images = torch.randint(0, 256, (2 * size, 3, SIZE, SIZE)).float()
-    images = images.contiguous(memory_format=torch.channels_last)  # as in `train.fit`
-    # As many patches changed, and as many normals without references, as in the stream.
-    changed = torch.zeros(size, SIZE, SIZE, dtype=torch.bool)
-    changed[:, : SIZE // 4, : SIZE // 4] = True
-    batch = images, changed, torch.arange(size), torch.arange(2 * size) // size
+    backbone = for_inference(load_backbone(stream.settings.backbone, stream.settings.weights))
 
     def loop() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            fit(network, stream, settings, 0, CellFolder(Path(folder)), lambda _: None, contrast)
+            fit_localiser(backbone, stream, settings, 0, CellFolder(Path(folder)), lambda _: None)
 
     def fixed() -> None:
-        fixed_steps(network, contrast, batch, settings)
+        fixed_steps(backbone, settings.steps)
 
-    loop()
-    fixed()
-    return time_ratios(loop, fixed, repeats)
+    with torch_threads(1):  # as in `train.run`
+        loop()
+        fixed()
+        return time_ratios(loop, fixed, repeats)
 
 
 if __name__ == "__main__":

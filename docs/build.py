@@ -17,9 +17,20 @@ from train.evaluation.results import over_seeds, percent
 from train.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
-COLUMNS = {METRICS[0].name: METRICS[0].title, "untrained_image_auroc": "untrained Gaussian"}
+COLUMNS = {METRICS[0].name: METRICS[0].title, "untrained_image_auroc": "untrained"}
 COLUMNS |= {metric.name: metric.title for metric in METRICS[1:]}
-SHOWN = ("image_size", "backbone", "negatives", "proxy", "steps", "batch_size", "backbone_lr", "scorer", "seeds")
+SHOWN = (
+    "image_size",
+    "backbone",
+    "negatives",
+    "steps",
+    "batch_size",
+    "crop",
+    "head_lr",
+    "backbone_lr",
+    "scorer",
+    "seeds",
+)
 
 HEAD = """\
 # Results
@@ -38,12 +49,13 @@ for NAME in mvtec folder elpv; do python cli.py inspect data/cache/$NAME.zarr --
 All values are percent, mean ± standard error over seeds. For a mean over categories, the mean is first taken for each
 seed; the error is the standard error of those means. The last checkpoint is the one that is scored, and nothing is
 chosen by test images (`docs/method.md` says which defaults were chosen after test metrics had been seen). The arms
-differ only in their negatives: all have the same recipe, the same number of steps and of images per step.
+that train a localiser differ only in their negatives: all have the same recipe, the same number of steps and of images
+per step. Every arm is fitted to the same normals, without those held out for thresholds.
 
-- untrained: nothing is trained. It has the same features and the same sum, but every direction has the same weight.
-- cutswap, random-swap, cutpaste, cutpaste-scar, cutpaste-3way: see `docs/method.md`, "Arms".
-- patchcore: nothing is trained; see `docs/method.md`, "PatchCore". It is fitted to the same normals as the other arms,
-  without those held out for thresholds.
+- untrained: nothing is trained; the score is the Gaussian and the nearest whitened patches of the other arms.
+- cutswap, random-swap, cutpaste, cutpaste-scar, cutpaste-3way, mix: see `docs/method.md`, "Arms".
+- finetuned: the backbone itself learns normals against negatives; see `docs/method.md`, "Arms".
+- patchcore, patchcore-whitened: nothing is trained; see `docs/method.md`, "PatchCore".
 """
 
 
@@ -89,18 +101,15 @@ def all_of(benchmarks: list[Path]) -> str:
 
 
 def scorers_of(benchmarks: list[Path]) -> str:
-    """Image AUROC of every scorer of the arm `cutswap`, and next to them the sum of the arm `untrained`."""
+    """Image AUROC of every scorer of the arm `cutswap`, and next to them what it would be without its localiser."""
     header: list[str] = []
     rows = []
     for folder in benchmarks:
-        arms = results_below(folder)
-        if not {"cutswap", "untrained"} <= arms.keys():
-            continue
-        for category, values in arms["cutswap"]["categories"].items():
-            plain = arms["untrained"]["categories"][category]
-            aurocs = {"untrained": values["untrained_image_auroc"], **values["scorers"]}
-            header = ["category", *aurocs, "sum of the arm untrained"]
-            rows.append([category, *map(of_seeds, aurocs.values()), of_seeds(plain["scorers"]["sum"])])
+        arm = results_below(folder).get("cutswap", {"categories": {}})
+        for category, values in arm["categories"].items():
+            aurocs = {**values["scorers"], "without the localiser": values["untrained_image_auroc"]}
+            header = ["category", *aurocs]
+            rows.append([category, *map(of_seeds, aurocs.values())])
     if not rows:
         return ""
     return (
@@ -111,15 +120,17 @@ def scorers_of(benchmarks: list[Path]) -> str:
 def section(name: str, results: dict[str, Any]) -> str:
     """A table of one run: a row per category, percent, mean ± standard error over its seeds."""
     settings = {**results["settings"]["cache"], **results["settings"]}
-    described = "; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in SHOWN)
-    header = ["category", "normals", "test images", *COLUMNS.values(), "gde", "head"]
+    # A run of an earlier version lacks some of them.
+    described = "; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in SHOWN if key in settings)
+    others = dict.fromkeys(name for values in results["categories"].values() for name in values["scorers"])
+    header = ["category", "normals", "test images", *COLUMNS.values(), *others]
     rows = [
         [
             category,
             str(values["n_train"]),
             str(values["n_test"]),
             *(of_seeds(values.get(key)) for key in COLUMNS),
-            *(of_seeds(values["scorers"].get(name)) for name in ("gde", "head")),
+            *(of_seeds(values["scorers"].get(name)) for name in others),
         ]
         for category, values in results["categories"].items()
     ]

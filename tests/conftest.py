@@ -133,6 +133,16 @@ def small_cache(
     return SmallCache(store, image_root, "folder", small_settings)
 
 
+@pytest.fixture(scope="session")
+def plain_cache(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pytest.TempPathFactory) -> SmallCache:
+    """A cache of a folder of six normal images, "pictures", and nothing to test on; read only."""
+    folder = tmp_path_factory.mktemp("plain")
+    place(folder, "pictures", elpv["poly"][0][:6])
+    settings = PrecomputeSettings(image_size=64, pairs=2, stages=("blocks.1", "blocks.4"))
+    fill_cache(load("folder", str(folder / "pictures")), str(folder / "cache.zarr"), settings, device="cpu")
+    return SmallCache(str(folder / "cache.zarr"), folder / "pictures", "folder", settings)
+
+
 @pytest.fixture
 def copied_cache(small_cache: SmallCache, tmp_path: Path) -> SmallCache:
     """A copy of `small_cache` that a test may change; its images are still those of `image_root`."""

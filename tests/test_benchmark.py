@@ -15,14 +15,16 @@ from conftest import REPO, RunCli, SmallCache, invoke
 import train.category_data
 import train.evaluation.test_set
 from pipeline.cache.cache import open_cache
+from pipeline.data.images import decode_rgb
 from pipeline.errors import UserError
 from pipeline.setting import split
 from pipeline.workers.execution import Execution
+from train.benchmark.arms import Benchmark
 from train.benchmark.cells import compute_cell
 from train.benchmark.comparison import read_rows
-from train.benchmark.run import Benchmark, ensure_cache, run_benchmark
+from train.benchmark.run import ensure_cache, run_benchmark
 from train.evaluation.cell_result import CellResult
-from train.settings import ARMS, BenchmarkSettings, PatchCoreSettings, TrainSettings
+from train.settings import ARMS, BenchmarkSettings, FinetuneSettings, PatchCoreSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) 
         for module, name in (
             (train.evaluation.test_set, "decode_rgb"),
             (train.category_data, "load_backbone"),
-            (train.category_data, "embed_normals"),
+            (train.category_data, "fit_normals"),
         ):
             patch.setattr(module, name, partial(counted, calls, name, getattr(module, name)))
         return Finished(asked, run_benchmark(asked), calls)
@@ -81,15 +83,26 @@ def assert_one_line(result: Result, *words: str) -> None:
 # --- arms ---------------------------------------------------------------------------------------------------------
 
 
-def test_arms_differ_in_their_negatives_alone() -> None:
+def test_trained_arms_differ_in_their_negatives_alone() -> None:
     asked = Benchmark("folder", "store", Path("out"), BenchmarkSettings(ARMS), HERE)
-    for arm in ARMS:
-        settings = asked.settings(arm)
-        if arm == "patchcore":
-            training = asked.training
-            assert settings == PatchCoreSettings(held_out=training.held_out, false_alarms=training.false_alarms)
-        else:
-            assert settings == replace(TrainSettings(), negatives="none" if arm == "untrained" else arm)
+    negatives = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "mix")
+    assert ("untrained", *negatives, "finetuned", "patchcore", "patchcore-whitened") == ARMS
+    for arm in negatives:
+        assert asked.settings(arm) == replace(TrainSettings(), negatives=arm)
+    assert asked.settings("untrained") == replace(TrainSettings(), negatives="none")
+    assert asked.settings("finetuned") == FinetuneSettings()
+    assert asked.settings("patchcore") == PatchCoreSettings()
+    assert asked.settings("patchcore-whitened") == PatchCoreSettings(coreset=0.02, whitened=True)
+    shared = {(asked.settings(arm).held_out, asked.settings(arm).false_alarms) for arm in ARMS}
+    assert shared == {(TrainSettings().held_out, TrainSettings().false_alarms)}
+
+
+def test_a_quick_look_trains_a_few_steps() -> None:
+    asked = Benchmark("folder", "store", Path("out"), BenchmarkSettings(ARMS, quick=True), HERE)
+    for arm, whole in (("mix", TrainSettings(negatives="mix")), ("finetuned", FinetuneSettings())):
+        found = asked.settings(arm)
+        assert not isinstance(found, PatchCoreSettings) and 0 < found.steps < 10
+        assert replace(found, steps=whole.steps) == whole
 
 
 def test_arms_are_read_once_each_and_unknown_ones_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,15 +130,16 @@ def test_a_row_a_cell(finished: Finished) -> None:
 
 
 def test_what_cells_share_is_computed_once(finished: Finished) -> None:
-    images, seeds, patchcore = 7, 2, 1
-    assert finished.calls == {"decode_rgb": images, "load_backbone": 1, "embed_normals": seeds + patchcore}
+    # What is fitted to the normals serves the untrained arm and the trained one.
+    images, seeds, trained, patchcore = 7, 2, 1, 1
+    assert finished.calls == {"decode_rgb": images, "load_backbone": 1, "fit_normals": seeds * (trained + patchcore)}
 
 
 def test_what_cells_share_is_read_again_by_the_next_run(
     small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, calls = asked_of(small_cache, tmp_path, "untrained"), dict[str, int]()
-    read = partial(counted, calls, "decode_rgb", train.evaluation.test_set.decode_rgb)
+    read = partial(counted, calls, "decode_rgb", decode_rgb)
     monkeypatch.setattr(train.evaluation.test_set, "decode_rgb", read)
     images = 7
     for seed, run_id, decoded in ((0, "run", images), (1, "run", images), (2, "next run", 2 * images)):
@@ -266,8 +280,8 @@ def test_the_command_from_a_folder_of_images_to_a_table(image_root: Path, run_cl
     assert "QUICK LOOK" in done.stdout and "patchcore" in done.stdout
     assert f"{100 * float(table[0]['image_auroc']):.2f}" in done.stdout
     assert "benchmark: 4/4 cells" in done.stderr and "train mono" not in done.stderr
-    given = ("--arms cutpaste-3way", "--arms patchcore", "--image-size 64")
-    command = f"python cli.py benchmark --dataset folder --root {image_root} {' '.join(given)}"
+    told = "--arms cutpaste-3way --arms patchcore --image-size 64"
+    command = f"python cli.py benchmark --dataset folder --root {image_root} {told}"
     assert command in (out / "results.md").read_text()
 
 

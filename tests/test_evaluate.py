@@ -2,13 +2,15 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.datasets import Sample, load
+from pipeline.data.datasets import load
+from pipeline.data.layouts import Sample
 from pipeline.errors import ImageError
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
@@ -58,7 +60,8 @@ def samples(root: Path) -> tuple[Sample, ...]:
 
 
 def measured(root: Path, samples: Sequence[Sample]) -> Evaluation:
-    return evaluate(Brightness(), TestSet(str(root), samples, CACHE))
+    detector: Any = Brightness()
+    return evaluate(detector, TestSet(str(root), samples, CACHE))
 
 
 def test_a_class_of_defect_is_measured_as_if_it_were_the_only_one(root: Path, samples: tuple[Sample, ...]) -> None:

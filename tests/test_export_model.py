@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,17 @@ from numpy.typing import NDArray
 
 from train.detector import Detector
 from train.run import open_run, train
-from train.settings import PatchCoreSettings, TrainSettings
+from train.settings import FinetuneSettings, PatchCoreSettings, Settings, TrainSettings
 
-QUICK = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01)
-ARMS = {
+QUICK = TrainSettings(steps=1, batch_size=2, crop=32, coreset=30, head_lr=0.01)
+ARMS: dict[str, Settings] = {
     "cutswap": QUICK,
-    "untrained": TrainSettings(negatives="none", coreset=30),
-    "nearest neighbours": TrainSettings(negatives="none", coreset=30, scorer="knn"),
+    "untrained": replace(QUICK, negatives="none"),
+    "sum": replace(QUICK, negatives="none", scorer="sum"),
+    "localiser": replace(QUICK, scorer="localiser"),
     "patchcore": PatchCoreSettings(coreset=0.05),
-    "fine-tuned, by its head": TrainSettings(
-        steps=2, batch_size=2, coreset=30, head_lr=0.01, backbone_lr=0.001, scorer="head"
-    ),
+    "patchcore-whitened": PatchCoreSettings(coreset=0.05, whitened=True),
+    "finetuned": FinetuneSettings(steps=1, batch_size=2),
 }
 
 
@@ -32,7 +33,9 @@ def test_the_program_of_every_arm_gives_what_its_detector_predicts(
     done = invoke("export", "model", tmp_path, "--out", out)
     assert done.exit_code == 0, done.output
     program = torch.export.load(out).module()
-    expected = Detector.load(tmp_path, "cpu").predict(list(photos))
+    detector = Detector.load(tmp_path, "cpu")
+    assert (detector.fitted.localiser is not None) is (arm in ("cutswap", "localiser"))
+    expected = detector.predict(list(photos))
     for part in (slice(6), slice(1)):
         scores, maps = program(torch.from_numpy(photos[part]).permute(0, 3, 1, 2))
         assert scores.dtype == maps.dtype == torch.float32

@@ -6,6 +6,9 @@ import pytest
 import torch
 from conftest import SmallCache
 from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+from torch import Tensor
 
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
@@ -15,8 +18,8 @@ from train.detector import Detector
 from train.features.extract import patch_embedding
 from train.recipe import recipe_of
 from train.run import open_run, train
-from train.scorers.fit import fit_scorers
-from train.scorers.normals import embed_normals
+from train.scorers.fit import fit_normals
+from train.scorers.fitted import Fitted
 from train.settings import PatchCoreSettings
 
 CACHE = PrecomputeSettings(image_size=64, stages=("blocks.1", "blocks.4"))
@@ -32,32 +35,75 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def whole(backbone: Backbone, photos: NDArray[np.uint8]) -> Detector:
     """All patches of the four normals are kept."""
-    return fit(backbone, photos, coreset=1.0)
+    return fit(backbone, photos, PatchCoreSettings(coreset=1.0))
 
 
-def fit(backbone: Backbone, photos: NDArray[np.uint8], coreset: float, seed: int = 0) -> Detector:
-    settings = PatchCoreSettings(coreset=coreset)
+@pytest.fixture(scope="module")
+def whitened(backbone: Backbone, photos: NDArray[np.uint8]) -> Detector:
+    """The same, with the Mahalanobis distance."""
+    return fit(backbone, photos, PatchCoreSettings(coreset=1.0, whitened=True))
+
+
+def fit(backbone: Backbone, photos: NDArray[np.uint8], settings: PatchCoreSettings, seed: int = 0) -> Detector:
     recipe = recipe_of(CACHE.backbone, settings)
-    fitted = fit_scorers(
-        recipe, backbone, None, None, embed_normals(backbone, recipe, list(photos[:4]), np.arange(4), seed), seed
-    )
+    found = fit_normals(backbone, recipe, list(photos[:4]), 4, seed)
+    assert found.gaussian is None
+    fitted = Fitted(recipe, backbone, {}, found.projection, found.references)
     weights = load_backbone(CACHE.backbone).state_dict()
-    return Detector(CACHE, asdict(settings), weights, fitted, calibrate(fitted, photos[2:4], settings.false_alarms))
+    calibration = calibrate(fitted, photos[2:4], CACHE.image_size, settings.false_alarms)
+    return Detector(CACHE, asdict(settings), weights, fitted, calibration)
+
+
+def patches_of(backbone: Backbone, photos: NDArray[np.uint8]) -> Tensor:
+    """(N,64,E) float64: the embeddings of the patches of images."""
+    with torch.inference_mode():
+        pixels = backbone.normalise(torch.from_numpy(photos).permute(0, 3, 1, 2))
+        patches = patch_embedding(backbone.activations(pixels, ("blocks.2", "blocks.4")), (8, 8), 3)
+    return patches.permute(0, 2, 3, 1).flatten(1, 2).double()
 
 
 def test_the_score_is_the_largest_distance_to_the_nearest_normal_patch(
     backbone: Backbone, whole: Detector, photos: NDArray[np.uint8]
 ) -> None:
-    with torch.inference_mode():
-        pixels = backbone.normalise(torch.from_numpy(photos).permute(0, 3, 1, 2))
-        patches = patch_embedding(backbone.activations(pixels, ("blocks.2", "blocks.4")), (8, 8), 3)
-    flat = patches.permute(0, 2, 3, 1).flatten(1, 2).double()
+    flat = patches_of(backbone, photos)
     distances = torch.cdist(flat[4:].flatten(0, 1), flat[:4].flatten(0, 1)).amin(1).view(2, PATCHES)
     scores = whole.score(list(photos))
     assert whole.fitted.references.coreset.shape[0] == 4 * PATCHES
     np.testing.assert_allclose(scores.image["patchcore"][:4], 0, atol=1e-4)
     np.testing.assert_allclose(scores.image["patchcore"][4:], distances.amax(1).numpy(), rtol=1e-4)
     assert np.array_equal(whole.decision_scores(scores), scores.image["patchcore"])
+
+
+def test_whitened_patches_vary_alike_in_the_directions_that_hold_the_variance(
+    backbone: Backbone, whitened: Detector, photos: NDArray[np.uint8]
+) -> None:
+    flat = patches_of(backbone, photos)
+    normal, projection = flat[:4].flatten(0, 1), whitened.fitted.projection
+    assert projection is not None and 1 < projection.shape[1] < normal.shape[1]
+    pca = PCA(0.99, svd_solver="full").fit(normal.numpy())
+    assert projection.shape[1] == pca.n_components_
+    # The metric is that of the principal directions, whose variances are shrunk towards their mean by Ledoit-Wolf.
+    kept = normal - normal.mean(0)
+    kept = kept @ torch.from_numpy(pca.components_.T)
+    shrunk = LedoitWolf(assume_centered=True).fit(kept.numpy()).covariance_
+    metric = pca.components_.T @ np.linalg.inv(shrunk) @ pca.components_
+    offsets = (flat[4:, None] - flat[0]).flatten(0, 2)[::13].numpy()
+    expected = np.sqrt(np.einsum("nd,de,ne->n", offsets, metric, offsets))
+    found = torch.from_numpy(offsets) @ projection.double()
+    np.testing.assert_allclose(found.norm(dim=1), expected, rtol=1e-3)
+
+
+def test_the_whitened_score_is_the_largest_mahalanobis_distance_to_the_nearest_normal_patch(
+    backbone: Backbone, whitened: Detector, photos: NDArray[np.uint8]
+) -> None:
+    assert whitened.fitted.projection is not None
+    flat = patches_of(backbone, photos) @ whitened.fitted.projection.double()
+    distances = torch.cdist(flat[4:].flatten(0, 1), flat[:4].flatten(0, 1)).amin(1).view(2, PATCHES)
+    scores = whitened.score(list(photos))
+    assert set(scores.image) == {"patchcore-whitened"}
+    np.testing.assert_allclose(scores.image["patchcore-whitened"][:4], 0, atol=1e-3)
+    np.testing.assert_allclose(scores.image["patchcore-whitened"][4:], distances.amax(1).numpy(), rtol=1e-3)
+    assert np.array_equal(whitened.decision_scores(scores), scores.image["patchcore-whitened"])
 
 
 def test_maps_are_high_where_the_image_is_not_normal(whole: Detector, photos: NDArray[np.uint8]) -> None:
@@ -71,7 +117,9 @@ def test_maps_are_high_where_the_image_is_not_normal(whole: Detector, photos: ND
 
 
 def test_a_coreset_is_the_asked_share_and_its_seed_decides_it(backbone: Backbone, photos: NDArray[np.uint8]) -> None:
-    first, same, other = (fit(backbone, photos, 0.1, seed).fitted.references.coreset for seed in (0, 0, 1))
+    first, same, other = (
+        fit(backbone, photos, PatchCoreSettings(coreset=0.1), seed).fitted.references.coreset for seed in (0, 0, 1)
+    )
     assert len(first) == round(0.1 * 4 * PATCHES)
     assert torch.equal(first, same) and not torch.equal(first, other)
 
@@ -86,24 +134,29 @@ def test_the_threshold_is_of_the_normals_held_out(whole: Detector, photos: NDArr
     assert whole.threshold == pytest.approx(whole.score(list(photos[2:4])).image["patchcore"].max())
 
 
+@pytest.mark.parametrize("arm", ["whole", "whitened"])
 def test_its_detector_is_saved_and_loaded_as_any_other(
-    whole: Detector, photos: NDArray[np.uint8], tmp_path: Path
+    arm: str, request: pytest.FixtureRequest, photos: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    whole.save(tmp_path / "detector.pt")
+    detector: Detector = request.getfixturevalue(arm)
+    detector.save(tmp_path / "detector.pt")
     loaded = Detector.load(tmp_path, "cpu")
-    assert loaded.recipe == whole.recipe and loaded.calibration == whole.calibration
-    scores = whole.score(photos)
+    assert loaded.recipe == detector.recipe and loaded.calibration == detector.calibration
+    scores = detector.score(photos)
+    deciding = detector.decision_scores(scores)
     for i, prediction in enumerate(loaded.predict(list(photos))):
-        assert prediction.score == scores.image["patchcore"][i] and np.array_equal(prediction.map, scores.maps[i])
-        assert prediction.anomalous == (prediction.score > whole.threshold == prediction.threshold)
+        assert prediction.score == deciding[i] and np.array_equal(prediction.map, scores.maps[i])
+        assert prediction.anomalous == (prediction.score > detector.threshold == prediction.threshold)
 
 
-def test_its_run_folder_is_one_of_train(small_cache: SmallCache, tmp_path: Path) -> None:
-    settings = PatchCoreSettings(coreset=0.02)
+@pytest.mark.parametrize("whitened", [False, True])
+def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache, tmp_path: Path) -> None:
+    settings = PatchCoreSettings(coreset=0.02, whitened=whitened)
     run = open_run(small_cache.store, tmp_path, settings, categories=["poly"], device="cpu", resume=True)
     cells = train(run, (0, 1))
     assert [(cell.seed, cell.n_train, cell.n_test) for cell in cells] == [(0, 3, 7), (1, 3, 7)]
-    assert all(cell.scorers == {"patchcore": cell.metrics["image_auroc"]} for cell in cells)
+    arm = "patchcore-whitened" if whitened else "patchcore"
+    assert all(cell.scorers == {arm: cell.metrics["image_auroc"]} for cell in cells)
     assert {path.name for path in (tmp_path / "poly/seed-1").iterdir()} == {
         "cell.json",
         "detector.pt",

@@ -16,7 +16,7 @@ NAMES = [metric.name for metric in METRICS]
 
 def cells(category: str, *aurocs: float | None, **changes: Any) -> list[CellResult]:
     """A cell for each image AUROC, with seeds from 0 on."""
-    scorers = {"untrained": 0.85, "k-nearest": 0.5}
+    scorers = {"untrained": 0.85, "patches": 0.5}
     return [
         replace(
             CellResult("mvtec", category, seed, 320, 160, 3.25 + seed, dict.fromkeys(NAMES, 0.5), scorers),
@@ -58,13 +58,12 @@ def test_results_hold_the_agreed_keys_and_survive_json() -> None:
     assert loaded["dataset"] == "mvtec"
     assert loaded["settings"] == {"steps": 100, "negatives": "cutswap"}
     screw, tile = loaded["categories"]["screw"], loaded["categories"]["tile"]
-    agreed = {*NAMES, "threshold", "n_train", "n_test", "scorers", "untrained_image_auroc", "untrained", "by_defect"}
+    agreed = {*NAMES, "threshold", "n_train", "n_test", "scorers", "untrained_image_auroc", "by_defect"}
     assert set(screw) == agreed
     assert screw["image_auroc"] == [0.70, 0.80, 0.90]
     assert (screw["threshold"], screw["n_train"], screw["n_test"]) == ([3.25, 4.25, 5.25], 320, 160)
-    assert screw["scorers"] == {"k-nearest": [0.5, 0.5, 0.5]}
+    assert screw["scorers"] == {"patches": [0.5, 0.5, 0.5]}
     assert screw["untrained_image_auroc"] == [0.85, 0.85, 0.85]
-    assert screw["untrained"] == {"gde": [0.85, 0.85, 0.85]}
     assert tile["pixel_auroc"] is tile["aupro"] is None
     assert screw["by_defect"] == {}
 
@@ -86,8 +85,7 @@ def test_the_mean_is_over_categories_and_its_error_over_seeds() -> None:
     assert mean["standard_error"]["image_auroc"] == pytest.approx(0.0381881, abs=1e-6)
     assert mean["untrained_image_auroc"] == pytest.approx(0.875)
     assert mean["standard_error"]["untrained_image_auroc"] == pytest.approx(0)
-    assert mean["scorers"] == pytest.approx({"k-nearest": 0.5})
-    assert mean["untrained"] == pytest.approx({"gde": 0.875})
+    assert mean["scorers"] == pytest.approx({"patches": 0.5})
 
 
 def test_a_category_without_a_figure_is_left_out_of_its_mean_and_counted() -> None:
@@ -118,7 +116,7 @@ def test_categories_with_different_numbers_of_seeds_have_no_common_error() -> No
     [
         ({"metrics": {"image_auroc": float("nan")}}, "image_auroc must be in 0..1"),
         ({"metrics": {"image_auroc": 70.0}}, "image_auroc must be in 0..1"),
-        ({"scorers": {"knn": 1.5}}, "scorer knn must be"),
+        ({"scorers": {"cells": 1.5}}, "scorer cells must be"),
         ({"by_defect": {"crack": DefectResult(3, {"aupro": -0.5})}}, "aupro of crack must be"),
         ({"threshold": float("inf")}, "threshold"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SmallCache, changed_at, fill_cache, place
+from conftest import SmallCache, changed_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,20 +17,19 @@ from sklearn.metrics import roc_auc_score
 
 import train.run
 from pipeline.cache.cache import open_cache
-from pipeline.data.datasets import load
 from pipeline.errors import UserError
-from pipeline.settings import PrecomputeSettings
+from train.detector import Detector
 from train.evaluation.results import summarise
 from train.run import hold_out
 from train.run_folder import RunFolder
-from train.settings import TrainSettings
+from train.settings import FinetuneSettings, Settings, TrainSettings
 
-SETTINGS = TrainSettings(steps=2, batch_size=2, coreset=30, head_lr=0.01, backbone_lr=0.0001)
+SETTINGS = TrainSettings(steps=2, batch_size=2, crop=32, coreset=30, head_lr=0.01)
 UNTRAINED = replace(SETTINGS, negatives="none")
 FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
 
 
-def run(store: str, out: Path, settings: TrainSettings = SETTINGS, **options: Any) -> dict[str, Any]:
+def run(store: str, out: Path, settings: Settings = SETTINGS, **options: Any) -> dict[str, Any]:
     """The contents of results.json, which holds what `train` returns."""
     seeds = options.pop("seeds", (0,))
     cells = train.run.train(train.run.open_run(store, out, settings, device="cpu", **options), seeds)
@@ -39,7 +38,7 @@ def run(store: str, out: Path, settings: TrainSettings = SETTINGS, **options: An
     return results
 
 
-def refusal(store: str, out: Path, settings: TrainSettings = SETTINGS, **options: Any) -> str:
+def refusal(store: str, out: Path, settings: Settings = SETTINGS, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         run(store, out, settings, **options)
     assert "\n" not in str(caught.value)
@@ -78,16 +77,6 @@ def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) 
     return Finished(store, root, folder / "out", summary)
 
 
-@pytest.fixture(scope="module")
-def plain(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pytest.TempPathFactory) -> SmallCache:
-    """A cache of a folder of six normal images and nothing else; read only."""
-    folder = tmp_path_factory.mktemp("plain")
-    place(folder, "pictures", elpv["poly"][0][:6])
-    settings = replace(PrecomputeSettings(image_size=64, pairs=2), stages=("blocks.1", "blocks.4"))
-    fill_cache(load("folder", str(folder / "pictures")), str(folder / "cache.zarr"), settings, device="cpu")
-    return SmallCache(str(folder / "cache.zarr"), folder / "pictures", "folder", settings)
-
-
 def scores_of(cell: Path) -> list[dict[str, str]]:
     with (cell / "scores.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -106,8 +95,8 @@ def test_results_hold_the_keys_of_the_contract(finished: Finished) -> None:
     for figure in FIGURES:
         assert len(poly[figure]) == 2 and all(0 <= value <= 1 for value in poly[figure])
         assert results["mean"][figure] == pytest.approx(np.mean(poly[figure]))
-    assert set(poly["scorers"]) == {"embedding", "patches", "gde", "knn", "head", "sum"}
-    assert poly["scorers"]["sum"] == poly["image_auroc"]
+    assert set(poly["scorers"]) == {"gaussian", "patches", "cells", "localiser", "largest", "sum"}
+    assert poly["scorers"]["largest"] == poly["image_auroc"]
     assert len(poly["untrained_image_auroc"]) == 2
     # The only class of defect: its figures are those of the category.
     assert poly["by_defect"] == {"crack": {"n": 3, **{figure: poly[figure] for figure in FIGURES}}}
@@ -132,7 +121,9 @@ def test_every_seed_has_its_scores_plots_log_and_detector(finished: Finished) ->
         ]
         labels, scores = ([float(row[column]) for row in table] for column in ("label", "score"))
         assert results["image_auroc"][seed] == pytest.approx(roc_auc_score(labels, scores))
-        assert [row["score"] for row in table] == [row["sum"] for row in table]
+        assert [row["score"] for row in table] == [row["largest"] for row in table]
+        untrained = roc_auc_score(labels, [float(row["untrained"]) for row in table])
+        assert results["untrained_image_auroc"][seed] == pytest.approx(untrained)
         assert len((cell / "log.csv").read_text().splitlines()) == 1 + SETTINGS.steps
         for plot in ("scores.png", "maps.png"):
             with Image.open(cell / plot) as image:
@@ -144,24 +135,59 @@ def test_every_seed_has_its_scores_plots_log_and_detector(finished: Finished) ->
 
 def test_seeds_differ(finished: Finished) -> None:
     first, second = (
-        torch.load(finished.out / f"poly/seed-{seed}/checkpoint.pt", weights_only=True)["network"]["head.weight"]
-        for seed in (0, 1)
+        torch.load(finished.out / f"poly/seed-{seed}/detector.pt", weights_only=True)["localiser"] for seed in (0, 1)
     )
-    assert not torch.equal(first, second)
+    assert first.keys() == second.keys()
+    assert not torch.equal(first["head.1.weight"], second["head.1.weight"])
 
 
 def test_without_masks_the_pixel_figures_are_null(small_cache: SmallCache, tmp_path: Path) -> None:
     results = run(small_cache.store, tmp_path, UNTRAINED, categories=["poly"])["categories"]["poly"]
     assert results["pixel_auroc"] is results["aupro"] is None
     assert len(results["image_auroc"]) == 1 and 0 <= results["image_auroc"][0] <= 1
-    # The untrained arm: nothing is trained, and its distance is the untrained one.
-    assert set(results["scorers"]) == {"embedding", "patches", "gde", "knn", "sum"}
-    assert results["scorers"]["gde"] == results["untrained_image_auroc"] == results["scorers"]["embedding"]
+    # The untrained arm: nothing is trained, so there is nothing to tell it from.
+    assert set(results["scorers"]) == {"gaussian", "patches", "largest", "sum"}
+    assert results["untrained_image_auroc"] is None
     assert not (tmp_path / "poly/seed-0/log.csv").exists() and not (tmp_path / "poly/seed-0/checkpoint.pt").exists()
 
 
-def test_a_plain_folder_has_a_detector_and_no_figures(plain: SmallCache, tmp_path: Path) -> None:
-    results = run(plain.store, tmp_path, seeds=(3, 3))
+@pytest.mark.parametrize("backbone_lr", [0.0, 0.01])
+def test_training_starts_from_the_pretrained_stages_and_a_rate_of_0_leaves_them(
+    plain_cache: SmallCache, tmp_path: Path, backbone_lr: float
+) -> None:
+    run(plain_cache.store, tmp_path, replace(SETTINGS, steps=1, backbone_lr=backbone_lr))
+    detector = Detector.load(tmp_path, "cpu")
+    localiser, pretrained = detector.fitted.localiser, detector.fitted.pretrained
+    assert localiser is not None and not localiser.training
+    before = dict(zip(pretrained.stage_names, pretrained.stages, strict=True))["blocks.2"].state_dict()
+    after = localiser.stages[0].state_dict()
+    assert before.keys() == after.keys() and all(torch.allclose(after[n], before[n], atol=0.2) for n in before)
+    assert all(torch.equal(after[name], before[name]) for name in before) is (backbone_lr == 0)
+
+
+def test_the_arm_finetuned_trains_the_backbone_from_its_first_layer_on(plain_cache: SmallCache, tmp_path: Path) -> None:
+    run(plain_cache.store, tmp_path, FinetuneSettings(steps=1, batch_size=2, backbone_lr=0.01))
+    detector = Detector.load(tmp_path, "cpu")
+    before, trained = detector.fitted.pretrained, detector.fitted.finetuned
+    assert trained is not None and detector.fitted.localiser is None
+    assert list(detector.fitted.scorers) == ["finetuned"] == [detector.recipe.deciding_score]
+    weights = trained.state_dict()
+    changed = [name for name, value in before.state_dict().items() if not torch.equal(weights[name], value)]
+    assert {name.partition(".")[0] for name in changed} == {"stem", "stages"}
+    assert len((tmp_path / "pictures/seed-0/log.csv").read_text().splitlines()) == 1 + 1
+
+
+def test_without_steps_nothing_is_trained(plain_cache: SmallCache, tmp_path: Path) -> None:
+    by_steps, by_negatives = (
+        run(plain_cache.store, tmp_path / name, settings)["categories"]["pictures"]
+        for name, settings in (("steps", replace(SETTINGS, steps=0)), ("negatives", UNTRAINED))
+    )
+    assert by_steps == by_negatives
+    assert Detector.load(tmp_path / "steps", "cpu").fitted.localiser is None
+
+
+def test_a_plain_folder_has_a_detector_and_no_figures(plain_cache: SmallCache, tmp_path: Path) -> None:
+    results = run(plain_cache.store, tmp_path, UNTRAINED, seeds=(3, 3))
     pictures = results["categories"]["pictures"]
     assert results["settings"]["seeds"] == [3]
     assert [pictures[figure] for figure in FIGURES] == [[None], [None], None, None]
@@ -194,7 +220,7 @@ def test_resume_goes_on_from_the_checkpoint_of_a_cell_cut_off(finished: Finished
 
 def test_resume_with_other_settings_is_refused_by_name(finished: Finished) -> None:
     before = changed_at(finished.out)
-    others: dict[str, Any] = {"steps": 3, "negatives": "cutpaste", "false_alarms": 0.2}
+    others: dict[str, Any] = {"steps": 3, "negatives": "cutpaste", "crop": 48, "false_alarms": 0.2}
     for name, value in others.items():
         message = refusal(finished.store, finished.out, replace(SETTINGS, **{name: value}), resume=True)
         assert name in message and str(value) in message and "--resume" in message
@@ -202,18 +228,18 @@ def test_resume_with_other_settings_is_refused_by_name(finished: Finished) -> No
     assert changed_at(finished.out) == before
 
 
-def test_resume_with_another_cache_is_refused_by_name(finished: Finished, plain: SmallCache) -> None:
-    message = refusal(plain.store, finished.out, resume=True)
+def test_resume_with_another_cache_is_refused_by_name(finished: Finished, plain_cache: SmallCache) -> None:
+    message = refusal(plain_cache.store, finished.out, resume=True)
     assert "pairs: 4, not 2" in message and "image_size" not in message
 
 
-def test_what_other_settings_left_is_not_resumed(plain: SmallCache, tmp_path: Path) -> None:
-    run(plain.store, tmp_path, UNTRAINED, seeds=(0, 1))
-    other = replace(UNTRAINED, neighbours=2)
-    run(plain.store, tmp_path, other, seeds=(1,))
+def test_what_other_settings_left_is_not_resumed(plain_cache: SmallCache, tmp_path: Path) -> None:
+    run(plain_cache.store, tmp_path, UNTRAINED, seeds=(0, 1))
+    other = replace(UNTRAINED, coreset=20)
+    run(plain_cache.store, tmp_path, other, seeds=(1,))
     assert not (tmp_path / "pictures/seed-0/cell.json").exists()
     before = changed_at(tmp_path / "pictures")
-    assert len(run(plain.store, tmp_path, other, seeds=(0, 1), resume=True)["settings"]["seeds"]) == 2
+    assert len(run(plain_cache.store, tmp_path, other, seeds=(0, 1), resume=True)["settings"]["seeds"]) == 2
     changed = {n for n, time in changed_at(tmp_path / "pictures").items() if time != before.get(n)}
     assert changed == {"seed-0/cell.json", "seed-0/detector.pt"}
 
@@ -258,11 +284,12 @@ def test_a_category_that_cannot_be_trained_on_is_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_could_not_be_read_are_not_trained_on(copied_cache: SmallCache, tmp_path: Path) -> None:
-    open_cache(copied_cache.store, "r+")["poly"].array("valid")[1] = 0
-    results = run(copied_cache.store, tmp_path, UNTRAINED, categories=["poly"])
-    # Of four readable ones two are held out.
-    assert results["categories"]["poly"]["n_train"] == 2
+def test_images_that_could_not_be_read_are_not_trained_on(plain_cache: SmallCache, tmp_path: Path) -> None:
+    store = str(shutil.copytree(plain_cache.store, tmp_path / "cache.zarr"))
+    open_cache(store, "r+")["pictures"].array("valid")[1] = 0
+    results = run(store, tmp_path / "out", UNTRAINED)
+    # Of five readable ones two are held out.
+    assert results["categories"]["pictures"]["n_train"] == 3
 
 
 def test_mistakes_in_names_are_told(finished: Finished, tmp_path: Path) -> None:

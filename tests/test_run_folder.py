@@ -12,8 +12,10 @@ from pipeline.errors import UserError
 from train.evaluation.cell_result import CellResult, DefectResult
 from train.run_folder import CellFolder, RunFolder, find_detector
 
-WANTED: dict[str, Any] = {"train": {"steps": 5, "proxy": "binary"}, "cache": {"pairs": 16}, "images": {"mono": "1f"}}
-RESULT = CellResult("cells", "mono", 3, 57, 7, 1.5, {"image_auroc": 0.5}, {"sum": 0.5}, {"crack": DefectResult(3, {})})
+WANTED: dict[str, Any] = {"train": {"steps": 5, "negatives": "mix"}, "cache": {"pairs": 16}, "images": {"mono": "1f"}}
+RESULT = CellResult(
+    "cells", "mono", 3, 57, 7, 1.5, {"image_auroc": 0.5}, {"largest": 0.5}, {"crack": DefectResult(3, {})}
+)
 
 
 def changed(part: str, **values: object) -> dict[str, Any]:
@@ -61,11 +63,11 @@ def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
     cell = RunFolder(tmp_path).cell("mono", 3)
     samples = [Sample("test/good/0, a.png", 0, "good", None), Sample('test/crack/"ä".png', 1, "crack", None)]
     score = np.array([0.1 + 0.2, 1e-17])
-    scorers = {"gaussian": np.array([1e-17, 1 / 3]), "k-nearest": np.array([2.0, -4e22])}
+    scorers = {"gaussian": np.array([1e-17, 1 / 3]), "patches": np.array([2.0, -4e22])}
     cell.write_scores(samples, score, scorers)
     with cell.scores.open(encoding="utf-8", newline="") as file:
         header, *lines = csv.reader(file)
-    assert header == ["path", "label", "score", "gaussian", "k-nearest"]
+    assert header == ["path", "label", "score", "gaussian", "patches"]
     assert [(path, int(label)) for path, label, *_ in lines] == [(sample.path, sample.label) for sample in samples]
     written = np.array([values for _, _, *values in lines], np.float64)
     np.testing.assert_array_equal(written, np.stack([score, *scorers.values()], 1))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 from itertools import combinations
 from typing import Any
 
@@ -12,14 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import pairwise_distances
-from sklearn.preprocessing import normalize
 from torchvision.transforms.functional import gaussian_blur
 
 from train.scorers.coreset import greedy_coreset
-from train.scorers.gaussian import Gaussian, fit_gaussian
-from train.scorers.maps import smooth_maps
-from train.scorers.nearest import KNearest, PatchNearest, fit_k_nearest
-from train.scorers.standardise import Standardiser, fit_standardiser
+from train.scorers.gaussian import Gaussian, fit_gaussian, gaussian_of_factor
+from train.scorers.maps import smooth_maps, top_mean
+from train.scorers.nearest import PatchNearest, nearest
+from train.scorers.standardise import FUSIONS, Standardiser, fit_standardiser
 from train.scorers.state import from_state, state_of
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -32,7 +32,7 @@ def _embeddings(seed: int, count: int, width: int) -> NDArray[np.float32]:
     return (rng.standard_normal((count, width)) @ mixing + rng.uniform(0, 5, width)).astype(np.float32)
 
 
-def _scores(fitted: Gaussian | KNearest, embeddings: NDArray[Any]) -> NDArray[np.float64]:
+def _scores(fitted: Gaussian, embeddings: NDArray[Any]) -> NDArray[np.float64]:
     return fitted.scores(torch.from_numpy(embeddings)).numpy()
 
 
@@ -53,10 +53,6 @@ def test_too_few_normals_and_sizes_out_of_range_are_refused() -> None:
         fit_gaussian(one)
     with pytest.raises(ValueError, match="2 or more"):
         fit_standardiser(np.ones(1))
-    with pytest.raises(ValueError, match="k is 0"):
-        fit_k_nearest(one, k=0)
-    with pytest.raises(ValueError, match="normals 0"):
-        fit_k_nearest(one[:0])
     for size in (0, 2):
         with pytest.raises(ValueError, match=f"coreset of {size}"):
             greedy_coreset(torch.from_numpy(one), size, 128, seed=0)
@@ -74,6 +70,46 @@ def test_gaussian_is_scikit_learns_ledoit_wolf(seed: int, count: int, width: int
 
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "width"), [(200, 12), (12, 200), (30, 30)])
+def test_gaussian_is_scikit_learns_whether_normals_or_dimensions_are_more(count: int, width: int) -> None:
+    normals, points = _embeddings(0, count, width), _embeddings(1, 7, width)
+    gaussian = fit_gaussian(normals)
+    reference = LedoitWolf().fit(normals.astype(np.float64))
+    rebuilt = gaussian.rest * np.eye(width)
+    directions, variances = gaussian.directions.numpy(), gaussian.variances.numpy()
+    rebuilt += directions * (variances - gaussian.rest) @ directions.T
+    np.testing.assert_allclose(rebuilt, reference.covariance_, rtol=1e-8, atol=1e-8 * reference.covariance_.max())
+    np.testing.assert_allclose(gaussian.mean, reference.location_, rtol=1e-12)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(directions.shape[1]), atol=1e-10)
+    assert directions.shape[1] <= min(count, width)
+    np.testing.assert_allclose(_scores(gaussian, points) ** 2, reference.mahalanobis(points), rtol=1e-6)
+
+
+def test_gaussian_of_few_normals_in_many_dimensions_takes_no_time() -> None:
+    normals, width = np.random.default_rng(0).standard_normal((40, 4464)).astype(np.float32), 4464
+    start = time.process_time()
+    gaussian = fit_gaussian(normals)
+    scores = _scores(gaussian, normals)
+    # The covariance, of 4464 x 4464 values, takes many seconds to factor.
+    assert time.process_time() - start < 3
+    assert gaussian.directions.shape == (width, 39) and gaussian.directions.dtype == torch.float64
+    assert scores.shape == (40,) and np.isfinite(scores).all()
+    beside = normals.mean(0) + 0.01 * np.random.default_rng(1).standard_normal((1, width)).astype(np.float32)
+    assert 0 < _scores(gaussian, beside)[0] < scores.min()
+
+
+@given(seed=SEEDS, count=st.integers(1, 9), width=st.integers(1, 12), rank=st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_gaussian_of_a_factor_is_the_length_of_what_the_factor_leaves(
+    seed: int, count: int, width: int, rank: int
+) -> None:
+    mean, factor = _embeddings(seed, 1, width)[0].astype("f8"), _embeddings(seed + 1, width, rank).astype("f8")
+    points = _embeddings(seed + 2, count, width)
+    expected = np.linalg.norm((points.astype("f8") - mean) @ factor, axis=1)
+    scores = _scores(gaussian_of_factor(torch.from_numpy(mean), torch.from_numpy(factor)), points)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-9)
 
 
 @given(seed=SEEDS, count=st.integers(2, 30), width=st.integers(2, 12))
@@ -124,22 +160,11 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     broken[1, 2] = bad
     for call in (
         lambda: fit_gaussian(broken),
-        lambda: fit_k_nearest(broken),
         lambda: fit_standardiser(broken[:, 2].astype(np.float64)),
         lambda: greedy_coreset(torch.from_numpy(broken), size=2, width=128, seed=0),
     ):
         with pytest.raises(ValueError, match="finite"):
             call()
-
-
-@given(seed=SEEDS, count=st.integers(1, 20), width=st.integers(1, 8), k=st.integers(1, 25))
-@settings(max_examples=40, deadline=None)
-def test_k_nearest_is_brute_force_on_normalised_embeddings(seed: int, count: int, width: int, k: int) -> None:
-    normals, points = _embeddings(seed, count, width), _embeddings(seed + 1, 9, width)
-    distances = pairwise_distances(normalize(points.astype("f8")), normalize(normals.astype("f8")))
-    expected = np.sort(distances, axis=1)[:, :k].mean(axis=1)
-    scores = _scores(fit_k_nearest(normals, k), points)
-    np.testing.assert_allclose(scores, expected, atol=1e-7)
 
 
 @given(seed=SEEDS, scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3))
@@ -159,15 +184,40 @@ def test_standardiser_of_equal_scores_stays_finite() -> None:
     )
 
 
+def test_scores_are_fused_by_the_largest_or_the_sum() -> None:
+    standardised = torch.tensor([[1.0, -2.0, 3.0], [0.5, -1.0, -9.0]])
+    assert FUSIONS["largest"](standardised).tolist() == [1, -1, 3]
+    assert FUSIONS["sum"](standardised).tolist() == [1.5, -3, -6]
+
+
+@given(seed=SEEDS, count=st.integers(1, 20), width=st.integers(1, 8), shift=st.floats(0, 1e3))
+@settings(max_examples=40, deadline=None)
+def test_the_nearest_is_that_of_brute_force_however_far_from_the_origin(
+    seed: int, count: int, width: int, shift: float
+) -> None:
+    references, points = _embeddings(seed, count, width), _embeddings(seed + 1, 9, width)
+    found = nearest(torch.from_numpy(references + np.float32(shift)), torch.from_numpy(points + np.float32(shift)))
+    distances = pairwise_distances(points.astype("f8"), references.astype("f8"))
+    np.testing.assert_allclose(distances[np.arange(9), found], distances.min(1), rtol=1e-3, atol=1e-2)
+
+
+def test_a_patch_score_is_the_mean_of_the_highest_cells() -> None:
+    distances = torch.arange(128.0).view(2, 8, 8)
+    # 8 % of 64 cells are five.
+    assert top_mean(distances, 0.08).tolist() == [61, 125]
+    assert top_mean(distances[:, :1, :2], 0.08).tolist() == [1, 65]
+    assert top_mean(distances, 0).tolist() == [63, 127]
+
+
 def test_patch_nearest_in_chunks_is_brute_force(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     normals, points = _embeddings(0, 80, 6), _embeddings(1, 57, 6)
     monkeypatch.setattr("train.scorers.finite._CHUNK_ELEMENTS", 64)
     on_device = torch.from_numpy(normals).to(device)
-    nearest = PatchNearest(on_device[greedy_coreset(on_device, size=30, width=128, seed=3)])
+    references = PatchNearest(on_device[greedy_coreset(on_device, size=30, width=128, seed=3)])
     chosen = normals[greedy_coreset(on_device, 30, 128, 3).cpu().numpy()]
     expected = pairwise_distances(points.astype("f8"), chosen.astype("f8")).min(axis=1)
-    np.testing.assert_allclose(nearest.scores(torch.from_numpy(points)).cpu().numpy(), expected, rtol=1e-5)
-    np.testing.assert_array_equal(nearest.scores(torch.from_numpy(chosen)).cpu().numpy(), 0)
+    np.testing.assert_allclose(references.scores(torch.from_numpy(points)).cpu().numpy(), expected, rtol=1e-5)
+    np.testing.assert_array_equal(references.scores(torch.from_numpy(chosen)).cpu().numpy(), 0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -245,9 +295,9 @@ def test_fitted_scorers_score_the_same_after_a_save_and_a_load() -> None:
     again = from_state(Gaussian, _stored(state_of(gaussian)))
     np.testing.assert_array_equal(_scores(again, points), _scores(gaussian, points))
 
-    nearest = fit_k_nearest(normals, k=3)
-    reloaded = from_state(KNearest, _stored(state_of(nearest)))
-    np.testing.assert_array_equal(_scores(reloaded, points), _scores(nearest, points))
+    of_factor = gaussian_of_factor(gaussian.mean, torch.from_numpy(_embeddings(2, 5, 3)).double())
+    reloaded = from_state(Gaussian, _stored(state_of(of_factor)))
+    np.testing.assert_array_equal(_scores(reloaded, points), _scores(of_factor, points))
 
     standardiser = fit_standardiser(normals[:, 0].astype(np.float64))
     assert from_state(Standardiser, _stored(state_of(standardiser))) == standardiser

@@ -14,7 +14,7 @@ from pipeline.cache.category import CachedCategory
 from train.evaluation.test_set import TestSet
 from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import Recipe
-from train.scorers.normals import Normals, embed_normals
+from train.scorers.fit import OfNormals, fit_normals
 
 
 class CategoryData:
@@ -35,7 +35,7 @@ class CategoryData:
         self.category, self.settings, self.tests, self.device = category, category.settings, tests, device
         self.stream = NormalStream(category, trained_on)
         self.trained_on, self.held_out = (NormalImages(self.stream, rows) for rows in (trained_on, held_out))
-        self._normals: dict[tuple[object, ...], tuple[int | None, Normals]] = {}
+        self._of_normals: dict[tuple[object, ...], tuple[int, OfNormals]] = {}
 
     @cached_property
     def plain(self) -> Backbone:
@@ -47,10 +47,10 @@ class CategoryData:
         """The backbone for inference, on the device."""
         return for_inference(self.plain).to(self.device)
 
-    def normals(self, recipe: Recipe, seed: int) -> Normals:
-        """The embeddings of the normals to train on; those of the last seed stay for the next arm."""
-        rules, drawn = recipe.embedding_rules, None if recipe.reference_candidates is None else seed
-        if (kept := self._normals.get(rules)) is None or kept[0] != drawn:
-            kept = drawn, embed_normals(self.pretrained, recipe, self.trained_on, self.trained_on.rows, seed)
-            self._normals[rules] = kept
+    def of_normals(self, recipe: Recipe, seed: int) -> OfNormals:
+        """What a recipe fits to the normals to train on; that of the last seed stays for the next arm."""
+        rules = recipe.fitted_to_normals
+        if (kept := self._of_normals.get(rules)) is None or kept[0] != seed:
+            kept = seed, fit_normals(self.pretrained, recipe, self.trained_on, len(self.trained_on.rows), seed)
+            self._of_normals[rules] = kept
         return kept[1]

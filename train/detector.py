@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import StateDict, load_backbone
@@ -20,17 +21,20 @@ from pipeline.errors import UserError
 from pipeline.files import write_tensors
 from pipeline.settings import PrecomputeSettings
 from train.calibration import Calibration
+from train.earlier_detectors import EARLIER, bring_up
 from train.features.extract import Images, Item, as_it_is
-from train.features.network import CutSwapNetwork
+from train.localiser.network import Localiser
 from train.recipe import Recipe
 from train.run_folder import find_detector
-from train.scorers.fitted import Fitted
+from train.scorers.cells import CellScale
+from train.scorers.fitted import Evidence, Fitted
 from train.scorers.gaussian import Gaussian
-from train.scorers.nearest import KNearest, PatchNearest
+from train.scorers.maps import smooth_maps
+from train.scorers.nearest import PatchNearest
 from train.scorers.standardise import Standardiser
 from train.scorers.state import from_state, state_of
 
-FORMAT = 5
+FORMAT = 6
 
 # An image to predict: a file, or an RGB array (H,W,3) uint8.
 Source = str | Path | NDArray[np.uint8]
@@ -92,18 +96,19 @@ class Detector:
 
     def save(self, path: Path) -> None:
         """Write it to one file, atomically."""
-        fitted, network = self.fitted, self.fitted.network
+        fitted = self.fitted
         content = {
             "format": FORMAT,
             "cache": self.precompute_settings.to_attributes(),
             "settings": dict(self.settings),
             "recipe": asdict(self.recipe),
             "pretrained": dict(self.pretrained),
-            "network": None if network is None else network.learned_state(),
-            "one_trunk": network is not None and network.frozen,
-            "classes": 0 if network is None else network.classes,
-            "scorers": {name: state_of(s) for name, s in (*fitted.scorers.items(), ("patches", fitted.references))},
+            "finetuned": None if fitted.finetuned is None else fitted.finetuned.state_dict(),
+            "localiser": None if fitted.localiser is None else fitted.localiser.state_dict(),
+            "scorers": {name: state_of(scorer) for name, scorer in fitted.scorers.items()},
             "projection": fitted.projection,
+            "references": state_of(fitted.references),
+            "cells": state_of(self.calibration.cells),
             "standardisers": {name: state_of(s) for name, s in self.calibration.standardisers.items()},
             "map_range": list(self.calibration.map_range),
             "threshold": self.threshold,
@@ -116,10 +121,14 @@ class Detector:
 
     def score_items(self, items: Iterable[Item], load: Callable[[Item], NDArray[np.uint8]]) -> Scores:
         """What `score` gives of the images that `load` makes of items, read ahead and spread over the cores."""
-        scores, maps = self.fitted.score_all(items, load, self.recipe.scorers)
-        if self.recipe.members:
-            scores["sum"] = self.calibration.score("sum", scores)
-        return Scores({name: values.numpy() for name, values in scores.items()}, maps.numpy())
+        found = [self.judge(evidence) for evidence in self.fitted.each(items, load)]
+        scores = {name: torch.cat([scores[name] for scores, _ in found]).numpy() for name in found[0][0]}
+        return Scores(scores, torch.cat([maps for _, maps in found]).numpy())
+
+    def judge(self, found: Evidence) -> tuple[dict[str, Tensor], Tensor]:
+        """Scores (B,) float64 by name and maps (B,H,W) of what `fitted` found of images."""
+        scores, cells = self.calibration.scores(self.recipe, found)
+        return scores, smooth_maps(cells, self.precompute_settings.image_size, self.recipe.blur)
 
     def decision_scores(self, scores: Scores) -> NDArray[np.float64]:
         """The scores (N,) that the threshold is for."""
@@ -128,7 +137,7 @@ class Detector:
     def predict(self, images: Iterable[Source]) -> list[Prediction]:
         """Score image files, and RGB images (H,W,3) uint8 of any size, in their order; mixed is fine.
 
-        Only the scorers that decide are asked. Raises ImageError for a file that cannot be read, ValueError for an
+        Raises ImageError for a file that cannot be read, ValueError for an
         array of another shape or dtype.
         """
         return list(self.predict_each(images))
@@ -144,9 +153,9 @@ class Detector:
                 paths.append(None if isinstance(image, np.ndarray) else str(image))
                 yield number, image
 
-        for scores, maps in self.fitted.score_batches(numbered(), self._load, self.recipe.deciding_scorers):
-            deciding = self.calibration.score(self.recipe.deciding_score, scores)
-            for score, anomaly_map in zip(deciding.tolist(), maps.numpy(), strict=True):
+        for found in self.fitted.each(numbered(), self._load):
+            scores, maps = self.judge(found)
+            for score, anomaly_map in zip(scores[self.recipe.deciding_score].tolist(), maps.numpy(), strict=True):
                 yield Prediction(paths.popleft(), score, self.threshold, score > self.threshold, anomaly_map)
 
     def _load(self, numbered: tuple[int, Source]) -> NDArray[np.uint8]:
@@ -158,7 +167,7 @@ class Detector:
 
 
 def _read(path: Path, device: torch.device) -> Detector:
-    """What `save` wrote, now or as formats 3 (commit 091a564) and 4; UserError for another file or another format."""
+    """What `save` wrote, now or as formats 3 (commit 091a564) to 5; UserError for another file or another format."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler met
@@ -166,35 +175,36 @@ def _read(path: Path, device: torch.device) -> Detector:
     found = state.get("format") if isinstance(state, dict) else None
     if found is None:
         raise UserError(f"{path} is no detector: train again")
-    if found not in (3, 4, FORMAT):
-        known = f"this version reads 3, 4 and {FORMAT}"
+    if found not in (*EARLIER, FORMAT):
+        known = f"this version reads {', '.join(map(str, EARLIER))} and {FORMAT}"
         raise UserError(f"{path} is of format {found}, {known}: train again, or use the version that wrote it")
     precomputed = PrecomputeSettings.from_attributes(state["cache"])
-    recipe = (
-        _recipe_of_format_3(precomputed.backbone, state["settings"]) if found == 3 else _recipe(path, state["recipe"])
-    )
+    if found != FORMAT:
+        state = bring_up(path, state, precomputed.backbone)
     plain = load_backbone(precomputed.backbone, "none").to(device)
     plain.load_state_dict(state["pretrained"])
     pretrained = for_inference(plain)
-    network = None
-    if state["network"] is not None:
-        trunk = pretrained if state["one_trunk"] else load_backbone(precomputed.backbone, "none")
-        network = CutSwapNetwork(trunk, recipe, state["classes"], state["one_trunk"])
-        network.load_learned(state["network"])
-        network.eval().requires_grad_(False).to(device)
-    references = from_state(PatchNearest, state["scorers"].pop("patches"))
-    scorers: dict[str, Gaussian | KNearest] = {
-        name: from_state(KNearest, s) if name == "knn" else from_state(Gaussian, s)
-        for name, s in state["scorers"].items()
-    }
-    standardisers = {name: from_state(Standardiser, s) for name, s in state["standardisers"].items()}
-    return Detector(
-        precomputed,
-        state["settings"],
-        state["pretrained"],
-        Fitted(recipe, pretrained, network, scorers, state["projection"], references),
-        Calibration(standardisers, tuple(state["map_range"]), state["threshold"]),
+    localiser = finetuned = None
+    if state["localiser"] is not None:
+        localiser = Localiser(pretrained)
+        localiser.load_state_dict(state["localiser"])
+        localiser.eval().requires_grad_(False)
+    if state["finetuned"] is not None:
+        finetuned = for_inference(plain)
+        finetuned.load_state_dict(state["finetuned"])
+    fitted = Fitted(
+        _recipe(path, state["recipe"]),
+        pretrained,
+        {name: from_state(Gaussian, scorer) for name, scorer in state["scorers"].items()},
+        state["projection"],
+        from_state(PatchNearest, state["references"]),
+        localiser,
+        finetuned,
     )
+    standardisers = {name: from_state(Standardiser, scale) for name, scale in state["standardisers"].items()}
+    cells, map_range = from_state(CellScale, state["cells"]), tuple(state["map_range"])
+    calibration = Calibration(cells, standardisers, map_range, state["threshold"])
+    return Detector(precomputed, state["settings"], state["pretrained"], fitted, calibration)
 
 
 def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:
@@ -202,33 +212,3 @@ def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:
         named = ", ".join(sorted(others))
         raise UserError(f"{path} was made by rules of another version ({named}): train again, or use that version")
     return Recipe(**stored)
-
-
-def _recipe_of_format_3(backbone: str, settings: Mapping[str, Any]) -> Recipe:
-    """The rules of commit 091a564, in full, so that a change of today's rules does not reach its detectors."""
-    lite = backbone == "efficientnet_lite0"
-    head = () if settings["negatives"] == "none" else ("head",)
-    return Recipe(
-        embedding_stages=tuple(f"blocks.{i}" for i in range(2, 7))
-        if lite
-        else ("layer1", "layer2", "layer3", "layer4"),
-        pooling=("mean",),
-        patch_stages=tuple(f"blocks.{i}" for i in range(1, 5)) if lite else ("layer1", "layer2", "layer3"),
-        patch_grid="blocks.2" if lite else "layer2",
-        neighbourhood=3,
-        directions=64,
-        ridge=1e-3,
-        changed_share=0.5,
-        way_references=2000,
-        way_candidates=30_000,
-        reference_candidates=50_000,
-        reference_share=1.0,
-        most_references=settings["coreset"],
-        coreset_width=128,
-        top_share=0.08,
-        blur=4 / 224,
-        neighbours=settings["neighbours"],
-        scorers=("untrained", "embedding", "patches", "gde", "knn", *head),
-        members=("untrained", "embedding", "patches"),
-        deciding_score=settings["scorer"],
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from train.settings import PatchCoreSettings, Settings, TrainSettings
+from train.settings import FinetuneSettings, PatchCoreSettings, Settings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -15,17 +15,19 @@ class Recipe:
     and what of each channel of them, by the names of `train.features.extract.POOLINGS`.
     patch_stages, patch_grid, neighbourhood: the stages that make a cell's embedding, each averaged over so many cells a
     side, and the one of them whose grid they are brought to.
-    directions, ridge: most directions kept of the discriminant of patches, and what is added to the normals' variance,
-    as a share of its mean. changed_share: a patch was changed where more than this share of its pixels was.
-    way_references, way_candidates: references from which the ways of patches are measured, and the patches that they
-    are chosen from.
+    whitening, ridge: one of `train.scorers.whitening.WHITENINGS`, or "none", and what is added to a correlation of 1.
     reference_candidates: references are chosen from about so many of the normals' patches, None from all.
     reference_share, most_references: this share of them is kept, at most so many, None no bound. coreset_width:
     dimensions of the random projection on which references are chosen.
+    most_embeddings: the Gaussian is fitted to at most so many normals, None to all.
+    cell_grid: the stage on whose grid the cells are scored. logit_quantile, logit_weight: a cell counts that many times
+    what the localiser's logit is above this quantile of the held-out normals'; a weight of 0 where there is none.
     top_share: an image's patch score is the mean of this share of its cells, the highest, and of one at least.
-    blur: sigma of the Gaussian that smooths the map, as a share of the image's side. neighbours: k of the k-NN.
-    scorers: what is fitted and reported. members: those of them that "sum" adds up, each less the mean of the held-out
-    normals and over their sample deviation; empty where there is no sum. deciding_score: one of `scorers`, or "sum".
+    blur: sigma of the Gaussian that smooths the map, as a share of the image's side.
+    scorers: what is fitted and reported. members: those of them that are fused, each less the mean of the held-out
+    normals and over their sample deviation; empty where nothing is fused. control: those that are fused, in the same
+    way, to the score "untrained", which tells what the detector would say without its localiser. deciding_score: one
+    of `scorers`, or of `train.scorers.standardise.FUSIONS`.
     """
 
     embedding_stages: tuple[str, ...]
@@ -33,42 +35,46 @@ class Recipe:
     patch_stages: tuple[str, ...]
     patch_grid: str
     neighbourhood: int
-    directions: int
+    whitening: str
     ridge: float
-    changed_share: float
-    way_references: int
-    way_candidates: int
     reference_candidates: int | None
     reference_share: float
     most_references: int | None
     coreset_width: int
+    most_embeddings: int | None
+    cell_grid: str
+    logit_quantile: float
+    logit_weight: float
     top_share: float
     blur: float
-    neighbours: int
     scorers: tuple[str, ...]
     members: tuple[str, ...]
+    control: tuple[str, ...]
     deciding_score: str
 
     @property
-    def embedding_rules(self) -> tuple[object, ...]:
-        """What decides the embeddings of the normals, but for the seed."""
-        stages = self.embedding_stages, self.pooling, self.patch_stages, self.patch_grid
-        return *stages, self.neighbourhood, self.reference_candidates
+    def fitted_to_normals(self) -> tuple[object, ...]:
+        """What decides all that is fitted to the normals alone, but for the seed."""
+        embedding = self.embedding_stages, self.pooling, self.most_embeddings
+        patches = self.patch_stages, self.patch_grid, self.neighbourhood, self.whitening, self.ridge
+        references = self.reference_candidates, self.reference_share, self.most_references, self.coreset_width
+        return *embedding, *patches, *references
 
     @property
     def deciding_scorers(self) -> tuple[str, ...]:
         """The scorers that the deciding score needs."""
-        return self.members if self.deciding_score == "sum" else (self.deciding_score,)
+        return (self.deciding_score,) if self.deciding_score in self.scorers else self.members
 
 
-# Of an embedding, of patches, and of PatchCore's patches. The grid is that of the second of the patches' stages, or of
-# the first of PatchCore's: a cell every 8 pixels.
-_RESNET = (("layer1", "layer2", "layer3", "layer4"), ("layer1", "layer2", "layer3"), ("layer2", "layer3"))
+# Of an embedding, of patches (the last stage at stride 16), of PatchCore's patches, and of the cells (the first one, or
+# the last, at stride 8).
+_RESNET = (("layer1", "layer2", "layer3", "layer4"), ("layer3",), ("layer2", "layer3"), "layer2")
 _STAGES = {
     "efficientnet_lite0": (
         ("blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"),
-        ("blocks.1", "blocks.2", "blocks.3", "blocks.4"),
+        ("blocks.4",),
         ("blocks.2", "blocks.4"),
+        "blocks.2",
     ),
     "resnet18": _RESNET,
     "resnet50": _RESNET,
@@ -80,29 +86,33 @@ def recipe_of(backbone: str, settings: Settings) -> Recipe:
     """The recipe of an arm with a backbone of `pipeline.backbones.spec`; every default is ours: docs/method.md."""
     if isinstance(settings, PatchCoreSettings):
         return _patchcore(backbone, settings)
-    embedding, patches, _ = _STAGES[backbone]
-    head = () if settings.negatives == "none" else ("head",)
+    if isinstance(settings, FinetuneSettings):
+        alone = recipe_of(backbone, TrainSettings(negatives="none"))
+        return replace(alone, scorers=("finetuned", "patches"), members=(), deciding_score="finetuned")
+    embedding, patches, _, cells = _STAGES[backbone]
     return Recipe(
         embedding_stages=embedding,
-        pooling=("mean",),
+        pooling=("mean", "deviation", "quadrants"),
         patch_stages=patches,
-        patch_grid=patches[1],
+        patch_grid=patches[-1],
         neighbourhood=3,
-        directions=64,
-        ridge=1e-3,
-        changed_share=0.5,
-        # The time of the ways grows with both, that of a coreset with the product of candidates and references.
-        way_references=2000,
-        way_candidates=30_000,
-        reference_candidates=50_000,
+        whitening="ridge",
+        ridge=0.03,
+        # The time of a coreset grows with the product of candidates and references.
+        reference_candidates=100_000,
         reference_share=1.0,
         most_references=settings.coreset,
         coreset_width=128,
-        top_share=0.08,
+        # The time of the Gaussian grows with the square of it.
+        most_embeddings=2000,
+        cell_grid=cells,
+        logit_quantile=0.99,
+        logit_weight=2.0 if settings.trains else 0.0,
+        top_share=0.02,
         blur=4 / 224,  # PatchCore's
-        neighbours=settings.neighbours,
-        scorers=("untrained", "embedding", "patches", "gde", "knn", *head),
-        members=("untrained", "embedding", "patches"),
+        scorers=("gaussian", "patches", *(("cells", "localiser") if settings.trains else ())),
+        members=("gaussian", "cells") if settings.trains else ("gaussian", "patches"),
+        control=("gaussian", "patches") if settings.trains else (),
         deciding_score=settings.scorer,
     )
 
@@ -111,19 +121,23 @@ def _patchcore(backbone: str, settings: PatchCoreSettings) -> Recipe:
     """PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): its stages and coreset, the largest cell, nothing learned.
 
     Without the paper's re-weighting of the image's score by the neighbours of the nearest, which the authors'
-    published code leaves out as well.
+    published code leaves out as well. whitened: as MH-PatchCore (arXiv 2605.27748), principal directions of 99 % of the
+    variance, shrunk and whitened, and a small coreset, here of a sample of the patches.
     """
     stages = _STAGES[backbone][2]
+    arm = "patchcore-whitened" if settings.whitened else "patchcore"
     return replace(
         recipe_of(backbone, TrainSettings(negatives="none")),
         embedding_stages=(),
         patch_stages=stages,
         patch_grid=stages[0],
-        reference_candidates=None,
+        cell_grid=stages[0],
+        whitening="pca" if settings.whitened else "none",
+        reference_candidates=100_000 if settings.whitened else None,
         reference_share=settings.coreset,
         most_references=None,
         top_share=0.0,
-        scorers=("patchcore",),
+        scorers=(arm,),
         members=(),
-        deciding_score="patchcore",
+        deciding_score=arm,
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.backbones.inference import for_inference
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.category import CachedCategory
 from pipeline.data.datasets import load_tests
@@ -31,13 +32,13 @@ from train.evaluate import evaluate
 from train.evaluation.cell_result import CellResult
 from train.evaluation.results import summarise
 from train.evaluation.test_set import TestSet
-from train.features.network import CutSwapNetwork
-from train.fit import fit
+from train.finetune import finetune
+from train.localiser.fit import fit_localiser
 from train.recipe import recipe_of
 from train.run_folder import CellFolder, RunFolder
-from train.scorers.contrast import Contrast
-from train.scorers.fit import fit_scorers
-from train.settings import Settings, TrainSettings
+from train.scorers.fit import fit_normals
+from train.scorers.fitted import Fitted
+from train.settings import FinetuneSettings, Settings, TrainSettings
 from train.views.plots import plot_maps, plot_scores
 
 # A detector needs two held-out normals for its scales, and two normals to fit to.
@@ -205,19 +206,24 @@ def _split(category: CachedCategory, store: str, held_out: float) -> _Split:
 
 
 def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:
-    precomputed, plain, pretrained = data.settings, data.plain, data.pretrained
-    recipe = recipe_of(precomputed.backbone, settings)
-    seen = data.normals(recipe, seed)
-    network = contrast = None
-    if isinstance(settings, TrainSettings) and settings.negatives != "none":
-        torch.manual_seed(seed)  # of the head's first weights; all else is drawn from (seed, step)
-        frozen = settings.backbone_lr == 0
-        trunk = pretrained if frozen else copy.deepcopy(plain).to(data.device)
-        network = CutSwapNetwork(trunk, recipe, settings.classes(len(precomputed.stages)), frozen).to(data.device)
-        network.whitening.fit(seen.gaussian.mean, seen.gaussian.factor)
-        contrast = Contrast(pretrained, recipe, seen, seed)
-        with progress(f"train {data.category.name} seed {seed}", settings.steps, "steps") as advance:
-            fit(network, data.stream, settings, seed, cell, advance, contrast)
-    fitted = fit_scorers(recipe, pretrained, network, contrast, seen, seed)
-    calibration = calibrate(fitted, data.held_out, settings.false_alarms)
-    return Detector(precomputed, asdict(settings), plain.state_dict(), fitted, calibration)
+    recipe = recipe_of(data.settings.backbone, settings)
+    of_normals = data.of_normals(recipe, seed)
+    scorers = {} if of_normals.gaussian is None else {"gaussian": of_normals.gaussian}
+    localiser = finetuned = None
+    what = f"{data.category.name} seed {seed}"
+    if isinstance(settings, TrainSettings) and settings.trains:
+        with progress(f"localiser {what}", settings.steps, "steps") as advance:
+            localiser = fit_localiser(data.pretrained, data.stream, settings, seed, cell, advance)
+    if isinstance(settings, FinetuneSettings):
+        trained = copy.deepcopy(data.plain).to(data.device)
+        with progress(f"finetune {what}", settings.steps, "steps") as advance:
+            finetune(trained, recipe, data.stream, settings, seed, cell, advance)
+        finetuned = for_inference(trained)
+        again = fit_normals(finetuned, recipe, data.trained_on, len(data.trained_on.rows), seed)
+        assert again.gaussian is not None
+        scorers = {"finetuned": again.gaussian}
+    fitted = Fitted(
+        recipe, data.pretrained, scorers, of_normals.projection, of_normals.references, localiser, finetuned
+    )
+    calibration = calibrate(fitted, data.held_out, data.settings.image_size, settings.false_alarms)
+    return Detector(data.settings, asdict(settings), data.plain.state_dict(), fitted, calibration)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from pipeline.setting import POSITIVE, SHARE, Bounds, check, refuse, setting
 
-NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "none")
-PROXIES = ("binary", "levels")
-SCORERS = ("sum", "embedding", "patches", "gde", "knn", "head")
+NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "mix", "none")
+SCORERS = ("largest", "sum", "gaussian", "patches", "localiser")
 _BELOW_ONE = Bounds(0, 1, without_high=True)
 
 
@@ -16,56 +15,91 @@ _BELOW_ONE = Bounds(0, 1, without_high=True)
 class TrainSettings:
     """Everything that decides a detector, apart from the cache and the seed; defaults are ours: docs/method.md.
 
-    "cutpaste-3way" has its own three classes (normal, paste, scar) whatever `proxy` says. momentum, weight_decay: of
-    SGD. held_out: share of the normals kept out of training and of every fit, for thresholds. neighbours: k of the
-    k-NN. coreset: patch embeddings kept for the anomaly map.
+    weight_decay: of AdamW. held_out: share of the normals kept out of training and of every fit, for thresholds.
+    coreset: patch embeddings kept as references.
     """
 
     negatives: str = setting("cutswap", "How negatives are made; none: the untrained arm.", choices=NEGATIVES)
-    proxy: str = setting("binary", "One class of negatives, or one per stage of the pairs.", choices=PROXIES)
-    steps: int = setting(100, "Steps of SGD.", within=POSITIVE)
-    batch_size: int = setting(16, "Normals per step; as many negatives are made of them.", within=POSITIVE)
-    head_lr: float = setting(0.03, "Peak learning rate of the projection head.", within=_BELOW_ONE)
+    steps: int = setting(600, "Steps of training of the localiser; 0: the untrained arm.", within=Bounds(0))
+    batch_size: int = setting(8, "Negatives per step; half as many normals come with them.", within=POSITIVE)
+    crop: int = setting(160, "Side of the crops that the localiser is trained on, in pixels.", within=Bounds(16))
+    head_lr: float = setting(0.001, "Peak learning rate of the localiser's new layers.", within=_BELOW_ONE)
     backbone_lr: float = setting(
-        0.0, "Peak learning rate of the backbone; 0 leaves it as it was pretrained.", within=_BELOW_ONE
+        0.0002, "Peak learning rate of its copy of the backbone's stages; 0 leaves them pretrained.", within=_BELOW_ONE
     )
-    momentum: float = 0.9
-    weight_decay: float = 3e-5
-    colour_jitter: float = setting(
-        0.1, "Largest relative change of brightness, contrast and saturation.", within=_BELOW_ONE
-    )
-    translation: float = setting(0.03, "Largest shift, share of the side.", within=_BELOW_ONE)
+    weight_decay: float = 1e-4
+    colour_jitter: float = setting(0.1, "Largest relative change of brightness and contrast.", within=_BELOW_ONE)
     held_out: float = 0.15
     false_alarms: float = setting(
         0.01, "Share of normals that the threshold may flag.", within=SHARE, option="--false-positive-rate"
     )
-    scorer: str = setting("sum", "The score that the threshold is compared with.", choices=SCORERS)
-    neighbours: int = 5
-    coreset: int = 2000
+    scorer: str = setting("largest", "The score that the threshold is compared with.", choices=SCORERS)
+    coreset: int = 4000
 
     def __post_init__(self) -> None:
         check(self)
-        if (self.scorer, self.negatives) == ("head", "none"):
-            refuse("--scorer", "head", "another with --negatives none")
+        if self.scorer == "localiser" and not self.trains:
+            refuse("--scorer", "localiser", "another with --negatives none or --steps 0")
 
-    def classes(self, stages: int) -> int:
-        """Classes of the head, normal among them, where the cache has so many stages."""
-        if self.negatives == "cutpaste-3way":
-            return 3
-        return 1 + stages if self.proxy == "levels" else 2
+    @property
+    def trains(self) -> bool:
+        """Whether a localiser is trained."""
+        return self.negatives != "none" and self.steps > 0
+
+    @property
+    def normals(self) -> int:
+        """Normals per step, beside the negatives."""
+        return -(-self.batch_size // 2)
 
 
-# "untrained" is `train --negatives none`; "patchcore" has settings of its own.
-ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), "patchcore")
+@dataclass(frozen=True)
+class PatchCoreSettings:
+    """The arms of PatchCore; coreset: share of the patches to keep; the others as in `TrainSettings`.
+
+    whitened: with the Mahalanobis distance of MH-PatchCore.
+    """
+
+    coreset: float = 0.1
+    whitened: bool = False
+    held_out: float = 0.15
+    false_alarms: float = 0.01
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """The arm `finetuned`, the abstract read literally: the whole backbone learns normals against negatives.
+
+    batch_size: normals per step, and as many negatives. momentum, weight_decay: of SGD, as in CutPaste. The others as
+    in `TrainSettings`.
+    """
+
+    negatives: str = "cutswap"
+    steps: int = 60
+    batch_size: int = 8
+    head_lr: float = 0.03
+    backbone_lr: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 3e-5
+    colour_jitter: float = 0.1
+    held_out: float = 0.15
+    false_alarms: float = 0.01
+
+
+# The settings of an arm.
+Settings = TrainSettings | PatchCoreSettings | FinetuneSettings
+
+# "untrained" is `train --negatives none`; the last three have settings of their own.
+_COMPARED = ("finetuned", "patchcore", "patchcore-whitened")
+ARMS = ("untrained", *(kind for kind in NEGATIVES if kind != "none"), *_COMPARED)
+# The others take hours.
+_DEFAULT_ARMS = ("untrained", "cutswap", "random-swap", "mix", "patchcore", "patchcore-whitened")
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
     """The settings of a benchmark."""
 
-    arms: tuple[str, ...] = setting(
-        tuple(arm for arm in ARMS if arm != "cutpaste-scar"), "The arms to compare.", choices=ARMS, metavar="A,B,.."
-    )
+    arms: tuple[str, ...] = setting(_DEFAULT_ARMS, "The arms to compare.", choices=ARMS, metavar="A,B,..")
     seeds: int | None = setting(
         None, "Number of seeds, counted from 0; default 3, with --quick 1.", within=POSITIVE, type=int
     )
@@ -76,16 +110,3 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         check(self)
-
-
-@dataclass(frozen=True)
-class PatchCoreSettings:
-    """The arm PatchCore; coreset: share of all patches to keep, the paper's 10 %; the others as in `TrainSettings`."""
-
-    coreset: float = 0.1
-    held_out: float = 0.15
-    false_alarms: float = 0.01
-
-
-# The settings of an arm.
-Settings = TrainSettings | PatchCoreSettings

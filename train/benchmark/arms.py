@@ -10,7 +10,7 @@ from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 from train.benchmark.comparison import arm_folder
 from train.run import Run, open_run
-from train.settings import BenchmarkSettings, PatchCoreSettings, Settings, TrainSettings
+from train.settings import BenchmarkSettings, FinetuneSettings, PatchCoreSettings, Settings, TrainSettings
 
 # A quick look checks that everything works here. Its metrics mean nothing.
 QUICK = "QUICK LOOK, no measurement"
@@ -48,11 +48,14 @@ class Benchmark:
         return TrainSettings(steps=_QUICK_STEPS) if self.asked.quick else TrainSettings()
 
     def settings(self, arm: str) -> Settings:
-        """The training with the arm's negatives, or PatchCore's settings with the same split of the normals."""
-        training = self.training
+        """The training with the arm's negatives, or settings of its own with the same split of the normals."""
         if arm == "patchcore":
-            return PatchCoreSettings(held_out=training.held_out, false_alarms=training.false_alarms)
-        return replace(training, negatives="none" if arm == "untrained" else arm)
+            return PatchCoreSettings()
+        if arm == "patchcore-whitened":
+            return PatchCoreSettings(coreset=0.02, whitened=True)
+        if arm == "finetuned":
+            return FinetuneSettings(steps=_QUICK_STEPS) if self.asked.quick else FinetuneSettings()
+        return replace(self.training, negatives="none" if arm == "untrained" else arm)
 
     @property
     def cache_settings(self) -> PrecomputeSettings:

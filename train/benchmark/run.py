@@ -80,7 +80,7 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> Non
         f"    {benchmark.command}",
         describe_environment(benchmark.execution.device),
         f"{images}; seeds {seeds}; {'; '.join(counts.values())}.",
-        f"Every arm but untrained and patchcore: {described}.",
+        f"Every arm that trains a localiser: {described}.",
         comparison_markdown(arms, level=3),
     ]
     write_text(out / "results.md", "\n\n".join(parts))

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from pipeline.files import replacing
 from train.detector import Detector
-from train.scorers.fitted import needs_network
 
 
 class DetectorProgram(nn.Module):
@@ -18,15 +17,14 @@ class DetectorProgram(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        # Submodules, so that their weights become the program's; the network only where a deciding score needs it.
+        # Submodules, so that their weights become the program's.
         self.pretrained = detector.fitted.pretrained
-        self.network = detector.fitted.network if needs_network(detector.recipe.deciding_scorers) else None
+        self.localiser, self.finetuned = detector.fitted.localiser, detector.fitted.finetuned
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score."""
-        recipe = self.detector.recipe
-        scores, maps = self.detector.fitted.score(images, recipe.deciding_scorers, at_once=True)
-        return self.detector.calibration.score(recipe.deciding_score, scores).float(), maps
+        scores, maps = self.detector.judge(self.detector.fitted.evidence(images, at_once=True))
+        return scores[self.detector.recipe.deciding_score].float(), maps
 
 
 def export_model(detector: Detector, out: Path) -> None:

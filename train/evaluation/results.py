@@ -14,7 +14,7 @@ from train.evaluation.metrics import METRICS, Metric, mean_and_standard_error
 
 PerSeed = Sequence[float | None]
 
-# A scorer that every detector but PatchCore has: the network before training.
+# What a trained detector would say without its localiser.
 _UNTRAINED = "untrained"
 _UNTRAINED_AUROC = "untrained_image_auroc"
 
@@ -41,10 +41,9 @@ def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> di
     mean: dict[str, Any] = {name: value for name, (value, _, _) in means.items()}
     mean["standard_error"] = {name: error for name, (_, error, _) in means.items()}
     mean["n_categories"] = {name: count for name, (_, _, count) in means.items()}
-    for part in ("scorers", "untrained"):
-        names = dict.fromkeys(name for category in categories.values() for name in category[part])
-        lists = {name: [c[part].get(name) for c in categories.values()] for name in names}
-        mean[part] = {name: over_categories(values)[0] for name, values in lists.items()}
+    scorers = dict.fromkeys(name for category in categories.values() for name in category["scorers"])
+    lists = {name: [c["scorers"].get(name) for c in categories.values()] for name in scorers}
+    mean["scorers"] = {name: over_categories(values)[0] for name, values in lists.items()}
     return {"dataset": cells[0].dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
 
 
@@ -126,7 +125,6 @@ def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
         "n_train": cells[0].n_train,
         "n_test": cells[0].n_test,
         "scorers": scorers,
-        "untrained": {} if untrained is None else {"gde": untrained},
         "by_defect": {
             name: {"n": n, **_per_seed([cell.by_defect.get(name, nothing).metrics for cell in cells])}
             for name, n in sorted(defects.items())

@@ -1,1 +1,1 @@
-"""Embeddings of an image in a backbone, and the network that training changes."""
+"""Embeddings of images in a backbone, and their cells on one grid."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor, cat
 
 from pipeline.backbones.load import Backbone
 from pipeline.threads import CORES
+from train.features.grid import on_grid
 from train.recipe import Recipe
 
 _IMAGES_AT_ONCE = 16
@@ -52,8 +54,12 @@ def as_it_is(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
-# What a recipe's pooling makes of activations (B,C,h,w): (B,C).
-POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda a: a.mean((2, 3))}
+# What a recipe's pooling makes of activations (B,C,h,w): (B,C) or (B,4C).
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda a: a.mean((2, 3)),
+    "deviation": lambda a: a.std((2, 3), correction=0),
+    "quadrants": lambda a: F.adaptive_avg_pool2d(a, 2).flatten(1),
+}
 
 
 def pooled_embedding(activations: list[Tensor], pooling: Sequence[str]) -> Tensor:
@@ -69,24 +75,31 @@ def patch_embedding(activations: list[Tensor], grid: tuple[int, int], neighbourh
     """
     n = neighbourhood
     averaged = [F.avg_pool2d(a.float(), n, stride=1, padding=n // 2, count_include_pad=False) for a in activations]
-    return cat([_on_grid(a, grid) for a in averaged], 1)
+    return cat([on_grid(a, grid) for a in averaged], 1)
 
 
-def _on_grid(a: Tensor, grid: tuple[int, int]) -> Tensor:
-    if a.shape[2] > grid[0] or a.shape[3] > grid[1]:
-        return F.adaptive_avg_pool2d(a, grid)
-    return F.interpolate(a, size=grid, mode="bilinear", align_corners=False)
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What one forward pass of a backbone says of images.
 
-
-def embed(backbone: Backbone, recipe: Recipe, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooled embeddings (B,D) and patch embeddings (B,E,h,w) of images (B,3,H,W) on the 0..255 scale, in one forward.
-
-    Both float32; D is 0 where the recipe names no stage of an embedding.
+    pooled (B,D) and patches (B,E,h,w), both float32; D is 0 where the recipe names no stage of an embedding. grid: that
+    of the recipe's cells. shared: the activation of the stage asked for, else None.
     """
-    wanted = [s for s in backbone.stage_names if s in {*recipe.embedding_stages, *recipe.patch_stages}]
+
+    pooled: Tensor
+    patches: Tensor
+    grid: tuple[int, int]
+    shared: Tensor | None
+
+
+def embed(backbone: Backbone, recipe: Recipe, images: Tensor, shared: str | None = None) -> Embedded:
+    """Embed images (B,3,H,W) on the 0..255 scale; shared: a stage whose activation is kept."""
+    asked = {*recipe.embedding_stages, *recipe.patch_stages, recipe.cell_grid, shared}
+    wanted = [stage for stage in backbone.stage_names if stage in asked]
     by_stage = dict(zip(wanted, backbone.activations(backbone.normalise(images), wanted), strict=True))
     pooled = [by_stage[stage] for stage in recipe.embedding_stages]
-    rows, columns = by_stage[recipe.patch_grid].shape[2:]
-    patches = [by_stage[stage] for stage in recipe.patch_stages]
+    grids = ((by_stage[stage].shape[2], by_stage[stage].shape[3]) for stage in (recipe.patch_grid, recipe.cell_grid))
+    patch_grid, cell_grid = grids
+    patches = patch_embedding([by_stage[stage] for stage in recipe.patch_stages], patch_grid, recipe.neighbourhood)
     embedding = pooled_embedding(pooled, recipe.pooling) if pooled else images.new_empty(images.shape[0], 0).float()
-    return embedding, patch_embedding(patches, (rows, columns), recipe.neighbourhood)
+    return Embedded(embedding, patches, cell_grid, by_stage[shared] if shared else None)

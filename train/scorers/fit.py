@@ -1,59 +1,65 @@
-"""Fit the scorers of a detector: to normals, and to what was gathered of negatives."""
+"""Fit what a recipe names to normals: a Gaussian of their embeddings, and references of their patches."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from pipeline.backbones.load import Backbone
-from train.features.extract import as_it_is, map_images
-from train.features.network import CutSwapNetwork
+from train.features.extract import Images, as_it_is, embed, map_images
 from train.recipe import Recipe
-from train.scorers.contrast import Contrast
 from train.scorers.coreset import greedy_coreset
-from train.scorers.fitted import Fitted
 from train.scorers.gaussian import Gaussian, fit_gaussian
-from train.scorers.nearest import KNearest, PatchNearest, fit_k_nearest
-from train.scorers.normals import Normals
+from train.scorers.nearest import PatchNearest
 from train.scorers.state import on_device
+from train.scorers.whitening import WHITENINGS
 
 
-def fit_scorers(
-    recipe: Recipe,
-    pretrained: Backbone,
-    network: CutSwapNetwork | None,
-    contrast: Contrast | None,
-    normals: Normals,
-    seed: int,
-) -> Fitted:
-    """Fit what the recipe names to `normals` and to what `contrast` holds of negatives.
+@dataclass(frozen=True, eq=False)
+class OfNormals:
+    """What is fitted to the normals alone, on the backbone's device; see `train.scorers.fitted.Fitted`."""
 
-    contrast: None where there were none: distances weigh all directions alike. seed: of the references.
+    gaussian: Gaussian | None
+    projection: Tensor | None
+    references: PatchNearest
+
+
+def fit_normals(backbone: Backbone, recipe: Recipe, images: Images, count: int, seed: int) -> OfNormals:
+    """Fit to `count` images (H,W,3) uint8 in one pass over them.
+
+    seed: of the patches that references are chosen from. Memory holds one embedding of each image, up to the recipe's
+    most, and the candidates of references, not the images.
     """
-    device = pretrained.device
-    projection = None if contrast is None else contrast.patch_projection()
-    patches = normals.patches.flatten(0, 1).to(device)
-    projected = patches if projection is None else patches @ projection
-    kept = max(1, round(recipe.reference_share * len(projected)))
+    device = backbone.device
+    pooled, patches = _embedded(backbone, recipe, images, count, seed)
+    gaussian = on_device(fit_gaussian(pooled.numpy()), device) if recipe.embedding_stages else None
+    candidates = patches.to(device)
+    projection = None
+    if recipe.whitening != "none":
+        projection = WHITENINGS[recipe.whitening](candidates, recipe.ridge).float()
+        candidates = candidates @ projection
+    kept = max(1, round(recipe.reference_share * len(candidates)))
     if recipe.most_references is not None:
         kept = min(kept, recipe.most_references)
-    references = PatchNearest(projected[greedy_coreset(projected, kept, recipe.coreset_width, seed)].float())
-    scorers = _of_embeddings(recipe, network, contrast, normals) if recipe.embedding_stages else {}
-    scorers = {name: on_device(scorer, device) for name, scorer in scorers.items()}
-    return Fitted(recipe, pretrained, network, scorers, projection, references)
+    chosen = greedy_coreset(candidates, min(kept, len(candidates)), recipe.coreset_width, seed)
+    return OfNormals(gaussian, projection, PatchNearest(candidates[chosen]))
 
 
-@torch.no_grad()
-def _of_embeddings(
-    recipe: Recipe, network: CutSwapNetwork | None, contrast: Contrast | None, normals: Normals
-) -> dict[str, Gaussian | KNearest]:
-    trained, gaussian = normals.pooled, normals.gaussian
-    if network is not None and not network.frozen:
-        embeddings = map_images(network.embedding, normals.images, as_it_is, network.backbone.device)
-        trained = torch.cat([embedding.cpu() for embedding in embeddings]).numpy()
-        gaussian = fit_gaussian(trained)
-    return {
-        "untrained": normals.gaussian,
-        "embedding": normals.gaussian if contrast is None else contrast.embedding_discriminant(),
-        "gde": gaussian,
-        "knn": fit_k_nearest(trained, recipe.neighbours),
-    }
+def _embedded(backbone: Backbone, recipe: Recipe, images: Images, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (n,D) of images spread over the list, and patch embeddings (M,E): some of each image, or all."""
+    generator = torch.Generator().manual_seed(seed)
+    each = None if recipe.reference_candidates is None else -(-recipe.reference_candidates // count)
+    step = 1 if recipe.most_embeddings is None else -(-count // recipe.most_embeddings)
+    pooled, patches = [], []
+    place = 0
+    for found in map_images(lambda batch: embed(backbone, recipe, batch), images, as_it_is, backbone.device):
+        for embedding, cells in zip(found.pooled.cpu(), found.patches.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
+            if place % step == 0:
+                pooled.append(embedding)
+            # Copied: a view would keep the patches of the whole image.
+            some = cells if each is None else cells[torch.randperm(len(cells), generator=generator)[:each]].clone()
+            patches.append(some.cpu())
+            place += 1
+    return torch.stack(pooled), torch.cat(patches)

@@ -1,10 +1,9 @@
-"""What is fitted to the normals and learned from negatives: the scores of an image and its map, before calibration."""
+"""What is fitted to the normals and learned from negatives: what it says of images, before calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,83 +11,85 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
-from train.features.extract import Item, embed, map_images
-from train.features.network import CutSwapNetwork, log_odds
+from train.features.extract import Item, embed, map_images, pooled_embedding
+from train.features.grid import on_grid
+from train.localiser.network import Localiser
 from train.recipe import Recipe
 from train.scorers.gaussian import Gaussian
-from train.scorers.maps import smooth_maps, top_mean
-from train.scorers.nearest import KNearest, PatchNearest
-
-# Scorers that use the trained network.
-_OF_THE_TRAINED = {"gde", "knn", "head"}
+from train.scorers.nearest import PatchNearest
 
 
-def needs_network(names: Iterable[str]) -> bool:
-    """Whether one of these scorers uses the trained network."""
-    return not _OF_THE_TRAINED.isdisjoint(names)
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is found of B images.
+
+    image: distances (B,) float64 by scorer, higher more anomalous; distances: (B,h,w) float32 of the cells, 0 or more;
+    logits: (B,h,w) float32 of the localiser, None where there is none.
+    """
+
+    image: dict[str, Tensor]
+    distances: Tensor
+    logits: Tensor | None
+
+    def to(self, device: str) -> Evidence:
+        """The same on another device."""
+        logits = None if self.logits is None else self.logits.to(device)
+        return Evidence({n: v.to(device) for n, v in self.image.items()}, self.distances.to(device), logits)
+
+
+def join(found: Iterable[Evidence]) -> Evidence:
+    """All in one, in their order."""
+    parts = list(found)
+    logits = [part.logits for part in parts if part.logits is not None]
+    image = {name: torch.cat([part.image[name] for part in parts]) for name in parts[0].image}
+    return Evidence(image, torch.cat([part.distances for part in parts]), torch.cat(logits) if logits else None)
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """Networks and scorers, all on one device.
 
-    pretrained: the backbone before training; network: after it, None where nothing was trained. scorers: those of image
-    embeddings by name. projection: the discriminant of patches (E,d), or None; references: the nearest of the patches
-    that it projects.
+    pretrained: the backbone; scorers: those of image embeddings by name. projection: of patches (E,d), or None;
+    references: the nearest of the patches that it projects. localiser: on the pretrained backbone's activations, None
+    where nothing was trained. finetuned: the backbone whose embeddings "finetuned" scores, else None.
     """
 
     recipe: Recipe
     pretrained: Backbone
-    network: CutSwapNetwork | None
-    scorers: Mapping[str, Gaussian | KNearest]
+    scorers: Mapping[str, Gaussian]
     projection: Tensor | None
     references: PatchNearest
+    localiser: Localiser | None = None
+    finetuned: Backbone | None = None
 
-    def score(self, images: Tensor, names: Sequence[str], at_once: bool = False) -> tuple[dict[str, Tensor], Tensor]:
-        """Scores (B,) float64 by name, and anomaly maps (B,S,S) float32, 0 or more, of images (B,3,S,S) uint8.
-
-        names: of the recipe's `scorers`; the pretrained network's embeddings and the map are made whatever they are.
-        at_once: without chunks, as a program is.
-        """
-        recipe = self.recipe
-        pooled, patches = embed(self.pretrained, recipe, images)
-        trained = pooled
-        if self.network is not None and not self.network.frozen and needs_network(names):
-            trained = self.network.embedding(images)
-        distances = self.distances(patches, at_once)
-        scores = {}
-        for name in names:
-            if name in self.scorers:
-                scores[name] = self.scorers[name].scores(trained if name in _OF_THE_TRAINED else pooled)
-            elif name == "head":
-                assert self.network is not None  # without one, a recipe names no head
-                scores[name] = log_odds(self.network.classify(trained).double())
-            else:  # "patches", and what PatchCore calls the same
-                scores[name] = top_mean(distances, recipe.top_share).double()
-        return scores, smooth_maps(distances, images.shape[-1], recipe.blur)
+    def evidence(self, images: Tensor, at_once: bool = False) -> Evidence:
+        """What is found of images (B,3,H,W) uint8; at_once: without chunks, as a program is."""
+        shared = None if self.localiser is None else self.localiser.input_stage
+        found = embed(self.pretrained, self.recipe, images, shared)
+        pooled = dict.fromkeys(self.scorers, found.pooled)
+        if self.finetuned is not None:
+            inputs, stages = self.finetuned.normalise(images), self.recipe.embedding_stages
+            pooled["finetuned"] = pooled_embedding(self.finetuned.activations(inputs, stages), self.recipe.pooling)
+        logits = None
+        if self.localiser is not None:
+            assert found.shared is not None
+            logits = on_grid(self.localiser(found.shared), found.grid)
+        scores = {name: scorer.scores(pooled[name]) for name, scorer in self.scorers.items()}
+        return Evidence(scores, on_grid(self.distances(found.patches, at_once), found.grid), logits)
 
     def distances(self, patches: Tensor, at_once: bool = False) -> Tensor:
-        """(B,h,w) distances of patch embeddings (B,E,h,w) to the nearest normal one, in the learned directions."""
+        """(B,h,w) distances of patch embeddings (B,E,h,w) to the nearest normal one."""
         flat = patches.permute(0, 2, 3, 1).flatten(0, 2)
         projected = flat if self.projection is None else flat @ self.projection
         return self.references.scores(projected, at_once).view(-1, *patches.shape[2:])
 
-    def score_batches(
-        self, items: Iterable[Item], load: Callable[[Item], NDArray[np.uint8]], names: Sequence[str]
-    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """What `score` gives of the images (S,S,3) uint8 that `load` makes of items, in their order, on the CPU.
+    def each(self, items: Iterable[Item], load: Callable[[Item], NDArray[np.uint8]]) -> Iterator[Evidence]:
+        """The evidence, on the CPU, of the images (H,W,3) uint8 that `load` makes of items, in their order.
 
         Images are loaded and scored as `map_images` does. ValueError for a score that is not finite.
         """
-        for scores, maps in map_images(partial(self.score, names=names), items, load, self.pretrained.device):
-            for name, values in scores.items():
-                if not bool(values.isfinite().all()):
-                    raise ValueError(f"a score is not finite: {name}")
-            yield {name: values.cpu() for name, values in scores.items()}, maps.cpu()
-
-    def score_all(
-        self, items: Iterable[Item], load: Callable[[Item], NDArray[np.uint8]], names: Sequence[str]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """What `score_batches` gives of one item or more, all in one."""
-        found = list(self.score_batches(items, load, names))
-        return {name: torch.cat([s[name] for s, _ in found]) for name in names}, torch.cat([maps for _, maps in found])
+        for found in map_images(self.evidence, items, load, self.pretrained.device):
+            logits = () if found.logits is None else (found.logits,)
+            if not all(bool(values.isfinite().all()) for values in (*found.image.values(), found.distances, *logits)):
+                raise ValueError("a score is not finite")
+            yield found.to("cpu")

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from train.scorers.finite import finite_tensor
 
@@ -19,40 +18,65 @@ _VARIANCE_FLOOR = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Gaussian of normal image embeddings: mean (D,) and factor (D, D), both float64.
+    """Gaussian of normal image embeddings (D,), all float64.
 
-    The factor F satisfies F F^T = precision, so the Mahalanobis distance of x is |(x - mean) F|.
+    mean (D,); directions (D,r), orthonormal, in which the variance is one of `variances` (r,); it is `rest` in every
+    direction that is orthogonal to them. So r is at most the number of normals, however large D is.
     """
 
     mean: Tensor
-    factor: Tensor
+    directions: Tensor
+    variances: Tensor
+    rest: float
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """Mahalanobis distances (B,) float64 of embeddings (B, D)."""
-        distances: Tensor = vector_norm((embeddings.double() - self.mean) @ self.factor, dim=1)
-        return distances
+        """Mahalanobis distances (B,) float64 of embeddings (B,D)."""
+        centred = embeddings.double() - self.mean
+        squares = (centred @ self.directions).square()
+        beside = (centred.square().sum(1) - squares.sum(1)).clamp(min=0)
+        return ((squares / self.variances).sum(1) + beside / self.rest).sqrt()
+
+
+def gaussian_of_factor(mean: Tensor, factor: Tensor) -> Gaussian:
+    """The Gaussian whose distance is |(x - mean) factor|, for a factor (D,r): the form of detectors up to format 5."""
+    return Gaussian(mean, factor, torch.ones_like(factor[0]), float("inf"))
 
 
 def fit_gaussian(embeddings: NDArray[np.float32]) -> Gaussian:
-    """Gaussian with Ledoit-Wolf shrinkage of normal embeddings (N, D); N >= 2 and N < D are fine.
+    """Gaussian with Ledoit-Wolf shrinkage of normal embeddings (N,D); N >= 2 and N < D are fine.
 
-    Source: Rippel et al., arXiv 2005.14140; the density of CutPaste, arXiv 2104.04015. ValueError for N < 2
-    or a value that is not finite. If no feature varies, the distance is the Euclidean one.
+    Source: Ledoit and Wolf, 2004; Rippel et al., arXiv 2005.14140. Time grows with D N^2 where N < D, as the N x N
+    products of embeddings have the eigenvalues of their covariance (D,D). ValueError for N < 2 or a value that is not
+    finite. If no feature varies, the distance is the Euclidean one.
     """
-    from sklearn.covariance import LedoitWolf  # here: a detector that only scores needs none of it
-
     if len(embeddings) < 2:
         raise ValueError(f"a Gaussian needs embeddings (N, D) with N >= 2, got {embeddings.shape}")
-    estimate = LedoitWolf(store_precision=False).fit(finite_tensor(embeddings).numpy())
-    mean = torch.from_numpy(estimate.location_)
-    return Gaussian(mean=mean, factor=_precision_factor(torch.from_numpy(estimate.covariance_), mean))
-
-
-def _precision_factor(covariance: Tensor, mean: Tensor) -> Tensor:
-    variance = covariance.trace() / len(mean)
+    points = finite_tensor(embeddings)
+    mean = points.mean(0)
+    centred = points - mean
+    count, width = centred.shape
+    variance = float(centred.square().mean())  # of a dimension, in the mean
     # Below the rounding of float32 embeddings there is no variance to divide by.
-    if variance <= (torch.finfo(torch.float32).eps * mean.abs().max()) ** 2:
-        return torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-    values, vectors = torch.linalg.eigh(covariance)
-    factor: Tensor = vectors / values.clamp(min=_VARIANCE_FLOOR * variance).sqrt()
-    return factor
+    if variance <= float((torch.finfo(torch.float32).eps * mean.abs().max()) ** 2):
+        return Gaussian(mean, mean.new_zeros(width, 1), mean.new_ones(1), 1.0)
+    wide = width > count
+    products = centred @ centred.T if wide else centred.T @ centred
+    shrinkage = _ledoit_wolf(products, centred, variance)
+    values, vectors = torch.linalg.eigh(products)
+    kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
+    values, vectors = values[kept], vectors[:, kept]
+    directions = centred.T @ vectors / values.sqrt() if wide else vectors
+    floor = _VARIANCE_FLOOR * variance
+    rest = shrinkage * variance
+    return Gaussian(mean, directions, ((1 - shrinkage) * values / count + rest).clamp(min=floor), max(rest, floor))
+
+
+def _ledoit_wolf(products: Tensor, centred: Tensor, variance: float) -> float:
+    """The share of the mean variance in the shrunk covariance, 0..1, by either product of `centred` with itself."""
+    count, width = centred.shape
+    # Of the covariance S: the squared distance to the target is tr(S^2)/D - variance^2, and the mean over normals x of
+    # the squared distance of xx' to S is what of it is noise.
+    squares = float(products.square().sum()) / count**2
+    noise = (float(centred.square().sum(1).square().sum()) / count - squares) / (width * count)
+    distance = squares / width - variance**2
+    return min(noise, distance) / distance if distance > 0 else 0.0

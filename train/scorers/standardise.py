@@ -1,7 +1,8 @@
-"""The scale of a scorer, by which scorers of different scales are summed."""
+"""The scale of a scorer, by which scorers of different scales are fused into one score."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Mean and standard deviation of held-out normals' scores, to sum scorers of different scales."""
+    """Mean and standard deviation of held-out normals' scores."""
 
     mean: float
     deviation: float
@@ -19,6 +20,11 @@ class Standardiser:
     def standardise(self, scores: Tensor) -> Tensor:
         """Scores (M,) float64 in deviations above the mean of the held-out normals."""
         return (scores - self.mean) / self.deviation
+
+
+# What is made of standardised scores (K,M) of K scorers: (M,). "largest": an image is as anomalous as the scorer says
+# that finds it most anomalous.
+FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {"largest": lambda z: z.amax(0), "sum": lambda z: z.sum(0)}
 
 
 def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:

@@ -1,0 +1,1 @@
+"""The localiser: a network that learns from negatives to tell the cells that were changed."""
