@@ -81,7 +81,8 @@ def fitted_to(normals: OfNormals, pretrained: Backbone, settings: Settings, loca
 
 
 def calibrated(fitted: Fitted, plain: Backbone, cells: Cells, settings: Settings) -> Detector:
-    calibration = calibrate(fitted, cells.held_out, SIZE, settings.false_alarms)
+    negatives = [np.ascontiguousarray(image[::-1]) for image in cells.held_out]
+    calibration = calibrate(fitted, cells.held_out, negatives, SIZE, settings.false_alarms)
     return Detector(CACHE, asdict(settings), plain.state_dict(), fitted, calibration)
 
 

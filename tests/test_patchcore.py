@@ -50,7 +50,7 @@ def fit(backbone: Backbone, photos: NDArray[np.uint8], settings: PatchCoreSettin
     assert found.gaussian is None
     fitted = Fitted(recipe, backbone, {}, found.projection, found.references)
     weights = load_backbone(CACHE.backbone).state_dict()
-    calibration = calibrate(fitted, photos[2:4], CACHE.image_size, settings.false_alarms)
+    calibration = calibrate(fitted, photos[2:4], (), CACHE.image_size, settings.false_alarms)
     return Detector(CACHE, asdict(settings), weights, fitted, calibration)
 
 

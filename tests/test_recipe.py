@@ -69,7 +69,8 @@ def test_the_normals_are_fitted_once_for_all_trained_and_untrained_arms() -> Non
 
 
 # What is fitted to the normals does not depend on how the scores of an image are made of its cells.
-AFTER = {"cell_grid", "logit_quantile", "logit_weight", "top_share", "blur"} | {"scorers", "members", "control"}
+AFTER = {"cell_grid", "logit_quantile", "logit_weight", "trusted_from", "map_reach", "top_share", "blur"}
+AFTER |= {"scorers", "members", "control"}
 
 
 @pytest.mark.parametrize("name", sorted(Recipe.__dataclass_fields__))

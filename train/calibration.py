@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.evaluation.metrics import threshold_at
+from train.evaluation.metrics import image_auroc, threshold_at
 from train.features.extract import Images, as_it_is
 from train.recipe import Recipe
 from train.scorers.cells import CellScale
@@ -33,20 +33,23 @@ class Calibration:
 
     def scores(self, recipe: Recipe, found: Evidence) -> tuple[dict[str, Tensor], Tensor]:
         """Scores (B,) float64 by name, those that fuse the others too, and the cells (B,h,w) that the map shows."""
-        scores, cells = _scores(recipe, self.cells, found)
-        return scores | _fused(recipe, self.standardisers, scores), cells
+        scores = _scores(recipe, self.cells, found)
+        fused = _fused(recipe, self.standardisers, scores)
+        return scores | fused, self.cells.to_show(recipe, found.distances, found.logits)
 
 
-def calibrate(fitted: Fitted, held_out: Images, height: int, false_alarms: float) -> Calibration:
+def calibrate(fitted: Fitted, held_out: Images, negatives: Images, height: int, false_alarms: float) -> Calibration:
     """The calibration by two or more normals that nothing was fitted to.
 
-    height: of the images. false_alarms: share of them that the threshold may flag. Memory holds the cells of all of
-    them, but one map at a time.
+    negatives: made of them, as in training; read only where there is a localiser. height: of the images. false_alarms:
+    share of the normals that the threshold may flag. Memory holds the cells of all of them, but one map at a time.
     """
     recipe = fitted.recipe
     found = join(fitted.each(held_out, as_it_is))
-    scale = _scale(recipe, found)
-    scores, cells = _scores(recipe, scale, found)
+    scale = CellScale()
+    if found.logits is not None:
+        scale = _scale(recipe, found, [_seen(recipe, one) for one in fitted.each(negatives, as_it_is)])
+    scores, cells = _scores(recipe, scale, found), scale.to_show(recipe, found.distances, found.logits)
     fused = dict.fromkeys((*recipe.members, *recipe.control))
     standardisers = {name: fit_standardiser(scores[name].numpy()) for name in fused}
     scores |= _fused(recipe, standardisers, scores)
@@ -56,24 +59,35 @@ def calibrate(fitted: Fitted, held_out: Images, height: int, false_alarms: float
     return Calibration(scale, standardisers, map_range, threshold)
 
 
-def _scale(recipe: Recipe, found: Evidence) -> CellScale:
-    if found.logits is None:
-        return CellScale()
+def _scale(recipe: Recipe, found: Evidence, seen_in_negatives: Sequence[Tensor]) -> CellScale:
+    assert found.logits is not None
     deviation = float(found.distances.double().std(correction=0))
     bound = float(np.quantile(found.logits.numpy().ravel(), recipe.logit_quantile))
-    return CellScale(deviation or 1.0, bound)
+    normal, negative = _seen(recipe, found).numpy(), torch.cat([*seen_in_negatives]).numpy()
+    labels = np.repeat([0, 1], [len(normal), len(negative)])
+    own_kind = image_auroc(labels, np.concatenate([normal, negative]))
+    return CellScale(deviation or 1.0, bound, 0.5 if own_kind is None else own_kind)
 
 
-def _scores(recipe: Recipe, scale: CellScale, found: Evidence) -> tuple[dict[str, Tensor], Tensor]:
-    """The scores of every scorer of the recipe, and the cells."""
-    cells = scale.combine(found.distances, found.logits, recipe.logit_weight)
-    by_cell = {"cells": cells} if found.logits is None else {"cells": cells, "localiser": found.logits}
+def _seen(recipe: Recipe, found: Evidence) -> Tensor:
+    """(B,) float64: the localiser's score by itself."""
+    assert found.logits is not None
+    return top_mean(found.logits, recipe.top_share).double()
+
+
+def _scores(recipe: Recipe, scale: CellScale, found: Evidence) -> dict[str, Tensor]:
+    """The scores of every scorer of the recipe."""
     scores = {}
     for name in recipe.scorers:
-        # "patches", and as PatchCore's arms call it
-        of_cells = by_cell.get(name, found.distances)
-        scores[name] = found.image[name] if name in found.image else top_mean(of_cells, recipe.top_share).double()
-    return scores, cells
+        if name in found.image:
+            scores[name] = found.image[name]
+        elif name == "localiser":
+            scores[name] = _seen(recipe, found)
+        else:  # "cells"; "patches", and as PatchCore's arms call them
+            logits = found.logits if name == "cells" else None
+            cells = scale.to_decide(recipe, found.distances, logits)
+            scores[name] = top_mean(cells, recipe.top_share).double()
+    return scores
 
 
 def _fused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.category import CachedCategory
 from train.evaluation.test_set import TestSet
+from train.negatives.make import Normal, make_negative
 from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import Recipe
 from train.scorers.fit import OfNormals, fit_normals
@@ -46,6 +48,14 @@ class CategoryData:
     def pretrained(self) -> Backbone:
         """The backbone for inference, on the device."""
         return for_inference(self.plain).to(self.device)
+
+    def held_out_negatives(self, kind: str, seed: int) -> Iterator[NDArray[np.uint8]]:
+        """A negative of each held-out normal."""
+        for row in self.held_out.rows:
+            batch = self.stream.read(np.array([row]))
+            normal = Normal(batch.images[0].astype(np.float32), batch.pairs[0], self.settings)
+            negative = make_negative(kind, normal, np.random.default_rng([seed, int(row)]))
+            yield negative.round().astype(np.uint8)
 
     def of_normals(self, recipe: Recipe, seed: int) -> OfNormals:
         """What a recipe fits to the normals to train on; that of the last seed stays for the next arm."""

@@ -34,7 +34,7 @@ def bring_up(path: Path, state: Mapping[str, Any], backbone: str) -> dict[str, A
         )
     recipe = {name: value for name, value in recipe.items() if name not in _GONE} | {"scorers": scorers}
     recipe |= {"whitening": "none", "most_embeddings": None, "cell_grid": recipe["patch_grid"]}
-    recipe |= {"logit_quantile": 1.0, "logit_weight": 0.0, "control": ()}
+    recipe |= {"logit_quantile": 1.0, "logit_weight": 0.0, "control": (), "trusted_from": 0.9, "map_reach": 0.0}
     fitted = {name: state["scorers"][name] for name in _OF_IMAGES if name in state["scorers"]}
     return {
         **state,

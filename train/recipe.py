@@ -22,6 +22,7 @@ class Recipe:
     most_embeddings: the Gaussian is fitted to at most so many normals, None to all.
     cell_grid: the stage on whose grid the cells are scored. logit_quantile, logit_weight: a cell counts that many times
     what the localiser's logit is above this quantile of the held-out normals'; a weight of 0 where there is none.
+    trusted_from, map_reach: how far a map shows logits below it, see `train.scorers.cells`.
     top_share: an image's patch score is the mean of this share of its cells, the highest, and of one at least.
     blur: sigma of the Gaussian that smooths the map, as a share of the image's side.
     scorers: what is fitted and reported. members: those of them that are fused, each less the mean of the held-out
@@ -45,6 +46,8 @@ class Recipe:
     cell_grid: str
     logit_quantile: float
     logit_weight: float
+    trusted_from: float
+    map_reach: float
     top_share: float
     blur: float
     scorers: tuple[str, ...]
@@ -108,6 +111,8 @@ def recipe_of(backbone: str, settings: Settings) -> Recipe:
         cell_grid=cells,
         logit_quantile=0.99,
         logit_weight=2.0 if settings.trains else 0.0,
+        trusted_from=0.9,
+        map_reach=2.0,
         top_share=0.02,
         blur=4 / 224,  # PatchCore's
         scorers=("gaussian", "patches", *(("cells", "localiser") if settings.trains else ())),

@@ -32,6 +32,7 @@ from train.evaluate import evaluate
 from train.evaluation.cell_result import CellResult
 from train.evaluation.results import summarise
 from train.evaluation.test_set import TestSet
+from train.features.extract import Images
 from train.finetune import finetune
 from train.localiser.fit import fit_localiser
 from train.recipe import recipe_of
@@ -210,10 +211,12 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     of_normals = data.of_normals(recipe, seed)
     scorers = {} if of_normals.gaussian is None else {"gaussian": of_normals.gaussian}
     localiser = finetuned = None
+    negatives: Images = ()
     what = f"{data.category.name} seed {seed}"
     if isinstance(settings, TrainSettings) and settings.trains:
         with progress(f"localiser {what}", settings.steps, "steps") as advance:
             localiser = fit_localiser(data.pretrained, data.stream, settings, seed, cell, advance)
+        negatives = data.held_out_negatives(settings.negatives, seed)
     if isinstance(settings, FinetuneSettings):
         trained = copy.deepcopy(data.plain).to(data.device)
         with progress(f"finetune {what}", settings.steps, "steps") as advance:
@@ -225,5 +228,5 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     fitted = Fitted(
         recipe, data.pretrained, scorers, of_normals.projection, of_normals.references, localiser, finetuned
     )
-    calibration = calibrate(fitted, data.held_out, data.settings.image_size, settings.false_alarms)
+    calibration = calibrate(fitted, data.held_out, negatives, data.settings.image_size, settings.false_alarms)
     return Detector(data.settings, asdict(settings), data.plain.state_dict(), fitted, calibration)
