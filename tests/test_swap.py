@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.pairs import draw_pairs
-from pipeline.swap import patch_masks, swap_batch, swap_by_index, swap_by_slices, swap_patches
+from pipeline.swap import swap_patches
 
 SIZE = 40
 
@@ -54,46 +54,3 @@ def test_a_swap_permutes_the_pixels_and_undoes_itself(boxes: NDArray[np.int16]) 
         np.testing.assert_array_equal(np.sort(names[0]), names[1])
         assert (swapped != image).any(-1).sum() == 2 * int(box[4]) * int(box[5])
         np.testing.assert_array_equal(swap_patches(swapped, box), image)
-
-
-@settings(deadline=None)
-@given(pairs(), st.sampled_from([torch.uint8, torch.float32, torch.float16, torch.int64]))
-def test_the_torch_versions_agree_with_numpy(boxes: NDArray[np.int16], dtype: torch.dtype) -> None:
-    images = numbered(len(boxes))
-    expected = np.stack([swap_patches(image, box) for image, box in zip(images, boxes, strict=True)])
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype)
-    before, pairs = batch.clone(), torch.from_numpy(boxes)
-    for swap in (swap_by_slices, swap_by_index, swap_batch):
-        found = swap(batch, pairs)
-        assert found.dtype == dtype and found.shape == batch.shape
-        np.testing.assert_array_equal(found.permute(0, 2, 3, 1).to(torch.uint8).numpy(), expected)
-        assert torch.equal(batch, before)
-        assert torch.equal(swap(found, pairs), batch)
-
-
-def test_oblong_images_of_one_channel() -> None:
-    image = torch.arange(12 * 20).view(1, 1, 12, 20)
-    pair = torch.tensor([[2, 1, 5, 12, 3, 7]])
-    expected = swap_patches(image[0].permute(1, 2, 0).numpy(), pair[0].numpy())  # type: ignore[arg-type]
-    for swap in (swap_by_slices, swap_by_index):
-        np.testing.assert_array_equal(swap(image, pair)[0].permute(1, 2, 0).numpy(), expected)
-
-
-@settings(deadline=None)
-@given(pairs())
-def test_masks_show_the_patches(boxes: NDArray[np.int16]) -> None:
-    first, second = patch_masks(torch.from_numpy(boxes), SIZE, SIZE + 3)
-    assert first.dtype == second.dtype == torch.bool and first.shape == second.shape == (len(boxes), SIZE, SIZE + 3)
-    assert not (first & second).any()
-    for one, two, (y1, x1, y2, x2, height, width) in zip(first, second, boxes.tolist(), strict=True):
-        for mask, y, x in ((one, y1, x1), (two, y2, x2)):
-            assert mask.sum() == height * width
-            assert mask[y : y + height, x : x + width].all()
-
-
-def test_masks_cover_what_a_swap_changes() -> None:
-    boxes = np.array([[0, 0, 20, 30, 20, 10], [5, 5, 5, 9, 3, 4]], np.int16)
-    images = torch.from_numpy(numbered(2)).permute(0, 3, 1, 2)
-    changed = (swap_batch(images, torch.from_numpy(boxes)) != images).any(1)
-    first, second = patch_masks(torch.from_numpy(boxes), SIZE, SIZE)
-    assert torch.equal(changed, first | second)

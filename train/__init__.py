@@ -1,11 +1,13 @@
 """Train: a cache in, a detector and its scores out; from Python, `from train import Detector`.
 
-run: every category and seed. fit: the training loop. recipe: the rules of a detector. detector: the result.
-run_folder: the layout of what is written. settings: what decides a detector. calibration: scales and threshold.
-evaluate: a detector against test images.
+run: every category and seed. category_data: what the cells of a category share. settings: what decides a detector.
+recipe: its rules. optimise: the training loop. finetune: the arm `finetuned`. calibration: scales and threshold.
+detector: the result. earlier_detectors: those of earlier formats. evaluate: a detector against test images.
+run_folder: the layout of what is written.
 negatives: normals out of the cache, and the negatives made of them.
-features: embeddings, and the network that training changes.
-scorers: what is fitted to normals and learned from negatives.
+features: embeddings of images and of patches.
+localiser: the network that learns from negatives.
+scorers: what is fitted to normals, and what it and the localiser say of images.
 evaluation: metrics and results. views: plots.
 deploy: a detector at work. benchmark: arms compared.
 """

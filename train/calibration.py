@@ -1,4 +1,4 @@
-"""The scales of the scores that are fused, the range of maps, and the threshold, all from held-out normals."""
+"""Scales of scores and maps, trust in the localiser, and threshold: all from held-out normals and their negatives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.scorers.standardise import FUSIONS, Standardiser, fit_standardiser
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scales and threshold, from the held-out normals.
+    """Scales and threshold, from the held-out normals and, for the trust in the localiser, from their negatives.
 
     cells: of distances and logits; standardisers: of the recipe's members and control; map_range: of the normals' maps
     the median of their medians, and the largest value; threshold: on the scale of the score that decides.
@@ -41,8 +41,9 @@ class Calibration:
 def calibrate(fitted: Fitted, held_out: Images, negatives: Images, height: int, false_alarms: float) -> Calibration:
     """The calibration by two or more normals that nothing was fitted to.
 
-    negatives: made of them, as in training; read only where there is a localiser. height: of the images. false_alarms:
-    share of the normals that the threshold may flag. Memory holds the cells of all of them, but one map at a time.
+    negatives: made of them, whole and without jitter; read only where there is a localiser. height: of the images.
+    false_alarms: share of the normals that the threshold may flag. Memory holds the cells of all of them, but one map
+    at a time.
     """
     recipe = fitted.recipe
     found = join(fitted.each(held_out, as_it_is))
@@ -53,8 +54,9 @@ def calibrate(fitted: Fitted, held_out: Images, negatives: Images, height: int, 
     fused = dict.fromkeys((*recipe.members, *recipe.control))
     standardisers = {name: fit_standardiser(scores[name].numpy()) for name in fused}
     scores |= _fused(recipe, standardisers, scores)
-    maps = [smooth_maps(one, height, recipe.blur) for one in cells.split(1)]
-    map_range = float(np.median([float(one.median()) for one in maps])), max(float(one.max()) for one in maps)
+    maps = (smooth_maps(one, height, recipe.blur) for one in cells.split(1))
+    medians, largest = zip(*((float(one.median()), float(one.max())) for one in maps), strict=True)
+    map_range = float(np.median(medians)), max(largest)
     threshold = threshold_at(scores[recipe.deciding_score].numpy(), false_alarms)
     return Calibration(scale, standardisers, map_range, threshold)
 
@@ -63,10 +65,11 @@ def _scale(recipe: Recipe, found: Evidence, seen_in_negatives: Sequence[Tensor])
     assert found.logits is not None
     deviation = float(found.distances.double().std(correction=0))
     bound = float(np.quantile(found.logits.numpy().ravel(), recipe.logit_quantile))
-    normal, negative = _seen(recipe, found).numpy(), torch.cat([*seen_in_negatives]).numpy()
+    normal, negative = _seen(recipe, found).numpy(), torch.cat(list(seen_in_negatives)).numpy()
     labels = np.repeat([0, 1], [len(normal), len(negative)])
     own_kind = image_auroc(labels, np.concatenate([normal, negative]))
-    return CellScale(deviation or 1.0, bound, 0.5 if own_kind is None else own_kind)
+    assert own_kind is not None  # there are both
+    return CellScale(deviation or 1.0, bound, own_kind)
 
 
 def _seen(recipe: Recipe, found: Evidence) -> Tensor:
@@ -83,7 +86,7 @@ def _scores(recipe: Recipe, scale: CellScale, found: Evidence) -> dict[str, Tens
             scores[name] = found.image[name]
         elif name == "localiser":
             scores[name] = _seen(recipe, found)
-        else:  # "cells"; "patches", and as PatchCore's arms call them
+        else:  # "cells", "patches", "patchcore" or "patchcore-whitened"
             logits = found.logits if name == "cells" else None
             cells = scale.to_decide(recipe, found.distances, logits)
             scores[name] = top_mean(cells, recipe.top_share).double()

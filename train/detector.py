@@ -137,8 +137,7 @@ class Detector:
     def predict(self, images: Iterable[Source]) -> list[Prediction]:
         """Score image files, and RGB images (H,W,3) uint8 of any size, in their order; mixed is fine.
 
-        Raises ImageError for a file that cannot be read, ValueError for an
-        array of another shape or dtype.
+        Raises ImageError for a file that cannot be read, ValueError for an array of another shape or dtype.
         """
         return list(self.predict_each(images))
 

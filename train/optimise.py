@@ -56,8 +56,8 @@ def optimise(
 
     optimiser: each group has the key "peak", its highest rate. batches: the parts of every batch, from a step on.
     loss_of: the share of a part in the loss of its batch, which is their sum. cell: gets a log (step, loss, rate,
-    seconds since the start or the resume) and a checkpoint; training continues from one that lies there. Raises
-    UserError where the loss is not finite, before the weights are not.
+    seconds since the start or the resume) and a checkpoint; training continues from one that lies there. UserError
+    where the loss of a step is not finite; the weights are then those of the step before.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     weights = list(trained.values())
@@ -71,12 +71,12 @@ def optimise(
     advance(start)
     rows = _kept_lines(cell.log, start)
     began = time.monotonic()
+    on_gpu = weights[0].is_cuda
     for step, parts in zip(range(start, plan.steps), batches(start), strict=False):
         rate = plan.rate(step)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         loss_now = 0.0
-        on_gpu = weights[0].is_cuda
         for part_loss, gradients in map(gradient, parts) if on_gpu else CORES.spread(gradient, parts):
             loss_now += part_loss.item()
             for weight, added in zip(weights, gradients, strict=True):

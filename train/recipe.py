@@ -11,18 +11,18 @@ from train.settings import FinetuneSettings, PatchCoreSettings, Settings, TrainS
 class Recipe:
     """The rules of a detector. No field has a default: a stored recipe does not change with the version.
 
-    embedding_stages, pooling: the stages whose activations make an image's embedding, none where no scorer needs it;
-    and what of each channel of them, by the names of `train.features.extract.POOLINGS`.
-    patch_stages, patch_grid, neighbourhood: the stages that make a cell's embedding, each averaged over so many cells a
-    side, and the one of them whose grid they are brought to.
+    embedding_stages: those whose activations make an image's embedding, empty if no scorer needs it. pooling: the
+    statistics of each channel of them, keys of `train.features.extract.POOLINGS`.
+    patch_stages, patch_grid, neighbourhood: the stages that make a patch's embedding, each averaged over so many of its
+    own cells a side, and the one of them whose grid they are brought to.
     whitening, ridge: one of `train.scorers.whitening.WHITENINGS`, or "none", and what is added to a correlation of 1.
     reference_candidates: references are chosen from about so many of the normals' patches, None from all.
     reference_share, most_references: this share of them is kept, at most so many, None no bound. coreset_width:
     dimensions of the random projection on which references are chosen.
     most_embeddings: the Gaussian is fitted to at most so many normals, None to all.
-    cell_grid: the stage on whose grid the cells are scored. logit_quantile, logit_weight: a cell counts that many times
-    what the localiser's logit is above this quantile of the held-out normals'; a weight of 0 where there is none.
-    trusted_from, map_reach: how far a map shows logits below it, see `train.scorers.cells`.
+    cell_grid: the stage on whose grid the cells are scored. logit_quantile, logit_weight: a cell gains the weight times
+    the excess of its logit over this quantile of the held-out normals' logits.
+    trusted_from, map_reach: how far a map shows logits below that quantile, see `train.scorers.cells`.
     top_share: an image's patch score is the mean of this share of its cells, the highest, and of one at least.
     blur: sigma of the Gaussian that smooths the map, as a share of the image's side.
     scorers: what is fitted and reported. members: those of them that are fused, each less the mean of the held-out
@@ -63,14 +63,8 @@ class Recipe:
         references = self.reference_candidates, self.reference_share, self.most_references, self.coreset_width
         return *embedding, *patches, *references
 
-    @property
-    def deciding_scorers(self) -> tuple[str, ...]:
-        """The scorers that the deciding score needs."""
-        return (self.deciding_score,) if self.deciding_score in self.scorers else self.members
 
-
-# Of an embedding, of patches (the last stage at stride 16), of PatchCore's patches, and of the cells (the first one, or
-# the last, at stride 8).
+# Of an embedding, of patches (the last stage at stride 16), of PatchCore's patches, and of cells (stride 8).
 _RESNET = (("layer1", "layer2", "layer3", "layer4"), ("layer3",), ("layer2", "layer3"), "layer2")
 _STAGES = {
     "efficientnet_lite0": (
@@ -110,7 +104,7 @@ def recipe_of(backbone: str, settings: Settings) -> Recipe:
         most_embeddings=2000,
         cell_grid=cells,
         logit_quantile=0.99,
-        logit_weight=2.0 if settings.trains else 0.0,
+        logit_weight=2.0,
         trusted_from=0.9,
         map_reach=2.0,
         top_share=0.02,

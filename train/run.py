@@ -222,7 +222,9 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
         with progress(f"finetune {what}", settings.steps, "steps") as advance:
             finetune(trained, recipe, data.stream, settings, seed, cell, advance)
         finetuned = for_inference(trained)
-        again = fit_normals(finetuned, recipe, data.trained_on, len(data.trained_on.rows), seed)
+        # Only the Gaussian is wanted: the references stay those of the pretrained backbone.
+        alone = replace(recipe, reference_candidates=1, most_references=1)
+        again = fit_normals(finetuned, alone, data.trained_on, len(data.trained_on.rows), seed)
         assert again.gaussian is not None
         scorers = {"finetuned": again.gaussian}
     fitted = Fitted(

@@ -42,7 +42,10 @@ def make_example(normal: Normal, kind: str | None, crop: int, jitter: float, rng
 
 
 def _window(shown: NDArray[np.bool_], side: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A square of the image in whose middle half lies a random one of the pixels shown; anywhere if there is none."""
+    """A square with a random one of the pixels shown in its middle half, or nearer its edge at the image's border.
+
+    It lies anywhere if no pixel is shown.
+    """
     most = np.array(shown.shape) - side
     pixels = np.flatnonzero(shown)
     if len(pixels):

@@ -13,9 +13,9 @@ _BLOCK = 4
 SHOWN = 8
 # A block shows it where this share of its pixels does, and the mean of their differences is more than so many levels.
 _PIXEL_SHARE, _MEAN_DIFFERENCE = 0.25, 6
-# A cell is changed above this share of pixels in such blocks; it is unchanged up to these shares of pixels that show a
-# change, and of pixels that differ without showing it.
-_CHANGED_SHARE, _SHOWN_SHARE, _HIDDEN_SHARE = 0.1, 0.01, 0.05
+# A cell is changed above this share of pixels that differ in such blocks; it is unchanged if there are none, and up to
+# this share of pixels that differ in other blocks.
+_CHANGED_SHARE, _HIDDEN_SHARE = 0.1, 0.05
 
 
 def label_cells(normal: NDArray[np.float32], negative: NDArray[np.float32]) -> NDArray[np.int8]:
@@ -30,7 +30,7 @@ def label_cells(normal: NDArray[np.float32], negative: NDArray[np.float32]) -> N
     per_cell = CELL // _BLOCK
     visible, hidden = (_means(np.where(where, differs, 0), per_cell) for where in (shown, ~shown))
     labels = np.full(visible.shape, IGNORED, np.int8)
-    labels[(visible <= _SHOWN_SHARE) & (hidden <= _HIDDEN_SHARE)] = UNCHANGED
+    labels[(visible == 0) & (hidden <= _HIDDEN_SHARE)] = UNCHANGED
     labels[visible > _CHANGED_SHARE] = CHANGED
     return labels
 

@@ -26,6 +26,7 @@ class CellScale:
         """(B,h,w) float32, 0 or more: distances (B,h,w) over their deviation, raised where a logit is above the bound.
 
         A logit (B,h,w) below it says nothing: the localiser can only accuse, and only beyond what it says of normals.
+        Without logits the distances stay as they are.
         """
         if logits is None:
             return distances

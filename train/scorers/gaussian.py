@@ -18,7 +18,7 @@ _VARIANCE_FLOOR = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Gaussian of normal image embeddings (D,), all float64.
+    """Gaussian of normal image embeddings (D,); all tensors are float64.
 
     mean (D,); directions (D,r), orthonormal, in which the variance is one of `variances` (r,); it is `rest` in every
     direction that is orthogonal to them. So r is at most the number of normals, however large D is.

@@ -1,4 +1,4 @@
-"""The distances of patches as the score of an image and as its anomaly map."""
+"""The cells of an image as its score and as its anomaly map."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def top_mean(distances: Tensor, share: float) -> Tensor:
-    """(B,) mean of this share of the distances (B,h,w), the highest, at least one: a defect is seldom one cell."""
+    """(B,) mean of the highest cells of (B,h,w), this share of them and at least one: a defect is seldom one cell."""
     flat = distances.flatten(1)
     return flat.topk(max(1, round(share * flat.shape[1])), dim=1).values.mean(1)
 
 
 def smooth_maps(distances: Tensor, size: int, blur: float) -> Tensor:
-    """Distances of patches (B,h,w) to maps (B,size,size): upsampled bilinearly and smoothed by a Gaussian.
+    """Cells (B,h,w) to maps (B,size,size): upsampled bilinearly and smoothed by a Gaussian.
 
     blur: its sigma, as a share of the side; it is cut off at three of them, and reflected at the border. Source:
     PatchCore.

@@ -14,7 +14,7 @@ _KEPT = 0.99
 
 
 def by_ridge(patches: Tensor, ridge: float) -> Tensor:
-    """(E,E): every dimension over its deviation, then the inverse root of the correlation plus `ridge` times 1."""
+    """(E,E): every dimension over its deviation, then the inverse root of (correlation matrix + `ridge` * identity)."""
     covariance = _covariance(patches)
     deviation = _safe(covariance.diagonal().sqrt())
     correlation = covariance / deviation[:, None] / deviation
