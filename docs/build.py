@@ -112,7 +112,8 @@ def scorers_of(benchmarks: list[Path]) -> str:
             rows.append([category, *map(of_seeds, aurocs.values())])
     if not rows:
         return ""
-    return f'## Scorers of the arm cutswap\n\nImage AUROC (`docs/method.md`, "The score").\n\n{markdown([header, *rows])}\n'
+    where = '`docs/method.md`, "The score"'
+    return f"## Scorers of the arm cutswap\n\nImage AUROC ({where}).\n\n{markdown([header, *rows])}\n"
 
 
 def section(name: str, results: dict[str, Any]) -> str:
