@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## the main job on real solar-cell images: precompute, gallery, train, score
 	$(BIN)/python cli.py precompute --dataset elpv --category mono --image-size 128 --store data/cache/demo.zarr
 	$(BIN)/python cli.py inspect data/cache/demo.zarr --html runs/demo/gallery
-	$(BIN)/python cli.py train --store data/cache/demo.zarr --steps 150 --out runs/demo
+	$(BIN)/python cli.py train --store data/cache/demo.zarr --steps 300 --out runs/demo
 
 test: $(STAMP) ## the tests that take seconds, in two processes
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

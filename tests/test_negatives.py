@@ -429,10 +429,11 @@ def test_a_scar_is_thin_and_small_whatever_the_shape_of_the_image(shape: tuple[i
         y, x = np.nonzero(changed(image, scarred))
         areas.append(len(y))
         spans.append(max(np.ptp(y), np.ptp(x)) + 1 if len(y) else 0)
-    # A scar of an image of 32 pixels is about 1 x 2 of them, and may fall between them.
-    assert np.count_nonzero(areas) >= (150 if min(shape) > 40 else 140)
-    assert max(areas) <= (16 * scale + 1) * (25 * scale + 1)
-    assert max(spans) <= np.hypot(16, 25) * scale + 2
+    assert np.count_nonzero(areas) == 150
+    # In a small image a scar is at least 2 x 6 pixels.
+    width, length = max(2.0, 16 * scale), max(6.0, 25 * scale)
+    assert max(areas) <= (width + 1) * (length + 1)
+    assert max(spans) <= np.hypot(width, length) + 2
 
 
 def test_the_mean_area_of_scars_is_that_of_the_paper() -> None:

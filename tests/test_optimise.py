@@ -292,3 +292,61 @@ def test_a_run_is_not_resumed_from_the_checkpoint_of_one_before_it(tmp_path: Pat
     with pytest.raises(Killed):
         run(folder, die_at=1)
     assert_same(run(folder, resume=True), unbroken.weights)
+
+
+@pytest.mark.parametrize("content", ["empty", "cut", "noise", "another network", "nothing"])
+def test_a_checkpoint_that_cannot_be_read_is_named_in_one_line(content: str, tmp_path: Path) -> None:
+    run(tmp_path)
+    file = tmp_path / "checkpoint.pt"
+    if content == "another network":
+        torch.save({**torch.load(file, weights_only=True), "weights": {"0.weight": torch.zeros(2)}}, file)
+    elif content == "nothing":
+        torch.save({}, file)
+    else:
+        whole = file.read_bytes()
+        file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\x93NUMPY"}[content])
+    with pytest.raises(UserError, match="cannot be read: delete it") as caught:
+        run(tmp_path, resume=True)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_log_that_cannot_be_read_stops_nothing(tmp_path: Path, unbroken: Trained) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, die_at=5)
+    (tmp_path / "log.csv").write_bytes(b"\xff\xfe\x00\x80")
+    assert_same(run(tmp_path, resume=True), unbroken.weights)
+    assert [int(row["step"]) for row in log_of(tmp_path)] == [4, 5, 6]
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_not(tmp_path: Path) -> None:
+    layers = network()
+    before = {name: value.clone() for name, value in layers.state_dict().items()}
+    with torch.no_grad():
+        layers[3].weight.zero_()  # type: ignore[union-attr]
+
+    class Root(torch.autograd.Function):
+        """Of 0: finite, with a gradient that is not."""
+
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return gradient * torch.inf
+
+    with pytest.raises(UserError, match="gradient of step 0 is not finite"):
+        run(tmp_path, layers=nn.Sequential(*layers[:3], _Applied(Root), layers[3]))
+    after = layers.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in ("1.weight", "1.bias"))
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+class _Applied(nn.Module):
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        applied: Tensor = self.function.apply(x)
+        return applied

@@ -35,16 +35,16 @@ def test_a_cell_is_finished_by_its_result_and_read_back(tmp_path: Path) -> None:
     assert list(RunFolder(tmp_path).cells()) == [cell]
 
 
-def test_a_cell_is_cleared_of_its_result_and_detector_and_of_a_checkpoint_unless_it_is_kept(tmp_path: Path) -> None:
+def test_a_cell_is_cleared_of_every_file_but_the_checkpoint_and_log_that_are_kept(tmp_path: Path) -> None:
     cell = RunFolder(tmp_path).cell("mono", 3)
     cell.clear(keep_checkpoint=False)
     cell.write(RESULT)
-    for path in (cell.checkpoint, cell.log, cell.detector):
+    for path in (cell.checkpoint, cell.log, cell.detector, cell.scores, cell.scores_plot, cell.maps_plot):
         path.touch()
     cell.clear(keep_checkpoint=True)
     assert {path.name for path in cell.path.iterdir()} == {"checkpoint.pt", "log.csv"}
     cell.clear(keep_checkpoint=False)
-    assert {path.name for path in cell.path.iterdir()} == {"log.csv"}
+    assert not list(cell.path.iterdir())
 
 
 def test_a_cell_written_by_an_earlier_version_is_read(tmp_path: Path) -> None:

@@ -437,7 +437,18 @@ def test_the_losses_of_parts_add_up_and_a_batch_without_changed_cells_is_no_erro
     loss = train.localiser.fit._loss
     parts = [loss(logits[i : i + 2], part_of(labels[i : i + 2], 5)) for i in (0, 2)]
     torch.testing.assert_close(parts[0] + parts[1], loss(logits, part_of(labels, 5)))
-    assert loss(logits, part_of(labels * 0, 0)).isfinite()
+    assert loss(logits, part_of(labels * 0, 1)).isfinite()
+
+
+def test_blank_images_are_refused_as_no_swap_of_theirs_shows(plain: Backbone, tmp_path: Path) -> None:
+    images = np.full((6, 32, 32, 3), 90, np.uint8)
+    store = write_cache(tmp_path / "cache.zarr", {"toy": images}, CACHE)
+    category = NormalStream(open_cache(store)["toy"], np.arange(6))
+    cell = CellFolder(tmp_path / "cell")
+    cell.clear(keep_checkpoint=False)
+    with pytest.raises(UserError, match="no negative shows a change") as caught:
+        fit_localiser(for_inference(plain), category, replace(QUICK, steps=1), SEED, cell, lambda _: None)
+    assert "\n" not in str(caught.value)
 
 
 # --- the arm `finetuned` ------------------------------------------------------------------------------------------

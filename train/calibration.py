@@ -17,6 +17,9 @@ from train.scorers.fitted import Evidence, Fitted, join
 from train.scorers.maps import smooth_maps, top_mean
 from train.scorers.standardise import FUSIONS, Standardiser, fit_standardiser
 
+# With fewer held-out normals, an AUROC of theirs says too little to trust a localiser by.
+_ENOUGH_TO_TRUST = 10
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -67,9 +70,8 @@ def _scale(recipe: Recipe, found: Evidence, seen_in_negatives: Sequence[Tensor])
     bound = float(np.quantile(found.logits.numpy().ravel(), recipe.logit_quantile))
     normal, negative = _seen(recipe, found).numpy(), torch.cat(list(seen_in_negatives)).numpy()
     labels = np.repeat([0, 1], [len(normal), len(negative)])
-    own_kind = image_auroc(labels, np.concatenate([normal, negative]))
-    assert own_kind is not None  # there are both
-    return CellScale(deviation or 1.0, bound, own_kind)
+    own_kind = image_auroc(labels, np.concatenate([normal, negative])) if len(normal) >= _ENOUGH_TO_TRUST else None
+    return CellScale(deviation or 1.0, bound, 0.5 if own_kind is None else own_kind)
 
 
 def _seen(recipe: Recipe, found: Evidence) -> Tensor:

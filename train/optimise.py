@@ -25,6 +25,7 @@ from pipeline.threads import CORES
 from train.run_folder import CellFolder
 
 _STEPS_BETWEEN_CHECKPOINTS = 50
+_LOWER = "train with lower learning rates (--head-lr, --backbone-lr)"
 
 Part = TypeVar("Part")
 
@@ -82,8 +83,9 @@ def optimise(
             for weight, added in zip(weights, gradients, strict=True):
                 weight.grad = added if weight.grad is None else weight.grad + added
         if not math.isfinite(loss_now):
-            raise UserError(f"the loss of step {step} is not finite: give a lower --head-lr or --backbone-lr")
-        nn.utils.clip_grad_norm_(weights, plan.gradient_norm)
+            raise UserError(f"the loss of step {step} is not finite: {_LOWER}")
+        if not bool(nn.utils.clip_grad_norm_(weights, plan.gradient_norm).isfinite()):
+            raise UserError(f"the gradient of step {step} is not finite: {_LOWER}")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         rows.append([step, f"{loss_now:.6f}", f"{rate:.6f}", f"{time.monotonic() - began:.1f}"])
@@ -99,15 +101,25 @@ def _restore(checkpoint: Path, trained: dict[str, nn.Parameter], optimiser: torc
     """Put back what a checkpoint holds, if there is one; returns the steps done."""
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        step, weights, steps_of = int(state["step"]), state["weights"], state["optimiser"]
+        if {name: w.shape for name, w in weights.items()} != {name: p.shape for name, p in trained.items()}:
+            raise ValueError("it holds the weights of another network")
+        optimiser.load_state_dict(steps_of)
+    except Exception as error:  # torch.load raises whatever its unpickler met
+        raise UserError(f"{checkpoint} cannot be read: delete it, and training starts anew") from error
     for name, parameter in trained.items():
-        parameter.copy_(state["weights"][name])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+        parameter.copy_(weights[name])
+    return step
 
 
 def _kept_lines(log: Path, steps: int) -> list[list[Any]]:
+    """The lines of the first steps; none where the file is damaged: nothing depends on it."""
     if not steps or not log.exists():
         return []
-    with log.open(newline="") as file:
-        return list(csv.reader(file))[1 : steps + 1]
+    try:
+        with log.open(newline="") as file:
+            return list(csv.reader(file))[1 : steps + 1]
+    except (UnicodeDecodeError, csv.Error):
+        return []

@@ -75,12 +75,11 @@ class CellFolder:
         return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
 
     def clear(self, keep_checkpoint: bool) -> None:
-        """Make the folder, and delete the files of an earlier cell that must not be mistaken for the next one's."""
+        """Make the folder, and delete the files of an earlier cell, so that none is taken for the next one's."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not keep_checkpoint:
-            self.checkpoint.unlink(missing_ok=True)
-        self.result.unlink(missing_ok=True)
-        self.detector.unlink(missing_ok=True)
+        kept = {self.checkpoint, self.log} if keep_checkpoint else set()
+        for file in {value for value in vars(self).values() if value != self.path} - kept:
+            file.unlink(missing_ok=True)
 
 
 @dataclass

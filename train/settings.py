@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.setting import POSITIVE, SHARE, Bounds, check, refuse, setting
+from pipeline.errors import UserError
+from pipeline.setting import POSITIVE, SHARE, Bounds, check, setting
 
 NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "mix", "none")
 SCORERS = ("largest", "sum", "gaussian", "patches", "localiser")
@@ -20,9 +21,11 @@ class TrainSettings:
     """
 
     negatives: str = setting("cutswap", "How negatives are made; none: the untrained arm.", choices=NEGATIVES)
-    steps: int = setting(600, "Steps of training of the localiser; 0: the untrained arm.", within=Bounds(0))
-    batch_size: int = setting(8, "Negatives per step; half as many normals come with them.", within=POSITIVE)
-    crop: int = setting(160, "Side of the crops that the localiser is trained on, in pixels.", within=Bounds(16))
+    steps: int = setting(1200, "Steps of training of the localiser; 0: the untrained arm.", within=Bounds(0))
+    batch_size: int = setting(4, "Negatives per step; half as many normals come with them.", within=POSITIVE)
+    crop: int = setting(
+        160, "Side in pixels of the crops to train on, at most; a multiple of 16 is used.", within=Bounds(16)
+    )
     head_lr: float = setting(0.001, "Peak learning rate of the localiser's new layers.", within=_BELOW_ONE)
     backbone_lr: float = setting(
         0.0002, "Peak learning rate of its copy of the backbone's stages; 0 leaves them pretrained.", within=_BELOW_ONE
@@ -39,7 +42,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check(self)
         if self.scorer == "localiser" and not self.trains:
-            refuse("--scorer", "localiser", "another with --negatives none or --steps 0")
+            raise UserError("--scorer localiser needs a localiser: give --negatives and --steps that train one")
 
     @property
     def trains(self) -> bool:

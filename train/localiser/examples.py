@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.localiser.labels import SHOWN, label_cells
+from train.localiser.labels import CHANGED, SHOWN, label_cells
 from train.negatives.augment import jitter_light
 from train.negatives.make import Normal, make_negative
 
 # Sides of crops are multiples of the coarsest trained stride, so that every stage's cells cover whole pixels of it.
 _MULTIPLE = 16
+_DRAWS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +32,17 @@ def crop_side(crop: int, shape: tuple[int, ...]) -> int:
 def make_example(normal: Normal, kind: str | None, crop: int, jitter: float, rng: np.random.Generator) -> Example:
     """An example of a normal (kind None) or of its negative; a crop of a negative is aimed at what was changed.
 
-    jitter: the largest relative change of brightness and contrast.
+    A negative in which no change shows teaches nothing: then another is drawn, up to five in all. jitter: the largest
+    relative change of brightness and contrast.
     """
-    before = normal.image
-    after = before if kind is None else make_negative(kind, normal, rng)
-    side = crop_side(crop, before.shape)
-    window = _window(np.abs(after - before).max(2) > SHOWN, side, rng)
-    before, after = before[window], after[window]
-    return Example(jitter_light(after, jitter, rng).transpose(2, 0, 1), label_cells(before, after))
+    before, side = normal.image, crop_side(crop, normal.image.shape)
+    for _ in range(_DRAWS):
+        after = before if kind is None else make_negative(kind, normal, rng)
+        window = _window(np.abs(after - before).max(2) > SHOWN, side, rng)
+        labels = label_cells(before[window], after[window])
+        if kind is None or (labels == CHANGED).any():
+            break
+    return Example(jitter_light(after[window], jitter, rng).transpose(2, 0, 1), labels)
 
 
 def _window(shown: NDArray[np.bool_], side: int, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
+from pipeline.errors import UserError
 from pipeline.progress import Advance
 from pipeline.threads import CORES
 from train.localiser.examples import Example, make_example
@@ -32,11 +33,11 @@ _AT_ONCE = 2
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Images (B,3,s,s) float32, the labels (B,s/8,s/8) of their cells, and how many of the batch's are changed."""
+    """Images (B,3,s,s) float32, the labels (B,s/8,s/8) of their cells, and the divisor of the batch's loss."""
 
     images: Tensor
     labels: Tensor
-    changed: int
+    divisor: int
 
 
 def fit_localiser(
@@ -44,7 +45,7 @@ def fit_localiser(
 ) -> Localiser:
     """A localiser on the backbone's device, trained for `settings.steps` steps; see `optimise`.
 
-    backbone: for inference; it stays as it is.
+    backbone: for inference; it stays as it is. UserError where no negative shows a change.
     """
     torch.manual_seed(seed)  # of the first weights of what is new; all else is drawn from (seed, step, example)
     localiser = Localiser(backbone)
@@ -62,16 +63,17 @@ def fit_localiser(
             shared = backbone.activations(backbone.normalise(part.images), (localiser.input_stage,))[0]
         return _loss(localiser(shared), part)
 
+    shown: list[int] = []
+
+    def batches(start: int) -> Iterator[list[_Part]]:
+        for parts in _batches(stream, settings, seed, start, backbone.device):
+            shown.append(sum(int((part.labels == CHANGED).sum()) for part in parts))
+            yield parts
+
     plan = Plan(settings.steps, _WARM_UP, _GRADIENT_NORM)
-    optimise(
-        localiser,
-        optimiser,
-        lambda start: _batches(stream, settings, seed, start, backbone.device),
-        loss_of,
-        plan,
-        cell,
-        advance,
-    )
+    optimise(localiser, optimiser, batches, loss_of, plan, cell, advance)
+    if shown and not any(shown):
+        raise UserError("no negative shows a change, as in blank images: give --negatives none, or other images")
     return localiser.eval().requires_grad_(False)
 
 
@@ -84,7 +86,7 @@ def _loss(logits: Tensor, part: _Part) -> Tensor:
     missing = (truth - logits.detach().sigmoid()).abs()
     weight = missing * torch.where(truth > 0, 1.0, _WEIGHT_OF_UNCHANGED) * (part.labels != IGNORED)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    return (weight * entropy).sum() / max(1, part.changed)
+    return (weight * entropy).sum() / part.divisor
 
 
 def _batches(
@@ -108,12 +110,14 @@ def _batches(
     at_once = _AT_ONCE if device.type == "cpu" else count
     while batch := list(islice(examples, count)):
         changed = sum(int((example.labels == CHANGED).sum()) for example in batch)
-        yield [_part(batch[i : i + at_once], changed, device) for i in range(0, count, at_once)]
+        # A batch in which little shows must not weigh more than others: one cell per negative at least.
+        divisor = max(negatives, changed)
+        yield [_part(batch[i : i + at_once], divisor, device) for i in range(0, count, at_once)]
 
 
-def _part(examples: list[Example], changed: int, device: torch.device) -> _Part:
+def _part(examples: list[Example], divisor: int, device: torch.device) -> _Part:
     images, labels = (
         torch.from_numpy(np.stack(arrays)).to(device)
         for arrays in ([example.image for example in examples], [example.labels for example in examples])
     )
-    return _Part(images.contiguous(memory_format=torch.channels_last), labels, changed)
+    return _Part(images.contiguous(memory_format=torch.channels_last), labels, divisor)

@@ -19,6 +19,7 @@ _SCAR_WIDTH = (2, 16)
 _SCAR_LENGTH = (10, 25)
 _SCAR_ROTATION = (-45, 45)
 _SCAR_IMAGE_SIZE = 256
+_LEAST_WIDTH, _LEAST_LENGTH = 2.0, 6.0  # in pixels: in a small image a thinner scar would not show
 
 Pixels = NDArray[np.float32]
 
@@ -40,7 +41,9 @@ def paste(image: Pixels, rng: np.random.Generator) -> Pixels:
 def scar(image: Pixels, rng: np.random.Generator) -> Pixels:
     """A copy of an image (H,W,3) with an upright thin patch of it, jittered and turned about its centre, elsewhere."""
     size = min(image.shape[:2])
-    width, length = (max(1.0, size / _SCAR_IMAGE_SIZE * rng.uniform(*bounds)) for bounds in (_SCAR_WIDTH, _SCAR_LENGTH))
+    scale = size / _SCAR_IMAGE_SIZE
+    width = max(_LEAST_WIDTH, scale * rng.uniform(*_SCAR_WIDTH))
+    length = max(_LEAST_LENGTH, scale * rng.uniform(*_SCAR_LENGTH))
     angle = math.radians(rng.uniform(*_SCAR_ROTATION))
     sine, cosine = math.sin(angle), math.cos(angle)
     from_y, from_x = _anywhere(image, length, width, rng)
