@@ -65,13 +65,13 @@ def test_a_map_shows_suspicions_below_the_bound_as_far_as_the_localiser_is_trust
     distances, logits, recipe = maps(seed, 0, 9), maps(seed + 1, -8, 8), rules(2.0)
     scale = CellScale(2.0, bound, own_kind)
     decided, shown = (rule(recipe, distances, logits) for rule in (scale.to_decide, scale.to_show))
-    trust = max(0.0, (own_kind - 0.9) / 0.1)
+    trust = max(0.0, (own_kind - recipe.trusted_from) / (1 - recipe.trusted_from))
     above = logits.double() - bound
     # log(1 + exp(x)), 2 above where the bound is.
     reaching = torch.log1p(torch.exp(above + 2))
     expected = distances / 2 + 2 * ((1 - trust) * above.clamp(min=0) + trust * reaching)
     torch.testing.assert_close(shown.double(), expected, rtol=1e-4, atol=1e-4)
-    assert (shown >= decided - 1e-4).all() and (own_kind > 0.9 or torch.equal(shown, decided))
+    assert (shown >= decided - 1e-4).all() and (own_kind > recipe.trusted_from or torch.equal(shown, decided))
 
 
 def test_without_a_localiser_a_map_shows_the_distances() -> None:

@@ -105,7 +105,7 @@ def recipe_of(backbone: str, settings: Settings) -> Recipe:
         cell_grid=cells,
         logit_quantile=0.99,
         logit_weight=2.0,
-        trusted_from=0.9,
+        trusted_from=0.95,
         map_reach=2.0,
         top_share=0.02,
         blur=4 / 224,  # PatchCore's
