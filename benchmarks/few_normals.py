@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipeline.progress import hide_progress
 from train.evaluation.cell_result import CellResult
-from train.run import Run, hold_out, open_run, train
+from train.run import Run, open_run, split_rows, train
 from train.settings import TrainSettings
 
 # A count beyond the category's takes all.
@@ -29,8 +29,7 @@ def with_fewer_normals(run: Run, category: str, count: int) -> Run:
     cached = run.cache[category]
     usable = cached.usable
     rows = usable[np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int)]
-    held = hold_out([cached.paths[row] for row in rows], run.settings.held_out)
-    return replace(run, normals={category: (rows[~held], rows[held])})
+    return replace(run, normals={category: split_rows(cached, rows, run.settings.held_out)})
 
 
 def measure(store: str, category: str, count: int) -> CellResult:

@@ -22,9 +22,9 @@ from scipy.stats import spearmanr
 from pipeline.cache.cache import open_cache
 from train.detector import Detector
 from train.evaluation.metrics import image_auroc
-from train.negatives.make import Normal, make_negative
+from train.negatives.make import make_negative
 from train.negatives.stream import NormalStream
-from train.run import hold_out
+from train.run import split_rows
 from train.run_folder import RunFolder
 
 KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
@@ -34,17 +34,13 @@ def judge(cell: Path, store: str, category: str) -> dict[str, float]:
     """Mean AUROC over kinds, by scorer, of one cell's detector on its held-out normals and their negatives."""
     detector = Detector.load(cell, "cpu")
     cached = open_cache(store)[category]
-    rows, paths = cached.usable, cached.paths
-    rows = rows[hold_out([paths[row] for row in rows], detector.settings["held_out"])]
+    _, rows = split_rows(cached, cached.usable, detector.settings["held_out"])
     batch = NormalStream(cached, rows).read(rows)
     normal = detector.score(list(batch.images)).image
     found: dict[str, list[float]] = {name: [] for name in normal}
     for kind in KINDS:
         rng = np.random.default_rng(0)
-        negatives = (
-            make_negative(kind, Normal(image.astype(np.float32), pairs, cached.settings), rng)
-            for image, pairs in zip(batch.images, batch.pairs, strict=True)
-        )
+        negatives = (make_negative(kind, normal, rng) for normal in batch.normals(cached.settings))
         negative = detector.score(np.rint(image).astype(np.uint8) for image in negatives).image
         labels: NDArray[np.int64] = np.repeat([0, 1], len(rows))
         for name, values in normal.items():

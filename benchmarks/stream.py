@@ -37,8 +37,7 @@ from pipeline.threads import torch_threads
 from train.localiser.examples import Example, crop_side, make_example
 from train.localiser.fit import fit_localiser
 from train.localiser.network import Localiser
-from train.negatives.make import Normal
-from train.negatives.stream import NormalStream
+from train.negatives.stream import Normal, NormalStream
 from train.run_folder import CellFolder
 from train.settings import TrainSettings
 
@@ -72,8 +71,8 @@ def stream_rate(stream: NormalStream, batches: int, seed: int) -> float:
 
     def numbered() -> Iterator[tuple[Normal, list[int]]]:
         for step, batch in enumerate(islice(stream.batches(COUNT, seed), batches)):
-            for i, (image, pairs) in enumerate(zip(batch.images, batch.pairs, strict=True)):
-                yield Normal(image.astype(np.float32), pairs, stream.settings), [seed, step, i]
+            for i, normal in enumerate(batch.normals(stream.settings)):
+                yield normal, [seed, step, i]
 
     def made(item: tuple[Normal, list[int]]) -> Example:
         kind = TRAIN.negatives if item[1][2] < TRAIN.batch_size else None

@@ -1,10 +1,14 @@
 """Fixtures shared by the tests: real solar-cell images as a data set on disk, and a small cache of it."""
 
+import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,6 +183,50 @@ def command_line(*arguments: object) -> list[str]:
 def invoke(*arguments: object) -> Result:
     """`cli.py ARGUMENTS` in this process."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+class Killed(Exception):
+    pass
+
+
+class Advance:
+    """Counts the steps that are done, and cuts the run off after so many."""
+
+    def __init__(self, die_at: int | None = None) -> None:
+        self.done, self._die_at = 0, die_at
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        if self.done == self._die_at:
+            raise Killed
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def assert_same_weights(mine: Weights, yours: Weights) -> None:
+    assert mine.keys() == yours.keys()
+    assert [name for name in mine if not torch.equal(mine[name], yours[name])] == []
+
+
+def log_of(folder: Path) -> list[dict[str, str]]:
+    """The lines of a training log without the seconds, which differ from run to run."""
+    with (folder / "log.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@contextmanager
+def killed_once_there(command: Sequence[str], file: Path) -> Iterator[None]:
+    """Run a command beside the block, and kill it, after the block, as soon as the file is there."""
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield
+        until = time.monotonic() + 100
+        while not file.exists() and child.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        child.kill()
+    assert child.wait() == -signal.SIGKILL
 
 
 def changed_at(folder: str | Path) -> dict[str, int]:

@@ -1,9 +1,6 @@
 import contextlib
 import csv
 import json
-import signal
-import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from conftest import RunCli, SmallCache, command_line, invoke
+from conftest import RunCli, SmallCache, command_line, invoke, killed_once_there
 
 
 @dataclass(frozen=True)
@@ -204,14 +201,8 @@ def test_a_killed_command_resumes_to_the_very_weights_of_an_unbroken_one(
 
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     cell = killed / "poly/seed-0"
-    child = subprocess.Popen(command_line(*command(killed)), stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 100
-        while not (cell / "checkpoint.pt").exists() and child.poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
-    finally:
-        child.kill()
-    assert child.wait() == -signal.SIGKILL
+    with killed_once_there(command_line(*command(killed)), cell / "checkpoint.pt"):
+        pass
     assert torch.load(cell / "checkpoint.pt", weights_only=True)["step"] == 50 and not (cell / "cell.json").exists()
     for out, options in ((killed, ["--resume"]), (unbroken, [])):
         assert run_cli(*command(out), *options).returncode == 0

@@ -11,7 +11,8 @@ from pipeline.pairs import draw_pairs
 from pipeline.settings import PrecomputeSettings
 from train.localiser.examples import crop_side, make_example
 from train.localiser.labels import CHANGED, UNCHANGED
-from train.negatives.make import KINDS, Normal
+from train.negatives.make import KINDS
+from train.negatives.stream import Normal
 
 SIZE = 64
 SETTINGS = PrecomputeSettings(image_size=SIZE, stages=("blocks.1",), pairs=4)

@@ -14,7 +14,8 @@ from pipeline.swap import swap_patches
 from train.negatives.cutpaste import paste, scar
 from train.negatives.defects import blob, blur, line, noise
 from train.negatives.exchange import draw_feather, draw_shape, exchange
-from train.negatives.make import KINDS, Normal, make_negative
+from train.negatives.make import KINDS, make_negative
+from train.negatives.stream import Normal
 from train.settings import NEGATIVES
 
 SIZE, STAGES, PAIRS = 64, 2, 4

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Advance, Killed, Weights, assert_same_weights, log_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -21,11 +22,6 @@ from train.run_folder import CellFolder
 WIDTH, PARTS, SEED = 6, 3, 5
 PLAN = Plan(steps=7, warm_up=2, gradient_norm=1.0)
 PEAK = 0.05
-Weights = dict[str, Tensor]
-
-
-class Killed(Exception):
-    pass
 
 
 @dataclass(frozen=True)
@@ -80,32 +76,14 @@ def run(
     peak: float = PEAK,
 ) -> Weights:
     """The weights after `optimise`; die_at: the step that is cut off."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if done == die_at:
-            raise Killed
-
+    advance = Advance(die_at)
     layers = network() if layers is None else layers
     optimiser = torch.optim.AdamW([{"params": [p for p in layers.parameters() if p.requires_grad], "peak": peak}], lr=0)
     cell = CellFolder(folder)
     cell.clear(keep_checkpoint=resume)
     optimise(layers, optimiser, batches, lambda part: loss_on(layers, part), plan, cell, advance)
-    assert done == plan.steps
+    assert advance.done == plan.steps
     return {name: value.clone() for name, value in layers.state_dict().items()}
-
-
-def log_of(folder: Path) -> list[dict[str, str]]:
-    """The lines without the seconds, which differ from run to run."""
-    with (folder / "log.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-
-
-def assert_same(mine: Weights, yours: Weights) -> None:
-    assert mine.keys() == yours.keys()
-    assert [name for name in mine if not torch.equal(mine[name], yours[name])] == []
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------
@@ -210,7 +188,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path: Path, unbroken: Trained)
     try:
         for count in (1, 2, 5):
             CORES.use(count)
-            assert_same(run(tmp_path / str(count)), unbroken.weights)
+            assert_same_weights(run(tmp_path / str(count)), unbroken.weights)
     finally:
         CORES.use(before)
 
@@ -242,7 +220,7 @@ def test_a_diverged_run_is_stopped_with_one_line_before_its_weights_are_touched(
 
 
 def test_the_same_run_again_ends_with_the_same_bits(tmp_path: Path, unbroken: Trained) -> None:
-    assert_same(run(tmp_path / "again"), unbroken.weights)
+    assert_same_weights(run(tmp_path / "again"), unbroken.weights)
     assert log_of(tmp_path / "again") == log_of(unbroken.folder)
 
 
@@ -254,7 +232,7 @@ def test_a_run_cut_off_and_resumed_ends_with_the_weights_of_an_unbroken_one(
     with pytest.raises(Killed):
         run(folder, die_at=die_at)
     assert (folder / "checkpoint.pt").exists() == (die_at > 2)
-    assert_same(run(folder, resume=True), unbroken.weights)
+    assert_same_weights(run(folder, resume=True), unbroken.weights)
     assert log_of(folder) == log_of(unbroken.folder)
 
 
@@ -263,7 +241,7 @@ def test_a_run_may_be_cut_off_again_and_again(tmp_path: Path, unbroken: Trained)
     for die_at in (3, 5, 6):
         with pytest.raises(Killed):
             run(folder, resume=True, die_at=die_at)
-    assert_same(run(folder, resume=True), unbroken.weights)
+    assert_same_weights(run(folder, resume=True), unbroken.weights)
     assert log_of(folder) == log_of(unbroken.folder)
 
 
@@ -282,7 +260,7 @@ def test_a_log_ahead_of_its_checkpoint_is_cut_to_it(tmp_path: Path, unbroken: Tr
 def test_a_finished_run_is_read_back(unbroken: Trained) -> None:
     files = unbroken.folder / "log.csv", unbroken.folder / "checkpoint.pt"
     before = [file.stat().st_mtime_ns for file in files]
-    assert_same(run(unbroken.folder, resume=True), unbroken.weights)
+    assert_same_weights(run(unbroken.folder, resume=True), unbroken.weights)
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
@@ -291,7 +269,7 @@ def test_a_run_is_not_resumed_from_the_checkpoint_of_one_before_it(tmp_path: Pat
     run(folder, plan=replace(PLAN, steps=2))
     with pytest.raises(Killed):
         run(folder, die_at=1)
-    assert_same(run(folder, resume=True), unbroken.weights)
+    assert_same_weights(run(folder, resume=True), unbroken.weights)
 
 
 @pytest.mark.parametrize("content", ["empty", "cut", "noise", "another network", "nothing"])
@@ -314,29 +292,27 @@ def test_a_log_that_cannot_be_read_stops_nothing(tmp_path: Path, unbroken: Train
     with pytest.raises(Killed):
         run(tmp_path, die_at=5)
     (tmp_path / "log.csv").write_bytes(b"\xff\xfe\x00\x80")
-    assert_same(run(tmp_path, resume=True), unbroken.weights)
+    assert_same_weights(run(tmp_path, resume=True), unbroken.weights)
     assert [int(row["step"]) for row in log_of(tmp_path)] == [4, 5, 6]
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_not(tmp_path: Path) -> None:
     layers = network()
     before = {name: value.clone() for name, value in layers.state_dict().items()}
-    with torch.no_grad():
-        layers[3].weight.zero_()  # type: ignore[union-attr]
 
-    class Root(torch.autograd.Function):
-        """Of 0: finite, with a gradient that is not."""
+    class Endless(torch.autograd.Function):
+        """The identity, with a gradient that is not finite."""
 
         @staticmethod
         def forward(ctx: object, x: Tensor) -> Tensor:
             return x
 
         @staticmethod
-        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(ctx: object, gradient: Tensor) -> Tensor:
             return gradient * torch.inf
 
     with pytest.raises(UserError, match="gradient of step 0 is not finite"):
-        run(tmp_path, layers=nn.Sequential(*layers[:3], _Applied(Root), layers[3]))
+        run(tmp_path, layers=nn.Sequential(*list(layers)[:3], _Applied(Endless), layers[3]))
     after = layers.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in ("1.weight", "1.bias"))
     assert not (tmp_path / "checkpoint.pt").exists()

@@ -3,10 +3,7 @@
 import copy
 import csv
 import math
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, write_cache
+from conftest import REPO, Advance, Killed, Weights, assert_same_weights, killed_once_there, log_of, write_cache
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -33,8 +30,7 @@ from train.localiser.examples import Example, make_example
 from train.localiser.fit import fit_localiser
 from train.localiser.labels import CHANGED, IGNORED, UNCHANGED
 from train.localiser.network import Localiser
-from train.negatives.make import Normal
-from train.negatives.stream import NormalStream
+from train.negatives.stream import Normal, NormalStream
 from train.recipe import recipe_of
 from train.run_folder import CellFolder
 from train.settings import FinetuneSettings, TrainSettings
@@ -45,7 +41,6 @@ QUICK = TrainSettings(steps=5, batch_size=2, crop=32, head_lr=0.01, backbone_lr=
 LONG = replace(QUICK, steps=55, batch_size=1)
 TUNING = FinetuneSettings(steps=5, batch_size=2)
 SEED = 4
-Weights = dict[str, Tensor]
 Settings = TrainSettings | FinetuneSettings
 
 
@@ -55,10 +50,6 @@ class Trained:
 
     weights: Weights
     folder: Path
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +114,7 @@ def run(
     die_at: int | None = None,
 ) -> Weights:
     """The weights of the localiser or of the finetuned backbone; die_at: the step that is cut off."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if done == die_at:
-            raise Killed
-
+    advance = Advance(die_at)
     cell = CellFolder(folder)
     cell.clear(keep_checkpoint=resume)
     trained: nn.Module
@@ -139,24 +123,13 @@ def run(
     else:
         trained = copy.deepcopy(plain)
         finetune(trained, recipe_of(CACHE.backbone, settings), stream(store), settings, seed, cell, advance)
-    assert done == settings.steps
+    assert advance.done == settings.steps
     assert not trained.training and not any(parameter.requires_grad for parameter in trained.parameters())
     return {name: value.clone() for name, value in trained.state_dict().items()}
 
 
-def assert_same(mine: Weights, yours: Weights) -> None:
-    assert mine.keys() == yours.keys()
-    assert [name for name in mine if not torch.equal(mine[name], yours[name])] == []
-
-
 def changed(before: Weights, after: Weights) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
-
-
-def log_of(folder: Path) -> list[dict[str, str]]:
-    """The lines without the seconds, which differ from run to run."""
-    with (folder / "log.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
 # --- both: the same run again, and a run cut off ------------------------------------------------------------------
@@ -165,7 +138,7 @@ def log_of(folder: Path) -> list[dict[str, str]]:
 def test_a_seed_decides_every_bit(
     toy: str, plain: Backbone, settings: Settings, unbroken: Trained, tmp_path: Path
 ) -> None:
-    assert_same(run(toy, plain, tmp_path / "same", settings), unbroken.weights)
+    assert_same_weights(run(toy, plain, tmp_path / "same", settings), unbroken.weights)
     assert log_of(tmp_path / "same") == log_of(unbroken.folder)
     assert changed(run(toy, plain, tmp_path / "other", settings, seed=SEED + 1), unbroken.weights)
     assert log_of(tmp_path / "other") != log_of(unbroken.folder)
@@ -180,7 +153,7 @@ def test_a_run_cut_off_and_resumed_ends_with_the_weights_of_an_unbroken_one(
         run(toy, plain, tmp_path, settings, die_at=die_at)
     assert (tmp_path / "checkpoint.pt").exists() == (die_at > 2)
     torch.manual_seed(99)  # what else has drawn in between must not matter
-    assert_same(run(toy, plain, tmp_path, settings, resume=True), unbroken.weights)
+    assert_same_weights(run(toy, plain, tmp_path, settings, resume=True), unbroken.weights)
     assert log_of(tmp_path) == log_of(unbroken.folder)
 
 
@@ -194,13 +167,13 @@ def test_the_number_of_threads_changes_no_bit(
 ) -> None:
     for count in (1, 2):
         cores(count)
-        assert_same(run(toy, plain, tmp_path / str(count), settings), unbroken.weights)
+        assert_same_weights(run(toy, plain, tmp_path / str(count), settings), unbroken.weights)
 
 
 def test_a_finished_run_is_read_back(toy: str, plain: Backbone, settings: Settings, unbroken: Trained) -> None:
     files = unbroken.folder / "log.csv", unbroken.folder / "checkpoint.pt"
     before = [file.stat().st_mtime_ns for file in files]
-    assert_same(run(toy, plain, unbroken.folder, settings, resume=True), unbroken.weights)
+    assert_same_weights(run(toy, plain, unbroken.folder, settings, resume=True), unbroken.weights)
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
@@ -251,17 +224,10 @@ def test_a_killed_process_is_resumed_bit_for_bit(toy: str, plain: Backbone, tmp_
     killed = tmp_path / "killed"
     killed.mkdir()
     script = _CHILD.format(repo=str(REPO), tests=str(REPO / "tests"), store=toy, folder=str(killed))
-    child = subprocess.Popen([sys.executable, "-c", script])
-    try:
+    with killed_once_there([sys.executable, "-c", script], killed / "checkpoint.pt"):
         unbroken = run(toy, plain, tmp_path / "unbroken", LONG)
-        until = time.monotonic() + 100
-        while not (killed / "checkpoint.pt").exists() and child.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
-    finally:
-        child.kill()
-    assert child.wait() == -signal.SIGKILL
     assert len(log_of(killed)) == 50
-    assert_same(run(toy, plain, killed, LONG, resume=True), unbroken)
+    assert_same_weights(run(toy, plain, killed, LONG, resume=True), unbroken)
     assert log_of(killed) == log_of(tmp_path / "unbroken")
 
 
@@ -280,8 +246,7 @@ def test_the_loss_falls_and_cells_of_unseen_negatives_are_told_apart(
     labels: list[NDArray[np.int8]] = []
     logits: list[Tensor] = []
     batch = next(stream(toy).batches(20, 1))
-    for i, (image, pairs) in enumerate(zip(batch.images, batch.pairs, strict=True)):
-        normal = Normal(image.astype(np.float32), pairs, CACHE)
+    for i, normal in enumerate(batch.normals(CACHE)):
         example = make_example(normal, "cutswap", 32, 0.0, np.random.default_rng([77, i]))
         images = torch.from_numpy(example.image)[None]
         with torch.no_grad():
@@ -322,7 +287,7 @@ def test_without_a_rate_of_the_stages_a_run_is_resumed_as_well(toy: str, plain: 
     unbroken = run(toy, plain, tmp_path / "unbroken", frozen)
     with pytest.raises(Killed):
         run(toy, plain, tmp_path / "cut", frozen, die_at=3)
-    assert_same(run(toy, plain, tmp_path / "cut", frozen, resume=True), unbroken)
+    assert_same_weights(run(toy, plain, tmp_path / "cut", frozen, resume=True), unbroken)
 
 
 def test_a_diverged_run_is_stopped_with_one_line(

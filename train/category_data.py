@@ -13,7 +13,7 @@ from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.category import CachedCategory
 from train.evaluation.test_set import TestSet
-from train.negatives.make import Normal, make_negative
+from train.negatives.make import make_negative
 from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import Recipe
 from train.scorers.fit import OfNormals, fit_normals
@@ -52,8 +52,7 @@ class CategoryData:
     def held_out_negatives(self, kind: str, seed: int) -> Iterator[NDArray[np.uint8]]:
         """A negative of each held-out normal."""
         for row in self.held_out.rows:
-            batch = self.stream.read(np.array([row]))
-            normal = Normal(batch.images[0].astype(np.float32), batch.pairs[0], self.settings)
+            (normal,) = self.stream.read(np.array([row])).normals(self.settings)
             negative = make_negative(kind, normal, np.random.default_rng([seed, int(row)]))
             yield negative.round().astype(np.uint8)
 

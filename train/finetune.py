@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from pipeline.backbones.load import Backbone
 from pipeline.progress import Advance
 from pipeline.threads import CORES
-from train.features.extract import pooled_embedding
+from train.features.extract import image_embedding
 from train.negatives.augment import jitter_light
-from train.negatives.make import Normal, make_negative
-from train.negatives.stream import NormalStream
+from train.negatives.make import make_negative
+from train.negatives.stream import Normal, NormalStream
 from train.optimise import Plan, optimise
 from train.recipe import Recipe
 from train.run_folder import CellFolder
@@ -42,8 +42,7 @@ class Classifier(nn.Module):
 
     def embedding(self, images: Tensor) -> Tensor:
         """(B,D) of images (B,3,H,W) on the 0..255 scale."""
-        activations = self.backbone.activations(self.backbone.normalise(images), self._recipe.embedding_stages)
-        return pooled_embedding(activations, self._recipe.pooling)
+        return image_embedding(self.backbone, self._recipe, images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify."""
@@ -76,10 +75,7 @@ def finetune(
 
     def batches(start: int) -> Iterator[Iterator[_Part]]:
         for step, batch in enumerate(stream.batches(settings.batch_size, seed, start), start):
-            normals = (
-                (Normal(image.astype(np.float32), pairs, stream.settings), [seed, step, i])
-                for i, (image, pairs) in enumerate(zip(batch.images, batch.pairs, strict=True))
-            )
+            normals = ((normal, [seed, step, i]) for i, normal in enumerate(batch.normals(stream.settings)))
             yield CORES.spread(made, normals)
 
     def made(item: tuple[Normal, list[int]]) -> _Part:

@@ -46,7 +46,7 @@ from train.views.plots import plot_maps, plot_scores
 _LEAST_NORMALS = 4
 
 # Rows of the normals to train on, and of those held out.
-_Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Run:
     settings: Settings
     device: torch.device
     resume: bool
-    normals: dict[str, _Split]
+    normals: dict[str, Split]
     tests: dict[str, Category]
     test_images: int | None = None
 
@@ -163,6 +163,13 @@ def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     return held
 
 
+def split_rows(category: CachedCategory, rows: NDArray[np.int64], held_out: float) -> Split:
+    """Of some rows of normals those to train on, and those held out, by `hold_out`."""
+    paths = category.paths
+    held = hold_out([paths[row] for row in rows], held_out)
+    return rows[~held], rows[held]
+
+
 def run_cell(run: Run, data: CategoryData, seed: int) -> None:
     """Make one category's detector with one seed, score its test images and write the results.
 
@@ -192,7 +199,7 @@ def _compute_cell(run: Run, data: CategoryData, seed: int, cell: CellFolder) -> 
     cell.write(result)
 
 
-def _split(category: CachedCategory, store: str, held_out: float) -> _Split:
+def _split(category: CachedCategory, store: str, held_out: float) -> Split:
     """Rows of the normals to train on and of those held out; UserError for too few, or a pending chunk."""
     if not category.complete:
         raise UserError(f"{category.name} is not complete in {store}: run precompute again to finish it")
@@ -201,9 +208,7 @@ def _split(category: CachedCategory, store: str, held_out: float) -> _Split:
         raise UserError(
             f"{category.name} has {len(rows)} normal images in {store}, too few: give {_LEAST_NORMALS} or more"
         )
-    paths = category.paths
-    held = hold_out([paths[row] for row in rows], held_out)
-    return rows[~held], rows[held]
+    return split_rows(category, rows, held_out)
 
 
 def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:

@@ -10,6 +10,8 @@ from pipeline.setting import POSITIVE, SHARE, Bounds, check, setting
 NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "mix", "none")
 SCORERS = ("largest", "sum", "gaussian", "patches", "localiser")
 _BELOW_ONE = Bounds(0, 1, without_high=True)
+# Of every arm, so that all have the same split of the normals and the same share of false alarms.
+_HELD_OUT, _FALSE_ALARMS = 0.15, 0.01
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class TrainSettings:
     )
     weight_decay: float = 1e-4
     colour_jitter: float = setting(0.1, "Largest relative change of brightness and contrast.", within=_BELOW_ONE)
-    held_out: float = 0.15
+    held_out: float = _HELD_OUT
     false_alarms: float = setting(
-        0.01, "Share of normals that the threshold may flag.", within=SHARE, option="--false-positive-rate"
+        _FALSE_ALARMS, "Share of normals that the threshold may flag.", within=SHARE, option="--false-positive-rate"
     )
     scorer: str = setting("largest", "The score that the threshold is compared with.", choices=SCORERS)
     coreset: int = 4000
@@ -64,8 +66,8 @@ class PatchCoreSettings:
 
     coreset: float = 0.1
     whitened: bool = False
-    held_out: float = 0.15
-    false_alarms: float = 0.01
+    held_out: float = _HELD_OUT
+    false_alarms: float = _FALSE_ALARMS
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class FinetuneSettings:
     momentum: float = 0.9
     weight_decay: float = 3e-5
     colour_jitter: float = 0.1
-    held_out: float = 0.15
-    false_alarms: float = 0.01
+    held_out: float = _HELD_OUT
+    false_alarms: float = _FALSE_ALARMS
 
 
 # The settings of an arm.

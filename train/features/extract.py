@@ -78,6 +78,11 @@ def patch_embedding(activations: list[Tensor], grid: tuple[int, int], neighbourh
     return cat([on_grid(a, grid) for a in averaged], 1)
 
 
+def image_embedding(backbone: Backbone, recipe: Recipe, images: Tensor) -> Tensor:
+    """(B,D) float32 of images (B,3,H,W) on the 0..255 scale, with gradients; for patches as well, see `embed`."""
+    return pooled_embedding(backbone.activations(backbone.normalise(images), recipe.embedding_stages), recipe.pooling)
+
+
 @dataclass(frozen=True, eq=False)
 class Embedded:
     """What one forward pass of a backbone says of images.

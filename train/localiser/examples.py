@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from train.localiser.labels import CHANGED, SHOWN, label_cells
 from train.negatives.augment import jitter_light
-from train.negatives.make import Normal, make_negative
+from train.negatives.make import make_negative
+from train.negatives.stream import Normal
 
 # Sides of crops are multiples of the coarsest trained stride, so that every stage's cells cover whole pixels of it.
 _MULTIPLE = 16

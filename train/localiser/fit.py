@@ -18,8 +18,7 @@ from pipeline.threads import CORES
 from train.localiser.examples import Example, make_example
 from train.localiser.labels import CHANGED, IGNORED
 from train.localiser.network import Localiser
-from train.negatives.make import Normal
-from train.negatives.stream import NormalStream
+from train.negatives.stream import Normal, NormalStream
 from train.optimise import Plan, optimise
 from train.run_folder import CellFolder
 from train.settings import TrainSettings
@@ -66,8 +65,8 @@ def fit_localiser(
     shown: list[int] = []
 
     def batches(start: int) -> Iterator[list[_Part]]:
-        for parts in _batches(stream, settings, seed, start, backbone.device):
-            shown.append(sum(int((part.labels == CHANGED).sum()) for part in parts))
+        for changed, parts in _batches(stream, settings, seed, start, backbone.device):
+            shown.append(changed)
             yield parts
 
     plan = Plan(settings.steps, _WARM_UP, _GRADIENT_NORM)
@@ -91,15 +90,17 @@ def _loss(logits: Tensor, part: _Part) -> Tensor:
 
 def _batches(
     stream: NormalStream, settings: TrainSettings, seed: int, start: int, device: torch.device
-) -> Iterator[list[_Part]]:
-    """The parts of every batch from step `start` on: negatives, then half as many normals, of different images."""
+) -> Iterator[tuple[int, list[_Part]]]:
+    """Of every batch from step `start` on its changed cells, and its parts.
+
+    Negatives come first, then half as many normals, of different images.
+    """
     negatives = settings.batch_size
     count = negatives + settings.normals
 
     def numbered() -> Iterator[tuple[Normal, str | None, list[int]]]:
         for step, batch in enumerate(stream.batches(count, seed, start), start):
-            for i, (image, pairs) in enumerate(zip(batch.images, batch.pairs, strict=True)):
-                normal = Normal(image.astype(np.float32), pairs, stream.settings)
+            for i, normal in enumerate(batch.normals(stream.settings)):
                 yield normal, settings.negatives if i < negatives else None, [seed, step, i]
 
     def made(item: tuple[Normal, str | None, list[int]]) -> Example:
@@ -112,7 +113,7 @@ def _batches(
         changed = sum(int((example.labels == CHANGED).sum()) for example in batch)
         # A batch in which little shows must not weigh more than others: one cell per negative at least.
         divisor = max(negatives, changed)
-        yield [_part(batch[i : i + at_once], divisor, device) for i in range(0, count, at_once)]
+        yield changed, [_part(batch[i : i + at_once], divisor, device) for i in range(0, count, at_once)]
 
 
 def _part(examples: list[Example], divisor: int, device: torch.device) -> _Part:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from train.negatives.augment import jitter_colour
+from train.negatives.augment import Pixels, jitter_colour
 
 # Section 2.1 and appendix: area as a share of the image, aspect and jitter of the patch; width and length of a scar in
 # pixels of an image of 256, and its rotation in degrees.
@@ -20,8 +19,6 @@ _SCAR_LENGTH = (10, 25)
 _SCAR_ROTATION = (-45, 45)
 _SCAR_IMAGE_SIZE = 256
 _LEAST_WIDTH, _LEAST_LENGTH = 2.0, 6.0  # in pixels: in a small image a thinner scar would not show
-
-Pixels = NDArray[np.float32]
 
 
 def paste(image: Pixels, rng: np.random.Generator) -> Pixels:

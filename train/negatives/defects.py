@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from train.negatives.augment import Pixels
 from train.negatives.exchange import draw_feather, draw_shape
 
 # Of the region that is changed, as a share of the image's side, log-uniform.
@@ -19,7 +19,6 @@ _BLUR = (1.5, 5.0)  # sigma in pixels
 _LINE_WIDTH = (0.7, 2.5)  # sigma in pixels
 _LOG_LINE_LENGTH = (math.log(0.08), math.log(0.5))  # as a share of the image's side
 
-Pixels = NDArray[np.float32]
 Change = Callable[[Pixels, np.random.Generator], Pixels]
 
 

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.pairs import draw_pairs
-from pipeline.settings import PrecomputeSettings
+from train.negatives.augment import Pixels
 from train.negatives.cutpaste import paste, scar
 from train.negatives.defects import blob, blur, line, noise
 from train.negatives.exchange import exchange
+from train.negatives.stream import Normal
 
 _MOST_SWAPS = 3
 # Kinds that "mix" has beside CutSwap, each as often as the others; CutSwap makes half of its negatives.
 _OTHERS = (scar, blob, paste, noise, blur, line)
-
-Pixels = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Normal:
-    """A normal out of the cache: image (H,W,3) float32 on the 0..255 scale, its pairs (L,P,6), the cache's settings."""
-
-    image: Pixels
-    pairs: NDArray[np.int16]
-    settings: PrecomputeSettings
 
 
 def make_negative(kind: str, normal: Normal, rng: np.random.Generator) -> Pixels:

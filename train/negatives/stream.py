@@ -25,6 +25,15 @@ _WINDOW = 16
 _MEMORY = 4 * 2**30
 
 
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """A normal out of the cache: image (H,W,3) float32 on the 0..255 scale, its pairs (L,P,6), the cache's settings."""
+
+    image: NDArray[np.float32]
+    pairs: NDArray[np.int16]
+    settings: PrecomputeSettings
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some normals: images (B,H,W,3) uint8, their pairs (B,L,P,6) int16, and their rows (B,) of the cache."""
@@ -32,6 +41,11 @@ class Batch:
     images: NDArray[np.uint8]
     pairs: NDArray[np.int16]
     rows: NDArray[np.int64]
+
+    def normals(self, settings: PrecomputeSettings) -> Iterator[Normal]:
+        """One at a time; settings: of the cache."""
+        for image, pairs in zip(self.images, self.pairs, strict=True):
+            yield Normal(image.astype(np.float32), pairs, settings)
 
 
 def row_order(rows: NDArray[np.int64], seed: int) -> Iterator[int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
-from train.features.extract import Item, embed, map_images, pooled_embedding
+from train.features.extract import Item, embed, image_embedding, map_images
 from train.features.grid import on_grid
 from train.localiser.network import Localiser
 from train.recipe import Recipe
@@ -68,8 +68,7 @@ class Fitted:
         found = embed(self.pretrained, self.recipe, images, shared)
         pooled = dict.fromkeys(self.scorers, found.pooled)
         if self.finetuned is not None:
-            inputs, stages = self.finetuned.normalise(images), self.recipe.embedding_stages
-            pooled["finetuned"] = pooled_embedding(self.finetuned.activations(inputs, stages), self.recipe.pooling)
+            pooled["finetuned"] = image_embedding(self.finetuned, self.recipe, images)
         logits = None
         if self.localiser is not None:
             assert found.shared is not None
