@@ -22,7 +22,7 @@ from pipeline.cache.category import CachedCategory
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.layout import Arrays, layout
 from pipeline.data.datasets import Dataset
-from pipeline.data.layouts import Category, Sample
+from pipeline.data.samples import Category, Sample
 from pipeline.settings import PrecomputeSettings
 
 SHARDS = (1, 4, 8, 16)
@@ -33,7 +33,7 @@ READ = 200
 
 
 def create(store: str, count: int, settings: PrecomputeSettings, chunks: int) -> None:
-    samples = tuple(Sample(f"noise/train/good/{i:07}.png", 0, "good", None) for i in range(count))
+    samples = tuple(Sample(f"noise/train/good/{i:07}.png", 0, "good", ()) for i in range(count))
     dataset = Dataset("folder", "none", (Category("noise", samples, ()),))
     prepare_cache(store, dataset, settings, "none", chunks_per_shard=chunks)
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from pipeline.cache.category import CachedCategory
 from pipeline.data.datasets import Dataset, load
-from pipeline.data.layouts import Category
+from pipeline.data.samples import Category
 from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution

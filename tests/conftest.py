@@ -30,7 +30,7 @@ from pipeline.cache.create import prepare_cache
 from pipeline.cache.layout import CHUNK, layout
 from pipeline.data.datasets import Dataset, load
 from pipeline.data.images import decode_rgb
-from pipeline.data.layouts import Category, Sample
+from pipeline.data.samples import Category, Sample
 from pipeline.pairs import draw_pairs
 from pipeline.precompute import PrecomputeReport, precompute
 from pipeline.settings import PrecomputeSettings
@@ -250,7 +250,7 @@ def run_cli(tmp_path: Path) -> RunCli:
 
 def listed(root: str | Path, paths: Mapping[str, Sequence[str]], name: str = "folder") -> Dataset:
     """A data set of normal images at these paths by category, none of which need exist."""
-    samples = {category: tuple(Sample(path, 0, "good", None) for path in some) for category, some in paths.items()}
+    samples = {category: tuple(Sample(path, 0, "good", ()) for path in some) for category, some in paths.items()}
     return Dataset(name, str(root), tuple(Category(category, some, ()) for category, some in samples.items()))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.data.counts import COUNTS, MASKED, compare_counts
 from pipeline.data.datasets import DATASETS, Category, load
-from pipeline.data.layouts import elpv_trains_on
+from pipeline.data.published import elpv_trains_on
 from pipeline.errors import UserError
 
 
@@ -56,12 +56,12 @@ def test_mvtec_samples(tmp_path: Path) -> None:
     assert [category.name for category in found.categories] == ["bottle", "screw"]
     screw = found.categories[1]
     assert [s.path for s in screw.train] == [f"screw/train/good/00{i}.png" for i in range(3)]
-    assert {(s.label, s.defect, s.mask) for s in screw.train} == {(0, "good", None)}
-    assert [(s.path, s.label, s.defect, s.mask) for s in screw.test] == [
-        ("screw/test/bent/000.png", 1, "bent", "screw/ground_truth/bent/000_mask.png"),
-        ("screw/test/bent/001.png", 1, "bent", "screw/ground_truth/bent/001_mask.png"),
-        ("screw/test/good/000.png", 0, "good", None),
-        ("screw/test/good/001.png", 0, "good", None),
+    assert {(s.label, s.defect, s.masks) for s in screw.train} == {(0, "good", ())}
+    assert [(s.path, s.label, s.defect, s.masks) for s in screw.test] == [
+        ("screw/test/bent/000.png", 1, "bent", ("screw/ground_truth/bent/000_mask.png",)),
+        ("screw/test/bent/001.png", 1, "bent", ("screw/ground_truth/bent/001_mask.png",)),
+        ("screw/test/good/000.png", 0, "good", ()),
+        ("screw/test/good/001.png", 0, "good", ()),
     ]
 
 
@@ -147,12 +147,12 @@ def test_folder_masks_may_have_any_suffix_and_either_name(tmp_path: Path) -> Non
             "w/ground_truth/other/d.png",
         ],
     )
-    masks = {s.path[-5:]: s.mask for s in load("folder", str(tmp_path)).categories[0].test}
+    masks = {s.path[-5:]: s.masks for s in load("folder", str(tmp_path)).categories[0].test}
     assert list(masks.values()) == [
-        "w/ground_truth/dent/a_mask.bmp",
-        "w/ground_truth/dent/b.PNG",
-        "w/ground_truth/dent/c.v2_mask.png",
-        None,
+        ("w/ground_truth/dent/a_mask.bmp",),
+        ("w/ground_truth/dent/b.PNG",),
+        ("w/ground_truth/dent/c.v2_mask.png",),
+        (),
     ]
 
 
@@ -190,7 +190,7 @@ def test_visa_as_published(tmp_path: Path) -> None:
     assert [s.path for s in found[1].train] == [f"pcb1/Data/Images/Normal/000{i}.JPG" for i in range(3)]
     bad = found[0].test[0]
     assert (bad.path, bad.label, bad.defect) == ("candle/Data/Images/Anomaly/000.JPG", 1, "anomaly")
-    assert bad.mask == "candle/Data/Masks/Anomaly/000.png"
+    assert bad.masks == ("candle/Data/Masks/Anomaly/000.png",)
 
 
 @pytest.mark.parametrize("above", ["", "1cls/"])
@@ -198,7 +198,7 @@ def test_visa_as_converted(tmp_path: Path, above: str) -> None:
     touch(tmp_path, [above + path for path in tree("pcb1", 3, 2, 2)])
     found = load("visa", str(tmp_path)).categories
     assert [(c.name, sizes(c)) for c in found] == [("pcb1", (3, 2, 2))]
-    assert found[0].test[0].mask == f"{above}pcb1/ground_truth/bent/000_mask.png"
+    assert found[0].test[0].masks == (f"{above}pcb1/ground_truth/bent/000_mask.png",)
 
 
 def test_visa_copy_that_lacks_files_is_refused_and_counted(tmp_path: Path) -> None:

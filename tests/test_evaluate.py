@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.datasets import load
-from pipeline.data.layouts import Sample
+from pipeline.data.samples import Sample
 from pipeline.errors import ImageError
 from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
@@ -78,13 +78,13 @@ def test_a_class_of_defect_is_measured_as_if_it_were_the_only_one(root: Path, sa
 
 def test_an_image_whose_anomaly_has_no_place_takes_no_part_in_the_maps(root: Path, samples: tuple[Sample, ...]) -> None:
     found = measured(root, samples).metrics
-    placed = measured(root, [sample for sample in samples if not sample.label or sample.mask])
+    placed = measured(root, [sample for sample in samples if not sample.label or sample.masks])
     for metric in METRICS:
         assert (found[metric.name] == placed.metrics[metric.name]) is metric.needs_masks
 
 
 def test_without_masks_only_images_are_measured(root: Path, samples: tuple[Sample, ...]) -> None:
-    found = measured(root, [replace(sample, mask=None) for sample in samples])
+    found = measured(root, [replace(sample, masks=()) for sample in samples])
     for metrics in (found.metrics, *(result.metrics for result in found.by_defect.values())):
         assert {name for name, value in metrics.items() if value is None} == {"pixel_auroc", "aupro"}
     assert found.scorers["mean"] == found.metrics["image_auroc"] != found.scorers["max"]

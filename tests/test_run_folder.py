@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import REPO
 
-from pipeline.data.layouts import Sample
+from pipeline.data.samples import Sample
 from pipeline.errors import UserError
 from train.evaluation.cell_result import CellResult, DefectResult
 from train.run_folder import CellFolder, RunFolder, find_detector
@@ -61,7 +61,7 @@ def test_a_cell_written_by_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
     cell = RunFolder(tmp_path).cell("mono", 3)
-    samples = [Sample("test/good/0, a.png", 0, "good", None), Sample('test/crack/"ä".png', 1, "crack", None)]
+    samples = [Sample("test/good/0, a.png", 0, "good", ()), Sample('test/crack/"ä".png', 1, "crack", ())]
     score = np.array([0.1 + 0.2, 1e-17])
     scorers = {"gaussian": np.array([1e-17, 1 / 3]), "patches": np.array([2.0, -4e22])}
     cell.write_scores(samples, score, scorers)

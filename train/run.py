@@ -17,8 +17,8 @@ from pipeline.backbones.inference import for_inference
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.category import CachedCategory
 from pipeline.data.datasets import load_tests
-from pipeline.data.layouts import Category
 from pipeline.data.listing import absolute
+from pipeline.data.samples import Category
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_json, write_text

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.layouts import Sample
+from pipeline.data.samples import Sample
 from pipeline.errors import UserError
 from pipeline.files import write_csv, write_json
 from train.evaluation.cell_result import CellResult

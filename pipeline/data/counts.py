@@ -1,7 +1,7 @@
 """How many images each published data set holds, and the comparison of a copy with that.
 
 MVTec AD: Table 1 of Bergmann et al., IJCV 129, 2021. VisA: ``split_csv/1cls.csv`` of Zou et al., ECCV 2022.
-ELPV: package elpv-dataset 1.0, labels 0 and 1, split by `pipeline.data.layouts.elpv_trains_on`.
+ELPV: package elpv-dataset 1.0, labels 0 and 1, split by `pipeline.data.published.elpv_trains_on`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.data.datasets import find_categories, nothing_found
-from pipeline.data.layouts import Category
+from pipeline.data.samples import Category
 from pipeline.errors import UserError
 
 # {data set: {category: (train, normal test images, anomalous test images)}}
@@ -82,9 +82,9 @@ def compare_counts(name: str, image_root: str | None = None) -> list[CountRow]:
     """
     found = find_categories(name, image_root)
     expected = COUNTS.get(name, {})
-    if not found.categories and not expected:
+    if not found.layout.categories and not expected:
         raise UserError(nothing_found(name, found))
-    there = {category.name: category for category in found.categories}
+    there = {category.name: category for category in found.layout.categories}
     return [_count_row(name, category, there.get(category)) for category in sorted(there.keys() | expected.keys())]
 
 
@@ -93,7 +93,7 @@ def _count_row(name: str, category: str, found: Category | None) -> CountRow:
     if found is None:
         return CountRow(category, 0, 0, 0, 0, expected, "not found")
     good = sum(sample.label == 0 for sample in found.test)
-    masks = sum(sample.mask is not None for sample in found.test)
+    masks = sum(bool(sample.masks) for sample in found.test)
     counts = (len(found.train), good, len(found.test) - good, masks)
     if expected is None:
         return CountRow(category, *counts, None, "unknown")

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pipeline.data.layouts import Category, Sample, elpv_layout, mvtec_layout, plain_layout, visa_layout
+from pipeline.data.layouts import mvtec_layout, plain_layout
 from pipeline.data.listing import Listing, absolute, last_part, list_images, read_file
+from pipeline.data.published import elpv_layout, visa_layout
+from pipeline.data.samples import Category, Layout, Tree
 from pipeline.errors import UserError
 from pipeline.setting import split
 
-DATASETS: tuple[str, ...] = ("mvtec", "visa", "elpv", "folder")
+_LAYOUTS: dict[str, Callable[[Tree], Layout]] = {
+    "mvtec": mvtec_layout,
+    "visa": visa_layout,
+    "elpv": elpv_layout,
+    "folder": mvtec_layout,
+}
 
-_VISA_TABLE = "split_csv/1cls.csv"
+DATASETS: tuple[str, ...] = tuple(_LAYOUTS)
 
 
 @dataclass(frozen=True)
@@ -38,15 +46,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Found:
-    """What lies below the image root of a data set, before anything is required of it.
-
-    absent: per category, the files that its table names and the root does not have.
-    """
+    """What lies below the image root of a data set, before anything is required of it."""
 
     image_root: str
     listing: Listing
-    categories: tuple[Category, ...]
-    absent: dict[str, list[str]]
+    layout: Layout
 
 
 def load(name: str, image_root: str | None = None, categories: Sequence[str] = ()) -> Dataset:
@@ -70,9 +74,9 @@ def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[
     """
     found = [find_categories(name, image_root) for name, image_root in places]
     for (name, _), one in zip(places, found, strict=True):
-        if not one.categories:
+        if not one.layout.categories:
             raise UserError(nothing_found(name, one))
-    categories = split(categories, [category.name for one in found for category in one.categories])
+    categories = split(categories, [category.name for one in found for category in one.layout.categories])
     _refuse_unknown(found, categories)
     return [
         Dataset(name, one.image_root, _choose(one, categories)) for (name, _), one in zip(places, found, strict=True)
@@ -80,11 +84,11 @@ def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[
 
 
 def _choose(found: Found, categories: Sequence[str]) -> tuple[Category, ...]:
-    chosen = tuple(category for category in found.categories if not categories or category.name in categories)
+    chosen = tuple(category for category in found.layout.categories if not categories or category.name in categories)
     if not chosen:
         raise UserError(f"{found.image_root}: has none of the categories asked for; leave it out or name one of its")
     for category in chosen:
-        absent = found.absent.get(category.name)
+        absent = found.layout.absent.get(category.name)
         if absent:
             raise UserError(
                 f"{found.image_root}: {len(absent)} files of category {category.name} are missing, "
@@ -104,11 +108,11 @@ def load_tests(name: str, image_root: str, categories: Sequence[str]) -> tuple[C
     Raises `UserError` for a category that is not there or lacks files of its table.
     """
     found = find_categories(name, image_root)
-    there = {category.name: category for category in found.categories}
+    there = {category.name: category for category in found.layout.categories}
     for category in categories:
         if category not in there:
             raise UserError(f"{image_root} holds no images of {category}: give --root, where its test images lie now")
-        if absent := found.absent.get(category):
+        if absent := found.layout.absent.get(category):
             raise UserError(
                 f"{image_root}: {len(absent)} files of {category} are missing, such as {absent[0]}: copy it again"
             )
@@ -121,22 +125,11 @@ def find_categories(name: str, image_root: str | None) -> Found:
         raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
     place = _place(name, image_root)
     listing = list_images(place)
-    if name == "elpv":
-        table = _read_table(place, "labels.csv")
-        categories = elpv_layout(table, f"{place}/labels.csv") if table is not None else []
-    elif name == "visa":
-        table = _read_table(place, _VISA_TABLE)
-        # The authors' own converter writes its tree into a folder 1cls.
-        base = "1cls/" if "1cls" in listing.folders else ""
-        if table is not None:
-            categories = visa_layout(table, f"{place}/{_VISA_TABLE}")
-        else:
-            categories = mvtec_layout(listing, base, last_part(place))
-    else:
-        categories = mvtec_layout(listing, "", last_part(place))
-        if name == "folder" and not categories:
-            categories = plain_layout(listing, last_part(place))
-    return _present(place, listing, categories)
+    tree = Tree(place, last_part(place), listing, partial(_read_table, place))
+    layout = _LAYOUTS[name](tree)
+    if name == "folder" and not layout.categories:
+        layout = plain_layout(tree)
+    return Found(place, listing, layout)
 
 
 def _place(name: str, image_root: str | None) -> str:
@@ -145,32 +138,8 @@ def _place(name: str, image_root: str | None) -> str:
     return _elpv_folder() if name == "elpv" else absolute(f"data/{name}")
 
 
-def _present(image_root: str, listing: Listing, categories: Iterable[Category]) -> Found:
-    """Leave out samples, masks and whole categories that a table names but the root has not."""
-    files = frozenset(listing.files)
-    there: list[Category] = []
-    absent: dict[str, list[str]] = {}
-    for category in categories:
-        named = [p for s in (*category.train, *category.test) for p in (s.path, s.mask) if p is not None]
-        lacking = [path for path in named if path not in files]
-        if not lacking:
-            there.append(category)
-        elif len(lacking) < len(named):
-            there.append(Category(category.name, _on_disk(category.train, files), _on_disk(category.test, files)))
-            absent[category.name] = lacking
-    return Found(image_root, listing, tuple(there), absent)
-
-
-def _on_disk(samples: Sequence[Sample], files: frozenset[str]) -> tuple[Sample, ...]:
-    return tuple(
-        Sample(sample.path, sample.label, sample.defect, sample.mask if sample.mask in files else None)
-        for sample in samples
-        if sample.path in files
-    )
-
-
 def _refuse_unknown(found: Sequence[Found], categories: Sequence[str]) -> None:
-    names = list(dict.fromkeys(category.name for one in found for category in one.categories))
+    names = list(dict.fromkeys(category.name for one in found for category in one.layout.categories))
     roots = ", ".join(one.image_root for one in found)
     for wanted in categories:
         if wanted not in names:

@@ -5,7 +5,9 @@ All other modules use POSIX paths relative to the image root, so that a data set
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -21,14 +23,17 @@ _STUBS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files and the folders below an image root, as POSIX paths relative to it.
+    """What lies below an image root, as POSIX paths relative to it.
 
-    `files` is sorted by code point. Only a local root lists folders without files: object
-    stores have none.
+    files: those that are images by their suffix; others: all other regular files; both sorted by code point. folders:
+    only a local root lists those without files, since object stores have none. passed_over: why a name is in neither;
+    names that are not UTF-8 are escaped there.
     """
 
     files: tuple[str, ...]
     folders: frozenset[str]
+    others: tuple[str, ...]
+    passed_over: dict[str, str]
 
 
 def absolute(image_root: str) -> str:
@@ -50,14 +55,17 @@ def image_suffixes() -> frozenset[str]:
 
 
 def list_images(image_root: str) -> Listing:
-    """All image files below `image_root`, by suffix in any case; hidden files and folders are left out.
+    """All files below `image_root`, images by their suffix in any case; hidden files and folders are passed over.
 
-    No file is opened. Links to folders are followed, but never into a folder that holds them.
+    No file is opened. Only regular files are listed: a device or a pipe would be read for ever. Links are followed, but
+    never into a folder that holds them.
 
-    Raises `UserError` where `image_root` is missing, is no folder, or cannot be read.
+    Raises `UserError` where `image_root` is missing or is no folder, and where it or a folder in it cannot be read.
     """
     try:
-        paths, folders = _list_remote(image_root) if is_url(image_root) else _list_local(image_root)
+        paths, folders, passed_over = _list_remote(image_root) if is_url(image_root) else _list_local(image_root)
+    except UserError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{image_root}: no such folder; data/README.md says where each data set is from") from None
     except Exception as error:
@@ -67,8 +75,11 @@ def list_images(image_root: str) -> Listing:
             raise
         raise UserError(f"{image_root}: cannot be listed ({getattr(error, 'strerror', None) or reason})") from error
     suffixes = image_suffixes()
-    files = sorted(path for path in paths if path[path.rfind(".") :].lower() in suffixes)
-    return Listing(tuple(files), frozenset(folders))
+    files: list[str] = []
+    others: list[str] = []
+    for path in sorted(paths):
+        (files if path[path.rfind(".") :].lower() in suffixes else others).append(path)
+    return Listing(tuple(files), frozenset(folders), tuple(others), passed_over)
 
 
 def read_file(image_root: str, path: str) -> bytes:
@@ -93,32 +104,64 @@ def read_file(image_root: str, path: str) -> bytes:
     return content
 
 
-def _list_local(image_root: str) -> tuple[list[str], list[str]]:
+def _list_local(image_root: str) -> tuple[list[str], list[str], dict[str, str]]:
     files: list[str] = []
     folders: list[str] = []
+    passed_over: dict[str, str] = {}
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(image_root, "", frozenset())]
     while pending:
         folder, prefix, above = pending.pop()
         identity = Path(folder).stat()
         key = (identity.st_dev, identity.st_ino)
         if key in above:
+            passed_over[prefix.removesuffix("/")] = "a link to a folder that holds it"
             continue
-        with os.scandir(folder) as entries:
+        with _scan(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(prefix + entry.name)
-                    pending.append((entry.path, f"{prefix}{entry.name}/", above | {key}))
+                name = entry.name
+                if name.startswith("."):
+                    passed_over[_readable(prefix + name)] = "hidden"
+                elif not _is_utf8(name):
+                    passed_over[_readable(prefix + name)] = "its name is not UTF-8"
+                elif entry.is_dir():
+                    folders.append(prefix + name)
+                    pending.append((entry.path, f"{prefix}{name}/", above | {key}))
+                elif entry.is_file():
+                    files.append(prefix + name)
                 else:
-                    files.append(prefix + entry.name)
-    return files, folders
+                    link = entry.is_symlink() and not Path(entry.path).exists()
+                    passed_over[prefix + name] = "a link that leads nowhere" if link else "no regular file"
+    return files, folders, passed_over
 
 
-def _list_remote(image_root: str) -> tuple[list[str], set[str]]:
+def _scan(folder: str) -> contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]:
+    try:
+        return os.scandir(folder)
+    except PermissionError as error:
+        raise UserError(
+            f"{folder}: cannot be listed ({error.strerror}); allow it or move it away"
+        ) from None
+
+
+def _is_utf8(name: str) -> bool:
+    # Python keeps the bytes of a name that it cannot decode as surrogates, which no other text holds.
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _readable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _list_remote(image_root: str) -> tuple[list[str], set[str], dict[str, str]]:
     filesystem, base = open_filesystem(image_root)
-    found = (path[len(base) :].lstrip("/") for path in filesystem.find(base))
-    files = [path for path in found if not any(part.startswith(".") for part in path.split("/"))]
+    files: list[str] = []
+    passed_over: dict[str, str] = {}
+    for found in filesystem.find(base):
+        path = found[len(base) :].lstrip("/")
+        if path.startswith(".") or "/." in path:
+            passed_over[path] = "hidden"
+        else:
+            files.append(path)
     if not files and not filesystem.isdir(base):
         raise FileNotFoundError(image_root)
     # PurePosixPath.parents is ten times slower than this on 10^5 files.
@@ -128,4 +171,4 @@ def _list_remote(image_root: str) -> tuple[list[str], set[str]]:
         while parent and parent not in folders:
             folders.add(parent)
             parent = parent.rpartition("/")[0]
-    return files, folders
+    return files, folders, passed_over

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.images import decode_mask, decode_rgb, read_bytes
-from pipeline.data.layouts import Sample
+from pipeline.data.samples import Sample
 from pipeline.settings import PrecomputeSettings
 from pipeline.threads import CORES
 
@@ -56,6 +56,7 @@ class TestSet:
 
     def _mask(self, sample: Sample) -> NDArray[np.bool_]:
         size = self._settings.image_size
-        if sample.mask is None:
-            return np.zeros((size, size), bool)
-        return decode_mask(read_bytes(self._root, sample.mask), size, self._settings.resize, sample.mask)
+        whole = np.zeros((size, size), bool)
+        for path in sample.masks:
+            whole |= decode_mask(read_bytes(self._root, path), size, self._settings.resize, path)
+        return whole

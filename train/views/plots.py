@@ -65,7 +65,7 @@ def plot_maps(path: Path, tests: TestSet, evaluation: Evaluation, threshold: flo
         above.set_title(f"{tests.samples[i].defect}\nscore {scores[i]:.1f}", fontsize=9)
         below.imshow(image)
         below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
-        if tests.samples[i].mask is not None:
+        if tests.samples[i].masks:
             below.contour(tests.masks[i], levels=[0.5], colors="white", linewidths=1)
         above.axis("off")
         below.axis("off")
