@@ -16,8 +16,25 @@ from pipeline.errors import UserError
 
 # What people call folders of normal images, in any case and with any of "-_ ." in it.
 _NORMAL_NAMES = frozenset(
-    "good goods ok okay normal normals nominal healthy pass passed defectfree nodefect nodefects nondefective anomalyfree "
-    "noanomaly nonanomalous".split()
+    [
+        "good",
+        "goods",
+        "ok",
+        "okay",
+        "normal",
+        "normals",
+        "nominal",
+        "healthy",
+        "pass",
+        "passed",
+        "defectfree",
+        "nodefect",
+        "nodefects",
+        "nondefective",
+        "anomalyfree",
+        "noanomaly",
+        "nonanomalous",
+    ]
 )
 
 

@@ -138,9 +138,7 @@ def _scan(folder: str) -> contextlib.AbstractContextManager[Iterator[os.DirEntry
     try:
         return os.scandir(folder)
     except PermissionError as error:
-        raise UserError(
-            f"{folder}: cannot be listed ({error.strerror}); allow it or move it away"
-        ) from None
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); allow it or move it away") from None
 
 
 def _is_utf8(name: str) -> bool:
