@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
+from pipeline.commands import Commands, renamed
 from pipeline.data.datasets import DATASETS
-from pipeline.errors import RunError, UserError
+from pipeline.errors import UserError
 from pipeline.memory import keep_memory
 from pipeline.options import numbers, options_of, store_option, typed
-from pipeline.remote import describe_io_error
 from pipeline.settings import PrecomputeSettings
 from pipeline.settings_file import settings_file
 from pipeline.threads import sleep_while_waiting
+from pipeline.views.console import console
 from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
 
@@ -26,36 +26,6 @@ DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True, 
 ROOT = click.option("--root", metavar="DIR|URL", help="The folder of the data set; default data/<dataset>.")
 STORE = store_option("The cache; default the only one in data/cache.")
 CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
-
-
-def renamed(**names: str) -> dict[str, object]:
-    """Context settings of a command that still takes the old spellings of options, which help does not show."""
-    old = {name.replace("_", "-"): new.replace("_", "-") for name, new in names.items()}
-    return {"token_normalize_func": lambda token: old.get(token, token)}
-
-
-class Commands(click.Group):
-    """A click group whose commands end with one line and status 2 for a user's mistake, 1 for another failure."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command; turns the package's errors into click's."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            raise _Mistake(str(error)) from error
-        except RunError as error:
-            raise click.ClickException(str(error)) from error
-        except Exception as error:
-            # A disk, a network or an object store failed in the middle of the work. Click handles a closed pipe itself.
-            if isinstance(error, BrokenPipeError) or (reason := describe_io_error(error)) is None:
-                raise
-            raise click.ClickException(
-                f"reading or writing failed ({reason}): fix it and run the command again"
-            ) from error
-
-
-class _Mistake(click.ClickException):
-    exit_code = 2
 
 
 @click.group(cls=Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -69,12 +39,19 @@ def main() -> None:
 @main.command()
 @DATASET
 @ROOT
-def datasets(dataset: str, root: str | None) -> None:
-    """List what a data set holds against its published counts, without reading a pixel."""
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def datasets(dataset: str, root: str | None, as_json: bool) -> None:
+    """List what a data set holds against its published counts, and what else lies in its folder."""
     from pipeline.data.counts import compare_counts
-    from pipeline.views.tables import counts_table
+    from pipeline.views.tables import counts_table, notes_table
 
-    Console().print(counts_table(compare_counts(dataset, root)))
+    counted = compare_counts(dataset, root)
+    if as_json:
+        click.echo(json.dumps(counted.value(), indent=2))
+        return
+    console().print(counts_table(counted.rows))
+    if counted.left_out:
+        console().print(notes_table(counted.left_out, "left out"))
 
 
 @main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"))
@@ -115,18 +92,20 @@ def precompute(
     """
     from pipeline.data.datasets import load_several
     from pipeline.precompute import precompute as run
-    from pipeline.views.tables import work_table
+    from pipeline.views.tables import notes_table, work_table
 
     places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
     named = zip(_one_each("--store", stores, datasets), datasets, strict=True)
     stores = [store or f"data/cache/{dataset}.zarr" for store, dataset in named]
     works = list(zip(load_several(places, categories), stores, strict=True))
+    said = console(stderr=True)
     result = run(works, settings, execution, overwrite=overwrite, update=update)
     if result.tasks:
-        Console(stderr=True).print(work_table(result))
+        said.print(work_table(result))
     elif execution.dask_report is not None:
         click.echo(f"{execution.dask_report} is not written: there was nothing to compute", err=True)
-    for store, cache in zip(stores, result.caches, strict=True):
+    for (found, store), cache in zip(works, result.caches, strict=True):
+        said.print(notes_table([*found.census, *cache.twice], f"{found.name}: taken and left out"))
         for line in cache.bad:
             click.echo(f"skipped: {line}", err=True)
         click.echo(f"{store}: {cache.images} images, {cache.computed} computed now, {len(cache.bad)} skipped")
@@ -147,7 +126,7 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
 @click.option(
     "--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="One detector per seed."
 )
-@options_of(Execution, "execution", only=("device",))
+@options_of(Execution, "execution", only=("device", "max_pixels"))
 @click.option("--resume", is_flag=True, help="Keep finished cells, and continue training from checkpoints.")
 @settings_file
 def train(
@@ -162,6 +141,7 @@ def train(
 ) -> None:
     """Train a detector per category and seed on the cache's negatives, and score the test images."""
     from pipeline.cache.cache import default_store, open_cache
+    from pipeline.views.tables import notes_table
     from train.evaluation.results import results_table
     from train.run import open_run
     from train.run import train as run
@@ -169,9 +149,12 @@ def train(
     store = store or default_store()
     folder = out or Path("runs", open_cache(store).dataset)
     asked = open_run(
-        store, folder, settings, categories=categories, device=execution.device, resume=resume, image_root=root
+        store, folder, settings, categories=categories, execution=execution, resume=resume, image_root=root
     )
-    Console().print(results_table(run(asked, seeds)))
+    trained = run(asked, seeds)
+    if trained.notes:
+        console(stderr=True).print(notes_table(trained.notes, "to be known of the data"))
+    console().print(results_table(trained.cells))
     click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 
 
@@ -211,7 +194,7 @@ def benchmark(
     whole = Benchmark(dataset, store, folder, asked, execution, tuple(categories), root, typed(context))
     results = run_benchmark(whole)
     for table in comparison_tables(results, ": ".join(filter(None, (dataset, whole.note)))):
-        Console().print(table)
+        console().print(table)
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
 
 
@@ -220,15 +203,16 @@ def benchmark(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), help="For table and overlays.")
 @click.option("--pictures", type=click.Choice(("all", "anomalous", "none")), default="all", help="Overlays to write.")
-@options_of(Execution, "execution", only=("device", "bad_images"))
+@options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
 @settings_file
 def predict(run: Path, images: Sequence[str], out: Path, pictures: str, execution: Execution) -> None:
     """Score images with the detector of the run folder RUN; it needs no cache."""
     from train.deploy.predict import predict as score
 
-    lines, bad = score(run, images, out, device=execution.device, bad_images=execution.bad_images, pictures=pictures)
-    for line in bad:
-        click.echo(f"skipped: {line}", err=True)
+    found = score(run, images, out, execution, pictures=pictures)
+    lines = found.lines
+    for line in (*(note.line for note in found.left_out), *(f"skipped: {bad}" for bad in found.bad)):
+        click.echo(line, err=True)
     said = f"{sum(line.anomalous for line in lines)} of {len(lines)} images anomalous"
     click.echo(f"{out / 'predictions.csv'}: {said}; {sum(line.drawn for line in lines)} overlays in {out / 'overlays'}")
 
@@ -289,7 +273,7 @@ def inspect(
         from pipeline.views.tables import cache_table, settings_text, stage_table
 
         summary = summarise(store, categories)
-        Console().print(cache_table(summary), stage_table(summary))
+        console().print(cache_table(summary), stage_table(summary))
         click.echo(settings_text(summary), nl=False)
 
 

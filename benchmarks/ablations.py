@@ -62,7 +62,7 @@ def main(store: str, category: str, seeds: int) -> None:
             copy, out = Path(name) / "cache.zarr", Path(name) / "run"
             shutil.copytree(store, copy)
             open_cache(str(copy), "r+")[category].array("pairs")[:] = pairs
-            cells = train(open_run(str(copy), out, TrainSettings(), categories=[category]), range(seeds))
+            cells = train(open_run(str(copy), out, TrainSettings(), categories=[category]), range(seeds)).cells
             means = [over_seeds([cell.metrics.get(metric.name) for cell in cells])[0] for metric in METRICS]
             table.add_row(label, *(percent(mean, None) for mean in means))
             Console(stderr=True).print(f"{label}: {percent(means[0], None)}")

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from pipeline.cache.category import CachedCategory
 from pipeline.data.datasets import load
-from pipeline.data.images import decode_rgb
+from pipeline.data.images import Decoding, decode_rgb
 from pipeline.precompute import PrecomputeReport, precompute
 from pipeline.progress import hide_progress
 from pipeline.settings import PrecomputeSettings
@@ -116,7 +116,8 @@ def normals_folder(root: Path) -> Path:
 def decode(paths: Sequence[Path], size: int) -> list[NDArray[np.uint8]]:
     """Images (size,size,3) of files, decoded as precompute decodes them, on all cores."""
     with ThreadPoolExecutor(CORES) as pool:
-        return list(pool.map(lambda path: decode_rgb(path.read_bytes(), size, "stretch", path.name), paths))
+        decoding = Decoding(size, "stretch", None)
+        return list(pool.map(lambda path: decode_rgb(path.read_bytes(), decoding, path.name), paths))
 
 
 def precompute_folder(root: Path, settings: PrecomputeSettings, execution: Execution | None = None) -> PrecomputeReport:

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from pipeline.progress import hide_progress
 from train.evaluation.cell_result import CellResult
-from train.run import Run, open_run, split_rows, train
+from train.run import Run, open_run, train
 from train.settings import TrainSettings
+from train.split import split_rows
 
 # A count beyond the category's takes all.
 COUNTS = (10, 20, 50, 100, 1_000_000)
@@ -36,7 +37,7 @@ def measure(store: str, category: str, count: int) -> CellResult:
     """The result of the default detector with so many normals."""
     with tempfile.TemporaryDirectory() as name, hide_progress():
         run = open_run(store, Path(name) / "run", TrainSettings(), categories=[category])
-        return train(with_fewer_normals(run, category, count))[0]
+        return train(with_fewer_normals(run, category, count)).cells[0]
 
 
 def main(store: str, category: str, counts: list[int]) -> None:

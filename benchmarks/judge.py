@@ -24,8 +24,8 @@ from train.detector import Detector
 from train.evaluation.metrics import image_auroc
 from train.negatives.make import make_negative
 from train.negatives.stream import NormalStream
-from train.run import split_rows
 from train.run_folder import RunFolder
+from train.split import split_rows
 
 KINDS = ("random-swap", "cutpaste", "cutpaste-scar")
 

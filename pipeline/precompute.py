@@ -12,6 +12,7 @@ from pipeline.backbones.spec import choose_stages, weights_digest
 from pipeline.cache.cache import Cache, find_cache, open_cache
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.update import update_cache
+from pipeline.data.census import Note, twice
 from pipeline.data.datasets import Dataset
 from pipeline.data.listing import absolute
 from pipeline.errors import RunError, UserError
@@ -29,13 +30,14 @@ class PrecomputeReport:
     """The outcome of a run for one cache.
 
     images: normal images of the categories asked for; computed: those computed by this run; bad: a line for each
-    that could not be read; seconds: of work by step, summed over the workers.
+    that could not be read; seconds: of work by step, summed over the workers; twice: notes of normals that are copies.
     """
 
     images: int
     computed: int
     bad: tuple[str, ...]
     seconds: dict[str, float]
+    twice: tuple[Note, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def precompute(
     if overwrite or not all(find_cache(store) for _, store in places):
         # Before the cache is created: weights that do not load must not leave an empty cache.
         _check_weights(settings, execution)
-    works = [_prepare(dataset, store, settings, overwrite, update) for dataset, store in places]
+    works = [_prepare(place, settings, execution, overwrite, update) for place in places]
     start = time.monotonic()
     finished = _compute(works, settings, execution) if any(work.shards for work in works) else []
     for work in works:
@@ -112,9 +114,13 @@ def _refuse_shared_stores(stores: Sequence[str]) -> None:
             raise UserError(f"{store} is the cache of {count} data sets: give each a --store of its own")
 
 
-def _prepare(dataset: Dataset, store: str, settings: PrecomputeSettings, overwrite: bool, update: bool) -> _Work:
+def _prepare(
+    place: tuple[Dataset, str], settings: PrecomputeSettings, execution: Execution, overwrite: bool, update: bool
+) -> _Work:
+    dataset, store = place
     weights = weights_digest(settings.backbone, settings.weights)
-    cache = prepare_cache(store, dataset, settings, weights, overwrite=overwrite)
+    most = execution.max_pixels
+    cache = prepare_cache(store, dataset, settings, weights, overwrite=overwrite, most_pixels=most)
     update_cache(cache, dataset, update)
     return _Work(dataset, cache, tuple(cache.pending(dataset.category_names)))
 
@@ -153,4 +159,7 @@ def _report(work: _Work, reports: Sequence[TaskReport]) -> PrecomputeReport:
     for report in mine:
         seconds.update(report.seconds)
     images = sum(len(category.train) for category in work.dataset.categories)
-    return PrecomputeReport(images, work.images, tuple(line for report in mine for line in report.bad), dict(seconds))
+    bad = tuple(line for report in mine for line in report.bad)
+    cached = [work.cache[name] for name in work.dataset.category_names]
+    copies = tuple(note for one in cached for note in twice(one.name, one.paths, one.digests))
+    return PrecomputeReport(images, work.images, bad, dict(seconds), copies)

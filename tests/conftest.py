@@ -29,7 +29,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.layout import CHUNK, layout
 from pipeline.data.datasets import Dataset, load
-from pipeline.data.images import decode_rgb
+from pipeline.data.images import Decoding, decode_rgb
 from pipeline.data.samples import Category, Sample
 from pipeline.pairs import draw_pairs
 from pipeline.precompute import PrecomputeReport, precompute
@@ -86,7 +86,7 @@ def elpv() -> dict[str, tuple[list[Path], list[Path]]]:
 def photos(elpv: dict[str, tuple[list[Path], list[Path]]]) -> NDArray[np.uint8]:
     """(6,64,64,3) uint8: four normal and two defective cells."""
     files = [*elpv["mono"][0][:2], *elpv["poly"][0][:2], elpv["mono"][1][0], elpv["poly"][1][0]]
-    return np.stack([decode_rgb(file.read_bytes(), 64, "stretch", file.name) for file in files])
+    return np.stack([decode_rgb(file.read_bytes(), Decoding(64, "stretch", None), file.name) for file in files])
 
 
 @pytest.fixture(scope="session")

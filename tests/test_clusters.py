@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.backbones.load import load_backbone
 from pipeline.clusters import cluster_maps
-from pipeline.data.images import decode_rgb
+from pipeline.data.images import Decoding, decode_rgb
 from pipeline.saliency import layercam, scale_maps
 
 MAPS = arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=12))
@@ -29,7 +29,7 @@ def maps(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Tensor:
     """(12,32,32) uint8: saliency of three real images at 128 pixels, four stages each."""
     backbone = load_backbone("efficientnet_lite0")
     files = [elpv["mono"][0][5], elpv["poly"][0][5], elpv["mono"][1][5]]
-    images = np.stack([decode_rgb(file.read_bytes(), 128, "stretch", file.name) for file in files])
+    images = np.stack([decode_rgb(file.read_bytes(), Decoding(128, "stretch", None), file.name) for file in files])
     raw, _ = layercam(
         backbone,
         backbone.normalise(torch.from_numpy(images).permute(0, 3, 1, 2)),

@@ -103,8 +103,11 @@ def test_chosen_categories(tmp_path: Path) -> None:
     touch(tmp_path, [*tree("a", 1, 0, 0), *tree("b", 1, 0, 0), "c/test/good/0.png"])
     found = load("folder", str(tmp_path), ["b", "a", "b"])
     assert [category.name for category in found.categories] == ["a", "b"]
-    # An incomplete category matters to those alone who ask for it.
-    assert "category c has no image in train/good" in error_of("folder", str(tmp_path))
+    # One without normals is passed over and named; it is an error for those only who ask for it, or have no other.
+    whole = load("folder", str(tmp_path))
+    assert whole.category_names == ["a", "b"]
+    assert ("c", 0) in {(note.category, note.count) for note in whole.left_out}
+    assert "category c has no image in train/good" in error_of("folder", str(tmp_path), ["c"])
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_visa_copy_that_lacks_files_is_refused_and_counted(tmp_path: Path) -> No
     assert "2 files of category pcb1" in message
     assert lost[0] in message
     assert len(load("visa", str(tmp_path), ["candle"]).categories) == 1
-    row = next(row for row in compare_counts("visa", str(tmp_path)) if row.category == "pcb1")
+    row = next(row for row in compare_counts("visa", str(tmp_path)).rows if row.category == "pcb1")
     assert (row.train, row.test_good, row.test_defect, row.masks) == (2, 2, 2, 1)
 
 
@@ -263,7 +266,7 @@ def test_elpv_package() -> None:
         assert 0.67 < train / (train + good) < 0.73
     assert seen == {path for path, (probability, _) in labels.items() if probability in (0, 1)}
     assert all((Path(found.image_root) / path).is_file() for path in seen)
-    assert {row.status for row in compare_counts("elpv")} == {"whole"}
+    assert {row.status for row in compare_counts("elpv").rows} == {"whole"}
 
 
 def test_elpv_split_is_the_documented_rule() -> None:
@@ -352,7 +355,7 @@ def test_compare_counts_tells_what_differs(tmp_path: Path) -> None:
         tmp_path,
         [*whole, *(p for p in spoilt if p not in lost), "bottle/test/good/x.png", *tree("gear", 1, 0, 0)],
     )
-    rows = {row.category: row for row in compare_counts("mvtec", str(tmp_path))}
+    rows = {row.category: row for row in compare_counts("mvtec", str(tmp_path)).rows}
     assert list(rows) == sorted({*COUNTS["mvtec"], "gear"})
     assert rows["toothbrush"].status == "whole"
     assert rows["bottle"].status == "missing 2 train, extra 1 test good, missing 1 masks"
@@ -364,10 +367,10 @@ def test_compare_counts_tells_what_differs(tmp_path: Path) -> None:
 def test_compare_counts_of_a_folder_and_of_nothing(tmp_path: Path) -> None:
     touch(tmp_path / "own", tree("gear", 2, 1, 1))
     (tmp_path / "nothing").mkdir()
-    assert [(r.category, r.train, r.status) for r in compare_counts("folder", str(tmp_path / "own"))] == [
+    assert [(r.category, r.train, r.status) for r in compare_counts("folder", str(tmp_path / "own")).rows] == [
         ("gear", 2, "unknown")
     ]
-    assert {row.status for row in compare_counts("visa", str(tmp_path / "nothing"))} == {"not found"}
+    assert {row.status for row in compare_counts("visa", str(tmp_path / "nothing")).rows} == {"not found"}
     with pytest.raises(UserError, match="no category found"):
         compare_counts("folder", str(tmp_path / "nothing"))
 

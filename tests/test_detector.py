@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
-from pipeline.data.images import decode_rgb
+from pipeline.data.images import Decoding, decode_rgb
+from pipeline.data.levels import Levels
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 from train.calibration import calibrate
@@ -44,7 +45,7 @@ class Cells:
 @pytest.fixture(scope="module")
 def cells(elpv: dict[str, tuple[list[Path], list[Path]]]) -> Cells:
     def read(files: Sequence[Path]) -> Images:
-        return [decode_rgb(file.read_bytes(), SIZE, "stretch", file.name) for file in files]
+        return [decode_rgb(file.read_bytes(), Decoding(SIZE, "stretch", None), file.name) for file in files]
 
     normal, defective = elpv["mono"]
     return Cells(read(normal[:24]), read(normal[24:34]), read([*normal[34:38], *defective[:4]]))
@@ -83,7 +84,7 @@ def fitted_to(normals: OfNormals, pretrained: Backbone, settings: Settings, loca
 def calibrated(fitted: Fitted, plain: Backbone, cells: Cells, settings: Settings) -> Detector:
     negatives = [np.ascontiguousarray(image[::-1]) for image in cells.held_out]
     calibration = calibrate(fitted, cells.held_out, negatives, SIZE, settings.false_alarms)
-    return Detector(CACHE, asdict(settings), plain.state_dict(), fitted, calibration)
+    return Detector(CACHE, Levels(), asdict(settings), plain.state_dict(), fitted, calibration)
 
 
 @pytest.fixture(scope="module")

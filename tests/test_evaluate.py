@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.datasets import load
+from pipeline.data.images import Decoding
+from pipeline.data.levels import Levels
 from pipeline.data.samples import Sample
 from pipeline.errors import ImageError
-from pipeline.settings import PrecomputeSettings
 from train.detector import Scores
 from train.evaluate import Evaluation, evaluate
 from train.evaluation.metrics import METRICS
 from train.evaluation.test_set import TestSet
 
-CACHE = PrecomputeSettings(image_size=32)
-SIZE = CACHE.image_size
+SIZE = 32
+DECODING = Decoding(SIZE, "stretch", Levels())
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def samples(root: Path) -> tuple[Sample, ...]:
 
 def measured(root: Path, samples: Sequence[Sample]) -> Evaluation:
     detector: Any = Brightness()
-    return evaluate(detector, TestSet(str(root), samples, CACHE))
+    return evaluate(detector, TestSet(str(root), samples, DECODING))
 
 
 def test_a_class_of_defect_is_measured_as_if_it_were_the_only_one(root: Path, samples: tuple[Sample, ...]) -> None:
@@ -94,7 +95,7 @@ def test_images_and_masks_are_decoded_once_as_far_as_memory_goes(tmp_path: Path,
     copied = shutil.copytree(root, tmp_path / "copy")
     samples = load("folder", str(copied)).categories[0].test
     two_images = 2 * 3 * SIZE**2
-    tests = TestSet(str(copied), samples, CACHE, memory=two_images)
+    tests = TestSet(str(copied), samples, DECODING, memory=two_images)
     before, masks = [tests.image(i) for i in range(3)], tests.masks
     shutil.rmtree(copied)
     assert all(np.array_equal(tests.image(i), before[i]) for i in range(2))

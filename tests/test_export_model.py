@@ -7,6 +7,7 @@ import torch
 from conftest import SmallCache, invoke
 from numpy.typing import NDArray
 
+from pipeline.workers.execution import Execution
 from train.detector import Detector
 from train.run import open_run, train
 from train.settings import FinetuneSettings, PatchCoreSettings, Settings, TrainSettings
@@ -28,7 +29,7 @@ ARMS: dict[str, Settings] = {
 def test_the_program_of_every_arm_gives_what_its_detector_predicts(
     arm: str, small_cache: SmallCache, photos: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    train(open_run(small_cache.store, tmp_path, ARMS[arm], categories=["poly"], device="cpu"))
+    train(open_run(small_cache.store, tmp_path, ARMS[arm], categories=["poly"], execution=Execution(device="cpu")))
     out = tmp_path / "detector.pt2"
     done = invoke("export", "model", tmp_path, "--out", out)
     assert done.exit_code == 0, done.output

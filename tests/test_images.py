@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from pipeline.data.images import RESIZES, decode_mask, decode_rgb, read_bytes, read_rgb, resize_rgb
+import pipeline.data.images
+import pipeline.data.masks
+from pipeline.data.images import RESIZES, Decoding, read_bytes
+from pipeline.data.levels import Levels
+from pipeline.data.masks import Stance
 from pipeline.errors import ImageError, UserError
 
 Pixels = NDArray[np.uint8]
@@ -22,6 +26,25 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def decode_rgb(data: bytes, size: int, resize: str, name: str, levels: Levels | None = None) -> Pixels:
+    return pipeline.data.images.decode_rgb(data, Decoding(size, resize, levels), name)
+
+
+def resize_rgb(pixels: Pixels, size: int, resize: str, name: str) -> Pixels:
+    return pipeline.data.images.resize_rgb(pixels, Decoding(size, resize, None), name)
+
+
+def read_rgb(path: Path, size: int, resize: str) -> Pixels:
+    return pipeline.data.images.read_rgb(path, Decoding(size, resize, None))
+
+
+def decode_mask(data: bytes, size: int, resize: str, name: str, stance: Stance | None = None) -> NDArray[np.bool_]:
+    """The mask of an image of its own size, unless another is given."""
+    decoding = Decoding(size, resize, Levels())
+    own = stance or Stance(Stance.of(data, decoding.most_pixels, name).upright, None)
+    return pipeline.data.masks.decode_mask(data, own, decoding, name)
 
 
 def texture(height: int, width: int, channels: int = 3, seed: int = 0) -> Pixels:
@@ -240,50 +263,6 @@ def test_unknown_resize_names_the_choices() -> None:
         decode_rgb(encode(Image.fromarray(GREY)), 8, "crop", "x")
 
 
-# --- masks ------------------------------------------------------------------------------------------------------
-
-
-def test_a_mask_is_what_exceeds_127() -> None:
-    row = np.array([[0, 1, 127, 128, 254, 255]] * 6, np.uint8)
-    wide = row.astype(np.uint16) * 257
-    for image in (
-        *(Image.fromarray(row).convert(m) for m in ("L", "P", "RGB", "RGBA", "LA")),
-        Image.fromarray(wide),
-    ):
-        mask = decode_mask(encode(image), 6, "stretch", "x")
-        assert mask.dtype == np.bool_
-        assert mask[0].tolist() == [False, False, False, True, True, True], image.mode
-
-
-def test_a_one_bit_mask_and_a_coloured_mask() -> None:
-    defect = np.zeros((8, 8), np.bool_)
-    defect[2:5, 1:7] = True
-    red = np.where(defect[..., None], (255, 0, 0), (0, 0, 0)).astype(np.uint8)
-    for image in (Image.fromarray(defect), Image.fromarray(red), Image.fromarray(red).convert("P")):
-        assert np.array_equal(decode_mask(encode(image), 8, "stretch", "x"), defect)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_mask_of_class_numbers_marks_every_class(dtype: type) -> None:
-    classes = np.array([[0, 1, 2, 9]] * 4, dtype)
-    assert decode_mask(encode(Image.fromarray(classes)), 4, "stretch", "x")[0].tolist() == [
-        False,
-        True,
-        True,
-        True,
-    ]
-
-
-def test_a_mask_is_sampled_at_pixel_centres_not_averaged() -> None:
-    stripes = np.zeros((24, 24), np.uint8)
-    stripes[:, 1::3] = 255
-    assert decode_mask(encode(Image.fromarray(stripes)), 8, "stretch", "x").all()
-
-
-def test_an_empty_mask_is_empty() -> None:
-    assert not decode_mask(encode(Image.new("L", (8, 8), 0)), 8, "stretch", "x").any()
-
-
 # --- files that are not images ----------------------------------------------------------------------------------
 
 
@@ -310,9 +289,9 @@ def png_that_claims(width: int, height: int) -> bytes:
     ids=["empty", "text", "bomb", "nan", "float-1000", "negative", "32-bit"],
 )
 def test_what_cannot_be_decoded_is_one_line_that_names_the_file(data: bytes) -> None:
-    for decode in (decode_rgb, decode_mask):
+    for levels in (None, Levels()):
         with pytest.raises(ImageError) as caught:
-            decode(data, 16, "stretch", "screw/train/good/007.png")
+            decode_rgb(data, 16, "stretch", "screw/train/good/007.png", levels)
         assert str(caught.value).startswith("screw/train/good/007.png: ")
         assert "\n" not in str(caught.value)
 

@@ -15,9 +15,10 @@ from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.cache.verify import verify_cache
 from pipeline.data.datasets import load
-from pipeline.data.images import read_rgb
+from pipeline.data.images import Decoding, read_rgb
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
 from train.deploy.export import export_model
 from train.deploy.predict import predict
 from train.detector import Detector
@@ -91,7 +92,7 @@ def said(old_run: Path) -> Any:
 
 def test_an_old_detector_gives_the_scores_and_maps_it_gave(old_run: Path, said: Any, image_root: Path) -> None:
     detector = Detector.load(old_run, "cpu")
-    scores = detector.score(read_rgb(image_root / path, 32, "stretch") for path in said["paths"])
+    scores = detector.score(read_rgb(image_root / path, Decoding(32, "stretch", None)) for path in said["paths"])
     # What the others said is no longer told; today's other fusion is.
     assert set(scores.image) == {*SCORERS, "largest"} and said["scores"].keys() - SCORERS == {"gde", "knn", "head"}
     for name in SCORERS:
@@ -109,7 +110,7 @@ def test_patchcore_of_format_5_gives_the_scores_and_maps_it_gave(image_root: Pat
     assert state["format"] == 5 and state["pretrained"] is None
     torch.save({**state, "pretrained": load_backbone("efficientnet_lite0").state_dict()}, tmp_path / "detector.pt")
     detector = Detector.load(tmp_path, "cpu")
-    scores = detector.score(read_rgb(image_root / path, 32, "stretch") for path in said["paths"])
+    scores = detector.score(read_rgb(image_root / path, Decoding(32, "stretch", None)) for path in said["paths"])
     assert set(scores.image) == {"patchcore"} and detector.threshold == said["threshold"]
     np.testing.assert_allclose(scores.image["patchcore"], said["scores"], **CLOSE)
     np.testing.assert_allclose(scores.maps.sum((1, 2), dtype=np.float64), said["map_sums"], **CLOSE)
@@ -162,14 +163,15 @@ def test_an_old_run_is_not_gone_on_with_and_stays(
 
 def test_an_old_detector_predicts(old_run: Path, said: Any, image_root: Path, tmp_path: Path) -> None:
     files = [str(image_root / path) for path in said["paths"]]
-    verdicts, bad = predict(old_run, files, tmp_path, device="cpu")
+    found = predict(old_run, files, tmp_path, execution=Execution(device="cpu"))
+    verdicts, bad = found.lines, found.bad
     np.testing.assert_allclose([v.score for v in verdicts], said["scores"]["sum"], **CLOSE)
     assert bad == [] and [v.anomalous for v in verdicts] == [s > said["threshold"] for s in said["scores"]["sum"]]
 
 
 @pytest.mark.slow
 def test_an_old_detector_is_exported_and_saved_anew(old_run: Path, said: Any, image_root: Path, tmp_path: Path) -> None:
-    images = np.stack([read_rgb(image_root / path, 32, "stretch") for path in said["paths"]])
+    images = np.stack([read_rgb(image_root / path, Decoding(32, "stretch", None)) for path in said["paths"]])
     detector = Detector.load(old_run / "mono", "cpu")
     export_model(detector, tmp_path / "detector.pt2")
     program = torch.export.load(tmp_path / "detector.pt2").module()

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
+from pipeline.data.levels import Levels
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
 from train.calibration import calibrate
 from train.detector import Detector
 from train.features.extract import patch_embedding
@@ -51,7 +53,7 @@ def fit(backbone: Backbone, photos: NDArray[np.uint8], settings: PatchCoreSettin
     fitted = Fitted(recipe, backbone, {}, found.projection, found.references)
     weights = load_backbone(CACHE.backbone).state_dict()
     calibration = calibrate(fitted, photos[2:4], (), CACHE.image_size, settings.false_alarms)
-    return Detector(CACHE, asdict(settings), weights, fitted, calibration)
+    return Detector(CACHE, Levels(), asdict(settings), weights, fitted, calibration)
 
 
 def patches_of(backbone: Backbone, photos: NDArray[np.uint8]) -> Tensor:
@@ -152,8 +154,10 @@ def test_its_detector_is_saved_and_loaded_as_any_other(
 @pytest.mark.parametrize("whitened", [False, True])
 def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache, tmp_path: Path) -> None:
     settings = PatchCoreSettings(coreset=0.02, whitened=whitened)
-    run = open_run(small_cache.store, tmp_path, settings, categories=["poly"], device="cpu", resume=True)
-    cells = train(run, (0, 1))
+    run = open_run(
+        small_cache.store, tmp_path, settings, categories=["poly"], execution=Execution(device="cpu"), resume=True
+    )
+    cells = train(run, (0, 1)).cells
     assert [(cell.seed, cell.n_train, cell.n_test) for cell in cells] == [(0, 3, 7), (1, 3, 7)]
     arm = "patchcore-whitened" if whitened else "patchcore"
     assert all(cell.scorers == {arm: cell.metrics["image_auroc"]} for cell in cells)
@@ -164,7 +168,7 @@ def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache,
         "scores.csv",
         "scores.png",
     }
-    assert train(run, (0, 1)) == cells
+    assert train(run, (0, 1)).cells == cells
     other = replace(settings, coreset=0.03)
     with pytest.raises(Exception, match=r"train.coreset: 0.02, not 0.03"):
         train(replace(run, settings=other))

@@ -32,7 +32,7 @@ from pipeline.backbones.load import load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.clusters import cluster_maps
 from pipeline.data.datasets import load
-from pipeline.data.images import decode_rgb
+from pipeline.data.images import Decoding, decode_rgb
 from pipeline.errors import RunError, UserError
 from pipeline.pairs import draw_pairs, pair_key
 from pipeline.precompute import PrecomputeReport
@@ -94,7 +94,7 @@ def test_a_cache_holds_what_the_functions_give_for_its_files(small_cache: SmallC
         assert found["paths"] == f"{category}/train/good/{row:03}.png"
         data = (small_cache.root / found["paths"]).read_bytes()
         assert found["sha256"] == hashlib.sha256(data).hexdigest() and found["valid"] == 1
-        image = decode_rgb(data, 64, "stretch", "")
+        image = decode_rgb(data, Decoding(64, "stretch", None), "")
         np.testing.assert_array_equal(found["images"], image)
         x = backbone.normalise(torch.from_numpy(image[None]).permute(0, 3, 1, 2))
         raw, classes = layercam(backbone, x, settings.stages)

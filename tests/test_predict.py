@@ -17,6 +17,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.data.images import read_rgb
 from pipeline.errors import ImageError, UserError
 from pipeline.threads import CORES
+from pipeline.workers.execution import Execution
 from train.deploy.overlay import inferno, overlay, write_overlay
 from train.deploy.predict import predict
 from train.detector import Detector
@@ -40,7 +41,7 @@ def alone(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copytree(small_cache.store, store)
     open_cache(str(store), "r+").update_attributes(root=str(root))
     settings = TrainSettings(steps=1, batch_size=2, crop=32, coreset=30, head_lr=0.01)
-    train(open_run(str(store), run, settings, categories=["poly"], device="cpu"))
+    train(open_run(str(store), run, settings, categories=["poly"], execution=Execution(device="cpu")))
     shutil.copytree(root / "poly/test", folder / "pictures")
     run.rename(folder / "copy of it")
     shutil.rmtree(root)
@@ -69,7 +70,8 @@ def overlays_of(out: Path) -> list[str]:
 
 def test_the_run_folder_alone_gives_the_scores_of_the_run(alone: Alone, detector: Detector, tmp_path: Path) -> None:
     assert detector.fitted.localiser is not None
-    predictions, bad = predict(alone.run, [str(alone.pictures)], tmp_path, device="cpu")
+    found = predict(alone.run, [str(alone.pictures)], tmp_path, execution=Execution(device="cpu"))
+    predictions, bad = found.lines, found.bad
     with (alone.run / "poly/seed-0/scores.csv").open(newline="") as file:
         expected = {row["path"].removeprefix("poly/test/"): float(row["score"]) for row in csv.DictReader(file)}
     found = {Path(p.path).relative_to(alone.pictures).as_posix(): p.score for p in predictions}
@@ -78,7 +80,7 @@ def test_the_run_folder_alone_gives_the_scores_of_the_run(alone: Alone, detector
 
 
 def test_the_table_says_what_lies_above_the_threshold(alone: Alone, tmp_path: Path) -> None:
-    predictions, _ = predict(alone.run, [str(alone.pictures)], tmp_path, device="cpu")
+    predictions = predict(alone.run, [str(alone.pictures)], tmp_path, execution=Execution(device="cpu")).lines
     threshold = json.loads((alone.run / "poly/seed-0/cell.json").read_text())["threshold"]
     table = table_of(tmp_path)
     assert list(table[0]) == ["path", "score", "anomalous"]
@@ -89,7 +91,7 @@ def test_the_table_says_what_lies_above_the_threshold(alone: Alone, tmp_path: Pa
 
 
 def test_an_overlay_an_image_in_the_folders_of_the_images(alone: Alone, tmp_path: Path) -> None:
-    predict(alone.run, [str(alone.pictures)], tmp_path, device="cpu")
+    predict(alone.run, [str(alone.pictures)], tmp_path, execution=Execution(device="cpu"))
     assert overlays_of(tmp_path) == sorted(
         file.relative_to(alone.pictures).with_suffix(".jpg").as_posix() for file in alone.pictures.rglob("*.png")
     )
@@ -122,7 +124,7 @@ def test_an_overlay_that_cannot_be_written_stops_before_the_table(alone: Alone, 
             image.save(file)
     out = tmp_path / "out"
     with pytest.raises(OSError, match="too long"):
-        predict(alone.run, list(map(str, files)), out, device="cpu")
+        predict(alone.run, list(map(str, files)), out, execution=Execution(device="cpu"))
     assert [*out.iterdir()] == []
 
 
@@ -146,14 +148,16 @@ def test_images_are_read_and_drawn_a_bounded_number_ahead(
     monkeypatch.setattr("train.deploy.predict.read_rgb", reading)
     monkeypatch.setattr("train.deploy.predict.write_overlay", drawing)
     targets = [str(alone.pictures)] * (2 * CORES.count + 2)
-    predict(alone.run, targets, tmp_path, device="cpu")
+    predict(alone.run, targets, tmp_path, execution=Execution(device="cpu"))
     # Four per thread wait to be scored, are scored, and wait to be drawn.
     assert len(read) == len(drawn) == 7 * len(targets) and most <= 13 * CORES.count < len(read)
 
 
 def test_files_and_folders_are_scored_in_their_order(alone: Alone, tmp_path: Path) -> None:
     file = alone.pictures / "crack/002.png"
-    predictions, _ = predict(alone.run, [str(file), str(alone.pictures / "good"), str(file)], tmp_path, device="cpu")
+    predictions = predict(
+        alone.run, [str(file), str(alone.pictures / "good"), str(file)], tmp_path, execution=Execution(device="cpu")
+    ).lines
     good = [str(alone.pictures / f"good/{i:03}.png") for i in range(4)]
     assert [p.path for p in predictions] == [str(file), *good, str(file)]
     assert predictions[0].score == pytest.approx(predictions[-1].score, rel=1e-4, abs=1e-4)
@@ -166,7 +170,7 @@ def test_images_of_one_name_get_an_overlay_each(alone: Alone, tmp_path: Path) ->
         image.save(folder / "000.bmp")
     shutil.copy(folder / "001.png", folder / "000-2.png")
     targets = [str(folder), str(alone.pictures / "crack"), str(alone.pictures / "good/003.png")]
-    predictions, _ = predict(alone.run, targets, tmp_path / "out", device="cpu")
+    predictions = predict(alone.run, targets, tmp_path / "out", execution=Execution(device="cpu")).lines
     overlays = overlays_of(tmp_path / "out")
     assert len(overlays) == len(predictions) == len(list(folder.iterdir())) + 3 + 1
     assert {"000.jpg", "000-2.jpg", "003.jpg", "003-2.jpg"} <= set(overlays)
@@ -174,7 +178,9 @@ def test_images_of_one_name_get_an_overlay_each(alone: Alone, tmp_path: Path) ->
 
 def test_colour_and_shape_of_an_image_are_free(alone: Alone, tmp_path: Path) -> None:
     Image.new("RGBA", (90, 40), (200, 10, 10, 255)).save(tmp_path / "wide.webp")
-    ((prediction,), _) = predict(alone.run, [str(tmp_path / "wide.webp")], tmp_path / "out", device="cpu")
+    (prediction,) = predict(
+        alone.run, [str(tmp_path / "wide.webp")], tmp_path / "out", execution=Execution(device="cpu")
+    ).lines
     assert np.isfinite(prediction.score) and prediction.anomalous
 
 
@@ -232,14 +238,15 @@ def spoiled(alone: Alone, tmp_path: Path) -> Path:
 
 def test_a_bad_image_stops_before_the_table(alone: Alone, spoiled: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
-        predict(alone.run, [str(spoiled)], tmp_path / "out", device="cpu")
+        predict(alone.run, [str(spoiled)], tmp_path / "out", execution=Execution(device="cpu"))
     message = str(caught.value)
     assert str(spoiled / "001.png") in message and "--bad-images skip" in message and "\n" not in message
     assert not (tmp_path / "out/predictions.csv").exists()
 
 
 def test_a_bad_image_is_skipped_if_asked(alone: Alone, spoiled: Path, tmp_path: Path) -> None:
-    predictions, bad = predict(alone.run, [str(spoiled)], tmp_path / "out", device="cpu", bad_images="skip")
+    found = predict(alone.run, [str(spoiled)], tmp_path / "out", Execution(device="cpu", bad_images="skip"))
+    predictions, bad = found.lines, found.bad
     assert len(bad) == 1 and str(spoiled / "001.png") in bad[0]
     assert [Path(p.path).name for p in predictions] == ["000.png", "002.png", "003.png"]
     assert overlays_of(tmp_path / "out") == ["000.jpg", "002.jpg", "003.jpg"]
@@ -250,7 +257,7 @@ def test_nothing_to_score_is_a_mistake(alone: Alone, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for target in ("empty", "missing.png"):
         with pytest.raises(UserError, match=target) as caught:
-            predict(alone.run, [str(tmp_path / target)], tmp_path / "out", device="cpu")
+            predict(alone.run, [str(tmp_path / target)], tmp_path / "out", execution=Execution(device="cpu"))
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

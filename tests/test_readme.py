@@ -7,6 +7,7 @@ from conftest import REPO, fill_cache, place
 
 from pipeline.data.datasets import load
 from pipeline.settings import PrecomputeSettings
+from pipeline.workers.execution import Execution
 from train.run import open_run, train
 from train.settings import TrainSettings
 
@@ -21,7 +22,14 @@ def test_the_lines_of_python_in_the_readme_run(
     with contextlib.chdir(tmp_path):
         store, settings = "data/cache/folder.zarr", PrecomputeSettings(image_size=32, pairs=2)
         fill_cache(load("folder", "parts"), store, settings, device="cpu", workers=1)
-        train(open_run(store, Path("runs/folder"), TrainSettings(negatives="none", coreset=20), device="cpu"))
+        train(
+            open_run(
+                store,
+                Path("runs/folder"),
+                TrainSettings(negatives="none", coreset=20),
+                execution=Execution(device="cpu"),
+            )
+        )
         capsys.readouterr()
         exec(compile(found[1], "README.md", "exec"), {})
     looked, of_a_file, of_an_array = capsys.readouterr().out.splitlines()

@@ -18,11 +18,12 @@ from sklearn.metrics import roc_auc_score
 import train.run
 from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
+from pipeline.workers.execution import Execution
 from train.detector import Detector
 from train.evaluation.results import summarise
-from train.run import hold_out
 from train.run_folder import RunFolder
 from train.settings import FinetuneSettings, Settings, TrainSettings
+from train.split import hold_out
 
 SETTINGS = TrainSettings(steps=2, batch_size=2, crop=32, coreset=30, head_lr=0.01)
 UNTRAINED = replace(SETTINGS, negatives="none")
@@ -32,9 +33,12 @@ FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
 def run(store: str, out: Path, settings: Settings = SETTINGS, **options: Any) -> dict[str, Any]:
     """The contents of results.json, which holds what `train` returns."""
     seeds = options.pop("seeds", (0,))
-    cells = train.run.train(train.run.open_run(store, out, settings, device="cpu", **options), seeds)
+    found = train.run.train(
+        train.run.open_run(store, out, settings, execution=Execution(device="cpu"), **options), seeds
+    )
     results: dict[str, Any] = json.loads(RunFolder(out).results.read_text())
-    assert summarise(cells, results["settings"]) == results
+    said = {"notes": [note.value() for note in found.notes]}
+    assert summarise(found.cells, results["settings"]) | said == results
     return results
 
 
@@ -87,7 +91,7 @@ def scores_of(cell: Path) -> list[dict[str, str]]:
 
 def test_results_hold_the_keys_of_the_contract(finished: Finished) -> None:
     results = finished.summary
-    assert set(results) == {"dataset", "categories", "mean", "settings"}
+    assert set(results) == {"dataset", "categories", "mean", "settings", "notes"}
     assert results["dataset"] == "folder" and list(results["categories"]) == ["poly"]
     poly = results["categories"]["poly"]
     # Two of the five are held out.
@@ -279,9 +283,18 @@ def test_a_category_that_cannot_be_trained_on_is_named(
     copied_cache: SmallCache, tmp_path: Path, words: str, change: Callable[[Any], None]
 ) -> None:
     change(open_cache(copied_cache.store, "r+")["mono"].group)
-    message = refusal(copied_cache.store, tmp_path / "out")
+    message = refusal(copied_cache.store, tmp_path / "out", categories=["mono"])
     assert words in message and "mono" in message and copied_cache.store in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_category_of_few_normals_is_passed_over_and_named(copied_cache: SmallCache, tmp_path: Path) -> None:
+    unreadable(open_cache(copied_cache.store, "r+")["mono"].group)
+    results = run(copied_cache.store, tmp_path / "out", UNTRAINED)
+    assert list(results["categories"]) == ["poly"]
+    assert [(note["category"], note["count"]) for note in results["notes"] if "too few" in note["what"]] == [
+        ("mono", 3)
+    ]
 
 
 def test_images_that_could_not_be_read_are_not_trained_on(plain_cache: SmallCache, tmp_path: Path) -> None:

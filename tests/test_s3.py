@@ -21,6 +21,7 @@ from conftest import NORMALS, REPO, CommandResult, RunCli, SmallCache, assert_sa
 from pipeline.cache.cache import open_cache
 from pipeline.data.datasets import load
 from pipeline.errors import RunError, UserError
+from pipeline.workers.execution import Execution
 from train.deploy.predict import predict
 from train.run import open_run, train
 from train.settings import TrainSettings
@@ -143,11 +144,13 @@ def test_train_streams_from_it_and_predict_needs_the_run_alone(
     killed: str, small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = TrainSettings(steps=2, batch_size=2, coreset=30)
-    (cell,) = train(open_run(killed, tmp_path / "run", settings, categories=["poly"], device="cpu"))
+    (cell,) = train(
+        open_run(killed, tmp_path / "run", settings, categories=["poly"], execution=Execution(device="cpu"))
+    ).cells
     assert (cell.category, cell.n_test) == ("poly", 7)
     monkeypatch.setenv("AWS_ENDPOINT_URL", NOBODY)
     images = [str(small_cache.root / "poly/test/crack")]
-    predictions, _ = predict(tmp_path / "run", images, tmp_path / "predicted", device="cpu")
+    predictions = predict(tmp_path / "run", images, tmp_path / "predicted", execution=Execution(device="cpu")).lines
     with (tmp_path / "run/poly/seed-0/scores.csv").open(newline="") as file:
         scores = {Path(row["path"]).name: float(row["score"]) for row in csv.DictReader(file) if "crack" in row["path"]}
     assert {Path(one.path).name: one.score for one in predictions} == pytest.approx(scores, abs=1e-3)

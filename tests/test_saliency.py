@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.backbones.spec import BACKBONES, find_spec
-from pipeline.data.images import decode_rgb
+from pipeline.data.images import Decoding, decode_rgb
 from pipeline.saliency import layercam, scale_maps
 
 LITE0_STAGES = find_spec("efficientnet_lite0").default_stages
@@ -73,7 +73,7 @@ def test_layercam_equals_pytorch_grad_cam_on_efficientnet(
     photos: NDArray[np.uint8], elpv: dict[str, tuple[list[Path], list[Path]]]
 ) -> None:
     file = elpv["mono"][0][9]
-    larger = decode_rgb(file.read_bytes(), 128, "stretch", file.name)[None]
+    larger = decode_rgb(file.read_bytes(), Decoding(128, "stretch", None), file.name)[None]
     network, ours = lite0_of_timm(), load_backbone("efficientnet_lite0")
     names = ours.stage_names
     for images in (photos, larger):

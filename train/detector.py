@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import StateDict, load_backbone
-from pipeline.data.images import read_rgb, resize_rgb
+from pipeline.data.images import Decoding, read_rgb, resize_rgb
+from pipeline.data.levels import Levels
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_tensors
@@ -67,10 +68,12 @@ class Prediction:
 class Detector:
     """What is fitted and its calibration, and the settings of the cache and of the arm.
 
-    pretrained: the weights of the backbone as they were loaded; `fitted` has them folded for inference.
+    levels: of the category's images, None in a detector of an earlier version. pretrained: the weights of the backbone
+    as they were loaded; `fitted` has them folded for inference.
     """
 
     precompute_settings: PrecomputeSettings
+    levels: Levels | None
     settings: Mapping[str, Any]
     pretrained: StateDict
     fitted: Fitted
@@ -80,6 +83,11 @@ class Detector:
     def recipe(self) -> Recipe:
         """The rules it was made by."""
         return self.fitted.recipe
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image files become what it scores."""
+        return Decoding(self.precompute_settings.image_size, self.precompute_settings.resize, self.levels)
 
     @property
     def threshold(self) -> float:
@@ -100,6 +108,7 @@ class Detector:
         content = {
             "format": FORMAT,
             "cache": self.precompute_settings.to_attributes(),
+            "levels": None if self.levels is None else asdict(self.levels),
             "settings": dict(self.settings),
             "recipe": asdict(self.recipe),
             "pretrained": dict(self.pretrained),
@@ -159,10 +168,9 @@ class Detector:
 
     def _load(self, numbered: tuple[int, Source]) -> NDArray[np.uint8]:
         number, image = numbered
-        size, resize = self.precompute_settings.image_size, self.precompute_settings.resize
         if isinstance(image, np.ndarray):
-            return resize_rgb(image, size, resize, f"images[{number}]")
-        return read_rgb(Path(image), size, resize)
+            return resize_rgb(image, self.decoding, f"images[{number}]")
+        return read_rgb(Path(image), self.decoding)
 
 
 def _read(path: Path, device: torch.device) -> Detector:
@@ -203,7 +211,8 @@ def _read(path: Path, device: torch.device) -> Detector:
     standardisers = {name: from_state(Standardiser, scale) for name, scale in state["standardisers"].items()}
     cells, map_range = from_state(CellScale, state["cells"]), tuple(state["map_range"])
     calibration = Calibration(cells, standardisers, map_range, state["threshold"])
-    return Detector(precomputed, state["settings"], state["pretrained"], fitted, calibration)
+    levels = None if state.get("levels") is None else Levels(**state["levels"])
+    return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration)
 
 
 def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:

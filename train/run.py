@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.backbones.inference import for_inference
 from pipeline.cache.cache import Cache, open_cache
-from pipeline.cache.category import CachedCategory
+from pipeline.data.census import Note
 from pipeline.data.datasets import load_tests
 from pipeline.data.listing import absolute
 from pipeline.data.samples import Category
 from pipeline.device import choose_device
-from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
 from pipeline.progress import progress
 from pipeline.setting import as_toml, asked
 from pipeline.threads import torch_threads
+from pipeline.workers.execution import Execution
 from train.calibration import calibrate
 from train.category_data import CategoryData
 from train.detector import Detector
 from train.evaluate import evaluate
 from train.evaluation.cell_result import CellResult
+from train.evaluation.examine import examine
 from train.evaluation.results import summarise
 from train.evaluation.test_set import TestSet
 from train.features.extract import Images
@@ -40,13 +38,8 @@ from train.run_folder import CellFolder, RunFolder
 from train.scorers.fit import fit_normals
 from train.scorers.fitted import Fitted
 from train.settings import FinetuneSettings, Settings, TrainSettings
+from train.split import Split, split_all
 from train.views.plots import plot_maps, plot_scores
-
-# A detector needs two held-out normals for its scales, and two normals to fit to.
-_LEAST_NORMALS = 4
-
-# Rows of the normals to train on, and of those held out.
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,8 @@ class Run:
     """What every category and seed of a run shares.
 
     image_root: of the test images, absolute. resume: whether finished cells and checkpoints in `folder` are kept.
-    normals, tests: of every category of the run. test_images: of each label and category, None for all.
+    normals, tests: of every category of the run. max_pixels: larger test images are refused. passed_over: notes
+    of categories that have too few normals. test_images: of each label and category, None for all.
     """
 
     cache: Cache
@@ -65,6 +59,8 @@ class Run:
     resume: bool
     normals: dict[str, Split]
     tests: dict[str, Category]
+    max_pixels: int
+    passed_over: tuple[Note, ...]
     test_images: int | None = None
 
     def fingerprint(self) -> dict[str, Any]:
@@ -76,7 +72,7 @@ class Run:
     def data(self, name: str) -> CategoryData:
         """What all cells of a category share."""
         category = self.cache[name]
-        tests = TestSet(self.image_root, self.tests[name].test, category.settings)
+        tests = TestSet(self.image_root, self.tests[name].test, category.decoding(self.max_pixels))
         return CategoryData(category, *self.normals[name], tests, self.device)
 
     def with_fewer_tests(self, most: int) -> Run:
@@ -89,8 +85,18 @@ class Run:
         return replace(self, tests=tests, test_images=most)
 
 
-def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
-    """Train every category with every seed; write `results.json` and return the result of each cell.
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of `train`: the result of each cell, and what a user should know of the data behind them."""
+
+    cells: list[CellResult]
+    notes: list[Note]
+
+
+def train(run: Run, seeds: Sequence[int] = (0,)) -> Trained:
+    """Train every category with every seed, and write `results.json`.
+
+    Test images and masks are read first, so that one that cannot be read stops the run before it trains anything.
 
     UserError on resume where the folder was made with other settings. Without resume every cell is computed again.
     """
@@ -98,11 +104,14 @@ def train(run: Run, seeds: Sequence[int] = (0,)) -> list[CellResult]:
         run.folder.require(run.fingerprint(), "give those, or leave out --resume")
     seeds = list(dict.fromkeys(seeds))
     record(run, seeds)
-    for name in run.normals:
-        data = run.data(name)
+    every = {name: run.data(name) for name in run.normals}
+    notes = [*run.passed_over, *(note for data in every.values() for note in examine(data.tests, data.category))]
+    while every:
+        # A category's images and networks go when it is done.
+        data = every.pop(next(iter(every)))
         for seed in seeds:
             run_cell(run, data, seed)
-    return write_results(run, seeds)
+    return Trained(write_results(run, seeds, notes), notes)
 
 
 def record(run: Run, seeds: Sequence[int]) -> None:
@@ -124,50 +133,31 @@ def open_run(
     settings: Settings,
     *,
     categories: Sequence[str] = (),
-    device: str = "auto",
+    execution: Execution | None = None,
     resume: bool = False,
     image_root: str | None = None,
 ) -> Run:
     """A run of some categories, or all, of the cache at `store`; it raises every UserError before anything is written.
 
     image_root: where the test images lie, if they are no longer where precompute found them. The images to train on
-    come only from the cache.
+    come only from the cache. execution: its device, and the most pixels of a test image.
     """
+    execution = execution or Execution()
     cache = open_cache(store)
     cached = {category.name: category for category in cache.choose(categories)}
-    place, on = absolute(image_root or cache.image_root), choose_device(device)
+    place, on = absolute(image_root or cache.image_root), choose_device(execution.device)
     tests = {category.name: category for category in load_tests(cache.dataset, place, list(cached))}
-    normals = {name: _split(category, store, settings.held_out) for name, category in cached.items()}
-    return Run(cache, place, RunFolder(folder), settings, on, resume, normals, tests)
+    normals, passed_over = split_all(cached.values(), store, settings.held_out, asked=bool(categories))
+    return Run(cache, place, RunFolder(folder), settings, on, resume, normals, tests, execution.max_pixels, passed_over)
 
 
-def write_results(run: Run, seeds: Sequence[int]) -> list[CellResult]:
+def write_results(run: Run, seeds: Sequence[int], notes: Sequence[Note] = ()) -> list[CellResult]:
     """Write `results.json` of a run whose cells are all finished, and return their results."""
     cells = [run.folder.cell(name, seed).read(run.cache.dataset) for name in run.normals for seed in seeds]
     cache = {"store": run.cache.store, "cache": run.cache.settings.to_attributes()}
-    write_json(run.folder.results, summarise(cells, {**asdict(run.settings), "seeds": seeds, **cache}))
+    summary = summarise(cells, {**asdict(run.settings), "seeds": seeds, **cache})
+    write_json(run.folder.results, {**summary, "notes": [note.value() for note in notes]})
     return cells
-
-
-def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
-
-    The same images whatever the seed, the order and the settings. ValueError where fewer than four are given.
-    """
-    if len(paths) < _LEAST_NORMALS:
-        raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
-    digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
-    count = min(max(2, round(share * len(paths))), len(paths) - 2)
-    held = np.zeros(len(paths), bool)
-    held[sorted(range(len(paths)), key=digests.__getitem__)[:count]] = True
-    return held
-
-
-def split_rows(category: CachedCategory, rows: NDArray[np.int64], held_out: float) -> Split:
-    """Of some rows of normals those to train on, and those held out, by `hold_out`."""
-    paths = category.paths
-    held = hold_out([paths[row] for row in rows], held_out)
-    return rows[~held], rows[held]
 
 
 def run_cell(run: Run, data: CategoryData, seed: int) -> None:
@@ -199,18 +189,6 @@ def _compute_cell(run: Run, data: CategoryData, seed: int, cell: CellFolder) -> 
     cell.write(result)
 
 
-def _split(category: CachedCategory, store: str, held_out: float) -> Split:
-    """Rows of the normals to train on and of those held out; UserError for too few, or a pending chunk."""
-    if not category.complete:
-        raise UserError(f"{category.name} is not complete in {store}: run precompute again to finish it")
-    rows = category.usable
-    if len(rows) < _LEAST_NORMALS:
-        raise UserError(
-            f"{category.name} has {len(rows)} normal images in {store}, too few: give {_LEAST_NORMALS} or more"
-        )
-    return split_rows(category, rows, held_out)
-
-
 def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:
     recipe = recipe_of(data.settings.backbone, settings)
     of_normals = data.of_normals(recipe, seed)
@@ -236,4 +214,4 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
         recipe, data.pretrained, scorers, of_normals.projection, of_normals.references, localiser, finetuned
     )
     calibration = calibrate(fitted, data.held_out, negatives, data.settings.image_size, settings.false_alarms)
-    return Detector(data.settings, asdict(settings), data.plain.state_dict(), fitted, calibration)
+    return Detector(data.settings, data.category.levels, asdict(settings), data.plain.state_dict(), fitted, calibration)

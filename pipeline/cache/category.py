@@ -14,6 +14,9 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.cache.layout import CHUNK, DONE, Arrays, locate, pending_rows
+from pipeline.data.images import Decoding
+from pipeline.data.levels import Levels
+from pipeline.data.pixels import MOST_PIXELS
 from pipeline.settings import PrecomputeSettings
 
 
@@ -46,6 +49,16 @@ class CachedCategory:
     folded: bool
 
     rows_per_chunk: ClassVar[int] = CHUNK
+
+    @property
+    def levels(self) -> Levels | None:
+        """What is white in its images of more than 8 bits; None in a cache of an earlier version."""
+        stored = cast("dict[str, Any] | None", self.group.attrs.get("levels"))
+        return None if stored is None else Levels(**stored)
+
+    def decoding(self, most_pixels: int = MOST_PIXELS) -> Decoding:
+        """How its images were decoded, and others are to be."""
+        return Decoding(self.settings.image_size, self.settings.resize, self.levels, most_pixels)
 
     def __len__(self) -> int:
         """Number of rows, including those of dropped images."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+import zarr
 from zarr.codecs import ZstdCodec
 
 from pipeline.cache.cache import Cache, find_cache
 from pipeline.cache.group import create_group, holds_anything
 from pipeline.cache.layout import CHUNK, FOLDED, FORMAT, Attributes, choose_shard, images_digest, layout
 from pipeline.data.datasets import Dataset
+from pipeline.data.pixels import MOST_PIXELS
+from pipeline.data.survey import survey
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 
@@ -28,12 +33,14 @@ def prepare_cache(
     *,
     overwrite: bool = False,
     chunks_per_shard: int | None = None,
+    most_pixels: int = MOST_PIXELS,
 ) -> Cache:
     """Create the cache of a data set, or open the existing one to continue it.
 
     settings: with their stages chosen. weights: the weights' digest. overwrite: the data set's categories start again,
     and with them the whole cache where it holds no others. chunks_per_shard: of categories that are created; None
-    chooses by their number of images.
+    chooses by their number of images. most_pixels: larger images take no part in the look at the normals of a category
+    (`pipeline.data.survey`).
     Raises UserError where `store` holds something else, or a cache with other settings. The images of an existing
     category stay as they are: `pipeline.cache.update` updates them.
     """
@@ -57,7 +64,12 @@ def prepare_cache(
         cache.update_attributes(complete=False)
     for name in missing:
         paths = listed[name]
-        _create_category(cache, name, paths, settings, chunks_per_shard or choose_shard(len(paths)))
+        seen = survey(dataset.image_root, paths, most_pixels)
+        for line in seen.lines():
+            print(f"{name}: {line}", file=sys.stderr, flush=True)
+        group = _create_category(cache, name, paths, settings, chunks_per_shard or choose_shard(len(paths)))
+        about = {"stages": list(settings.stages), "images_digest": images_digest(paths), "levels": asdict(seen.levels)}
+        group.update_attributes(about | {"ready": True})
     cache.refresh_digests()
     return cache
 
@@ -96,7 +108,7 @@ def _refuse_others(cache: Cache, dataset: str, settings: PrecomputeSettings, wei
 
 def _create_category(
     cache: Cache, name: str, paths: Sequence[str], settings: PrecomputeSettings, chunks_per_shard: int
-) -> None:
+) -> zarr.Group:
     group = cache.group.create_group(name, overwrite=True)
     for key, (shape, dtype, dimensions) in layout(len(paths), settings).items():
         group.create_array(
@@ -111,4 +123,4 @@ def _create_category(
     chunks = (-(-len(paths) // CHUNK),)
     group.create_array("done", shape=chunks, chunks=(chunks_per_shard,), dtype="uint8", dimension_names=("block",))
     group["paths"][:] = np.array(paths, dtype=object)  # type: ignore[index]
-    group.update_attributes({"stages": list(settings.stages), "images_digest": images_digest(paths), "ready": True})
+    return group

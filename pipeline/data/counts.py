@@ -1,67 +1,35 @@
 """How many images each published data set holds, and the comparison of a copy with that.
 
-MVTec AD: Table 1 of Bergmann et al., IJCV 129, 2021. VisA: ``split_csv/1cls.csv`` of Zou et al., ECCV 2022.
-ELPV: package elpv-dataset 1.0, labels 0 and 1, split by `pipeline.data.published.elpv_trains_on`.
+Where each number is from stands beside it in `pipeline.data.published`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from pipeline.data.census import Note, left_out
 from pipeline.data.datasets import find_categories, nothing_found
+from pipeline.data.published import KNOWN
 from pipeline.data.samples import Category
 from pipeline.errors import UserError
 
-# {data set: {category: (train, normal test images, anomalous test images)}}
+# {data set: {category: (train, normal test images, anomalous test images)}}, of the sets whose numbers are known.
 COUNTS: dict[str, dict[str, tuple[int, int, int]]] = {
-    "mvtec": {
-        "bottle": (209, 20, 63),
-        "cable": (224, 58, 92),
-        "capsule": (219, 23, 109),
-        "carpet": (280, 28, 89),
-        "grid": (264, 21, 57),
-        "hazelnut": (391, 40, 70),
-        "leather": (245, 32, 92),
-        "metal_nut": (220, 22, 93),
-        "pill": (267, 26, 141),
-        "screw": (320, 41, 119),
-        "tile": (230, 33, 84),
-        "toothbrush": (60, 12, 30),
-        "transistor": (213, 60, 40),
-        "wood": (247, 19, 60),
-        "zipper": (240, 32, 119),
-    },
-    "visa": {
-        "candle": (900, 100, 100),
-        "capsules": (542, 60, 100),
-        "cashew": (450, 50, 100),
-        "chewinggum": (453, 50, 100),
-        "fryum": (450, 50, 100),
-        "macaroni1": (900, 100, 100),
-        "macaroni2": (900, 100, 100),
-        "pcb1": (904, 100, 100),
-        "pcb2": (901, 100, 100),
-        "pcb3": (905, 101, 100),
-        "pcb4": (904, 101, 100),
-        "pipe_fryum": (450, 50, 100),
-    },
-    "elpv": {
-        "mono": (418, 170, 313),
-        "poly": (665, 255, 402),
-    },
+    name: dict(known.counts) for name, known in KNOWN.items() if known.counts
 }
 
-# Data sets with one mask for each anomalous test image.
-MASKED = frozenset({"mvtec", "visa"})
+# Those of them with one mask for each anomalous test image.
+MASKED = frozenset(name for name in COUNTS if KNOWN[name].masked)
 
 
 @dataclass(frozen=True)
 class CountRow:
     """Images found in one category against the published number.
 
-    `expected` is (train, test_good, test_defect), None for a category that was not published. `status` is
+    `expected` is (train, test_good, test_defect), None for a category whose numbers are not known. `status` is
     "whole", "not found", "unknown" (nothing to compare with) or what differs: "missing 3 train, extra 1
-    masks".
+    masks", "missing 3 files of its table".
     """
 
     category: str
@@ -73,10 +41,26 @@ class CountRow:
     status: str
 
 
-def compare_counts(name: str, image_root: str | None = None) -> list[CountRow]:
-    """Compare what lies below `image_root` with the published counts; one row per category, sorted by name.
+@dataclass(frozen=True)
+class Counted:
+    """A row per category, sorted by name, and what else lies below the root."""
 
-    Published categories that are not there have a row too. Only names are looked at.
+    rows: list[CountRow]
+    left_out: list[Note]
+
+    def value(self) -> dict[str, Any]:
+        """It as JSON."""
+        return {
+            "categories": [asdict(row) for row in self.rows],
+            "left_out": [note.value() for note in self.left_out],
+        }
+
+
+def compare_counts(name: str, image_root: str | None = None) -> Counted:
+    """Compare what lies below `image_root` with the published counts.
+
+    Published categories that are not there have a row too. Only names are looked at, and the label images of the two
+    Kolektor sets.
 
     Raises `UserError` for an unknown name or a missing root, and for `folder` where nothing is found.
     """
@@ -85,10 +69,15 @@ def compare_counts(name: str, image_root: str | None = None) -> list[CountRow]:
     if not found.layout.categories and not expected:
         raise UserError(nothing_found(name, found))
     there = {category.name: category for category in found.layout.categories}
-    return [_count_row(name, category, there.get(category)) for category in sorted(there.keys() | expected.keys())]
+    absent = found.layout.absent
+    rows = [
+        _count_row(name, category, there.get(category), len(absent.get(category, ())))
+        for category in sorted(there.keys() | expected.keys())
+    ]
+    return Counted(rows, left_out(found.listing, found.layout))
 
 
-def _count_row(name: str, category: str, found: Category | None) -> CountRow:
+def _count_row(name: str, category: str, found: Category | None, absent: int) -> CountRow:
     expected = COUNTS.get(name, {}).get(category)
     if found is None:
         return CountRow(category, 0, 0, 0, 0, expected, "not found")
@@ -96,7 +85,7 @@ def _count_row(name: str, category: str, found: Category | None) -> CountRow:
     masks = sum(bool(sample.masks) for sample in found.test)
     counts = (len(found.train), good, len(found.test) - good, masks)
     if expected is None:
-        return CountRow(category, *counts, None, "unknown")
+        return CountRow(category, *counts, None, f"missing {absent} files of its table" if absent else "unknown")
     differences = [
         f"{'missing' if here < there else 'extra'} {abs(here - there)} {what}"
         for here, there, what in zip(

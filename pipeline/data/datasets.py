@@ -1,42 +1,51 @@
-"""The data sets: where images, labels and masks are, as a table of samples; no pixel is read.
+"""The data sets: where images, labels and masks are, as a table of samples.
 
-`mvtec`, `visa` and `elpv` are published sets, `folder` is anyone's data in the layout of MVTec AD, or a plain
-folder of normal images. `data/README.md` says where each is from and how its tree looks.
+`folder` is anyone's data in the layout of MVTec AD, or a plain folder of normal images; the others are published sets.
+`data/README.md` says where each is from and how its tree looks. A pixel is read only of the label images of the two
+Kolektor sets, which alone say what is normal there.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.data.layouts import mvtec_layout, plain_layout
+from pipeline.data.census import Note, left_out, taken
+from pipeline.data.layouts import plain_layout
 from pipeline.data.listing import Listing, absolute, last_part, list_images, read_file
-from pipeline.data.published import elpv_layout, visa_layout
+from pipeline.data.masks import read_mask
+from pipeline.data.pixels import MOST_PIXELS
+from pipeline.data.published import KNOWN, recognise
 from pipeline.data.samples import Category, Layout, Tree
 from pipeline.errors import UserError
 from pipeline.setting import split
 
-_LAYOUTS: dict[str, Callable[[Tree], Layout]] = {
-    "mvtec": mvtec_layout,
-    "visa": visa_layout,
-    "elpv": elpv_layout,
-    "folder": mvtec_layout,
-}
+DATASETS: tuple[str, ...] = tuple(KNOWN)
 
-DATASETS: tuple[str, ...] = tuple(_LAYOUTS)
+# Zarr's own files, which lie beside the categories of a cache.
+_RESERVED = frozenset({"zarr.json", ".zgroup", ".zattrs", ".zmetadata"})
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as found: `image_root` is an absolute local path or an fsspec URL, categories go by name."""
+    """A data set as found: `image_root` is an absolute local path or an fsspec URL, categories go by name.
+
+    left_out: what else lies below the root, and why it is in no category.
+    """
 
     name: str
     image_root: str
     categories: tuple[Category, ...]
+    left_out: tuple[Note, ...] = ()
+
+    @property
+    def census(self) -> list[Note]:
+        """What was taken and what was left out."""
+        return [*(note for category in self.categories for note in taken(category)), *self.left_out]
 
     @property
     def category_names(self) -> list[str]:
@@ -78,16 +87,21 @@ def load_several(places: Sequence[tuple[str, str | None]], categories: Sequence[
             raise UserError(nothing_found(name, one))
     categories = split(categories, [category.name for one in found for category in one.layout.categories])
     _refuse_unknown(found, categories)
-    return [
-        Dataset(name, one.image_root, _choose(one, categories)) for (name, _), one in zip(places, found, strict=True)
-    ]
+    return [_choose(name, one, categories) for (name, _), one in zip(places, found, strict=True)]
 
 
-def _choose(found: Found, categories: Sequence[str]) -> tuple[Category, ...]:
+def _choose(name: str, found: Found, categories: Sequence[str]) -> Dataset:
+    """The categories asked for, or all; one without normals is passed over, unless it was asked for or is the only."""
     chosen = tuple(category for category in found.layout.categories if not categories or category.name in categories)
     if not chosen:
         raise UserError(f"{found.image_root}: has none of the categories asked for; leave it out or name one of its")
+    empty = [category.name for category in chosen if not category.train]
+    passed_over = [Note(one, 0, "normal images to train on: passed over, they belong into train/good") for one in empty]
+    if not categories and len(empty) < len(chosen):
+        chosen = tuple(category for category in chosen if category.train)
     for category in chosen:
+        if category.name in _RESERVED:
+            raise UserError(f"{found.image_root}: a category cannot be called {category.name}: rename its folder")
         absent = found.layout.absent.get(category.name)
         if absent:
             raise UserError(
@@ -99,7 +113,7 @@ def _choose(found: Found, categories: Sequence[str]) -> tuple[Category, ...]:
                 f"{found.image_root}: category {category.name} has no image in train/good; "
                 "put the normal images to train on there"
             )
-    return chosen
+    return Dataset(name, found.image_root, chosen, (*passed_over, *left_out(found.listing, found.layout)))
 
 
 def load_tests(name: str, image_root: str, categories: Sequence[str]) -> tuple[Category, ...]:
@@ -120,16 +134,28 @@ def load_tests(name: str, image_root: str, categories: Sequence[str]) -> tuple[C
 
 
 def find_categories(name: str, image_root: str | None) -> Found:
-    """List the categories of a data set below `image_root`, None for its default; `UserError` for an unknown name."""
+    """List the categories of a data set below `image_root`, None for its default.
+
+    Raises `UserError` for an unknown name, and for a tree that is another data set's and would be misread.
+    """
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
     place = _place(name, image_root)
     listing = list_images(place)
-    tree = Tree(place, last_part(place), listing, partial(_read_table, place))
-    layout = _LAYOUTS[name](tree)
+    tree = Tree(place, last_part(place), listing, partial(_read_table, place), partial(_is_blank, place))
+    if (looks := recognise(tree)) not in (None, name):
+        raise UserError(_another_set(name, looks, place))
+    layout = KNOWN[name].layout(tree)
     if name == "folder" and not layout.categories:
         layout = plain_layout(tree)
     return Found(place, listing, layout)
+
+
+def _another_set(name: str, looks: str, place: str) -> str:
+    """The error of a root that holds another data set than `name`: which one, and what would go wrong."""
+    there = KNOWN[looks]
+    wrong = f": `folder` {there.misread};" if name == "folder" else f", not like {KNOWN[name].title}:"
+    return f"{place} looks like {there.title}{wrong} give --dataset {looks}"
 
 
 def _place(name: str, image_root: str | None) -> str:
@@ -159,8 +185,8 @@ def nothing_found(name: str, found: Found) -> str:
         return f"{found.image_root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
     top = sorted(folder for folder in found.listing.folders if "/" not in folder)
     held = f"folders {', '.join(top[:8])}{', ...' if len(top) > 8 else ''}" if top else "no folder"
-    wanted = "<category>/train/good, train/good, or only images" if name == "folder" else "<category>/train/good"
-    return f"{found.image_root}: no category found: needs {wanted}, holds {held} and {len(found.listing.files)} images"
+    holds = f"holds {held} and {len(found.listing.files)} images"
+    return f"{found.image_root}: no category found: needs {KNOWN[name].needs}, {holds}"
 
 
 def _elpv_folder() -> str:
@@ -177,3 +203,11 @@ def _read_table(image_root: str, path: str) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{image_root}/{path}: cannot be read ({error})") from error
+
+
+def _is_blank(image_root: str, path: str) -> bool:
+    name = f"{image_root}/{path}"
+    try:
+        return not read_mask(read_file(image_root, path), MOST_PIXELS, name).any()
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error}); copy it again") from error

@@ -12,8 +12,11 @@ _MASK_WORDS = (
     *("annotations", "seg", "segmentation", "segmentations"),
 )
 _OTHER_WORDS = ("depth", "depthmap", "xyz", "pointcloud", "normalmap", "heatmap", "overlay", "thumb", "thumbnail")
+_NO_PHOTOGRAPHS = frozenset((*_MASK_WORDS, *_OTHER_WORDS))
 _MASK = re.compile(r"(?:ground[-_ .]?truth|" + "|".join(word for word in _MASK_WORDS if word != "groundtruth") + ")")
 _AT_END = re.compile(rf"[-_ .](?:{_MASK.pattern}|{'|'.join(_OTHER_WORDS)})(?:[-_ .]?\d+)?$", re.IGNORECASE)
+# One of the words before the suffix, in any line.
+_MARKED = re.compile(_AT_END.pattern.removesuffix("$") + r"\.[^.\n]*$", re.IGNORECASE | re.MULTILINE)
 _MASK_AT_END = re.compile(rf"[-_ .]{_MASK.pattern}(?:[-_ .]?\d+)?$", re.IGNORECASE)
 _MASK_AT_START = re.compile(rf"^{_MASK.pattern}[-_ .]", re.IGNORECASE)
 
@@ -33,15 +36,29 @@ def beside_photographs(paths: Iterable[str], below: str = "") -> dict[str, str]:
     with such a word at the end (``a_depth.png`` beside ``a.png``), or if it differs from another only in its suffix and
     is not the JPEG, nor the first of PNG, BMP and WebP.
     """
+    by_folder: dict[str, list[str]] = {}
+    for path in paths:
+        by_folder.setdefault(path.rpartition("/")[0], []).append(path)
     found: dict[str, str] = {}
+    for folder, inside in by_folder.items():
+        named = next((name for name in folder[len(below) :].split("/") if _plain(name) in _NO_PHOTOGRAPHS), None)
+        if named is not None:
+            found |= dict.fromkeys(inside, f"in a folder called {named}")
+        else:
+            found |= _beside(inside)
+    return found
+
+
+def _beside(paths: Sequence[str]) -> dict[str, str]:
+    """The files of one folder that stand beside photographs."""
+    found: dict[str, str] = {}
+    # Of a million names nearly all are of one suffix and end in a number: these two looks cost little.
+    one_suffix = len({path[path.rfind(".") :] for path in paths}) == 1
+    if one_suffix and not _MARKED.search("\n".join(paths)):
+        return found
     by_stem: dict[str, list[str]] = {}
     for path in paths:
-        folders = path[len(below) :].split("/")[:-1]
-        named = next((name for name in folders if _plain(name) in (*_MASK_WORDS, *_OTHER_WORDS)), None)
-        if named is not None:
-            found[path] = f"in a folder called {named}"
-        else:
-            by_stem.setdefault(path.rpartition(".")[0], []).append(path)
+        by_stem.setdefault(path.rpartition(".")[0], []).append(path)
     for stem, same in by_stem.items():
         photograph = min(same, key=_rank)
         found |= {path: "beside a photograph of its name" for path in same if path != photograph}

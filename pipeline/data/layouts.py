@@ -107,20 +107,25 @@ def _is_category(of_normals: frozenset[str], prefix: str, files: Sequence[str]) 
 
 def _category(name: str, prefix: str, files: Sequence[str], left_out: dict[str, str]) -> Category:
     """A category, and into `left_out` its images that are in neither of its sides."""
-    train, tests, masks = [], [], []
+    train: list[str] = []
+    tests: list[str] = []
+    masks: list[str] = []
+    by_folder: dict[str, list[str]] = {}
     for path in files:
-        first, _, rest = path[len(prefix) :].partition("/")
-        label, separator, _ = rest.partition("/")
-        if first == "train" and separator and is_normal_name(label):
-            train.append(path)
+        by_folder.setdefault(path.rpartition("/")[0], []).append(path)
+    for folder, inside in by_folder.items():
+        first, _, rest = f"{folder}/"[len(prefix) :].partition("/")
+        label = rest.partition("/")[0]
+        if first == "train" and label and is_normal_name(label):
+            train += inside
         elif first == "train":
-            left_out[path] = "in train, but in no folder of normals"
-        elif first == "test" and rest and not separator:
-            raise UserError(f"{path}: has no label; move it to {prefix}test/good or to {prefix}test/<defect>")
-        elif first == "test" and rest:
-            tests.append(path)
-        elif rest and is_mask_folder(first):
-            masks.append(path)
+            left_out |= dict.fromkeys(inside, "in train, but in no folder of normals")
+        elif first == "test" and not label:
+            raise UserError(f"{inside[0]}: has no label; move it to {prefix}test/good or to {prefix}test/<defect>")
+        elif first == "test":
+            tests += inside
+        elif first and is_mask_folder(first):
+            masks += inside
     return category_of(
         name,
         normals(_photographs(train, f"{prefix}train/", left_out)),

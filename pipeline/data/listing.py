@@ -75,10 +75,10 @@ def list_images(image_root: str) -> Listing:
             raise
         raise UserError(f"{image_root}: cannot be listed ({getattr(error, 'strerror', None) or reason})") from error
     suffixes = image_suffixes()
-    files: list[str] = []
-    others: list[str] = []
-    for path in sorted(paths):
-        (files if path[path.rfind(".") :].lower() in suffixes else others).append(path)
+    paths.sort()
+    files = [path for path in paths if path[path.rfind(".") :].lower() in suffixes]
+    images = frozenset(files) if len(files) < len(paths) else frozenset()
+    others = [path for path in paths if path not in images] if images or not files else []
     return Listing(tuple(files), frozenset(folders), tuple(others), passed_over)
 
 
@@ -121,16 +121,17 @@ def _list_local(image_root: str) -> tuple[list[str], list[str], dict[str, str]]:
                 name = entry.name
                 if name.startswith("."):
                     passed_over[_readable(prefix + name)] = "hidden"
-                elif not _is_utf8(name):
+                elif not (name.isascii() or _is_utf8(name)):
                     passed_over[_readable(prefix + name)] = "its name is not UTF-8"
+                elif entry.is_file(follow_symlinks=False):  # nearly all of them, and without another look at the disk
+                    files.append(prefix + name)
+                elif why := _is_odd(entry):
+                    passed_over[prefix + name] = why
                 elif entry.is_dir():
                     folders.append(prefix + name)
                     pending.append((entry.path, f"{prefix}{name}/", above | {key}))
-                elif entry.is_file():
-                    files.append(prefix + name)
                 else:
-                    link = entry.is_symlink() and not Path(entry.path).exists()
-                    passed_over[prefix + name] = "a link that leads nowhere" if link else "no regular file"
+                    files.append(prefix + name)
     return files, folders, passed_over
 
 
@@ -141,9 +142,17 @@ def _scan(folder: str) -> contextlib.AbstractContextManager[Iterator[os.DirEntry
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); allow it or move it away") from None
 
 
+def _is_odd(entry: os.DirEntry[str]) -> str:
+    """Why an entry is neither a folder nor a regular file, "" where it is."""
+    # Also a link to itself, of which is_dir and is_file raise.
+    if entry.is_symlink() and not Path(entry.path).exists():
+        return "a link that leads nowhere"
+    return "" if entry.is_dir() or entry.is_file() else "no regular file"
+
+
 def _is_utf8(name: str) -> bool:
     # Python keeps the bytes of a name that it cannot decode as surrogates, which no other text holds.
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _readable(name: str) -> str:

@@ -51,13 +51,15 @@ class Tree:
     """The tree of a data set as a layout sees it.
 
     root: for messages; name: of the root's folder; table: the text of a file of the tree by its relative path, None
-    where it is not there.
+    where it is not there. is_blank: whether the image file at a relative path marks nothing, for sets whose labels are
+    known only from the pixels of their masks; both read the file when they are asked.
     """
 
     root: str
     name: str
     listing: Listing
     table: Callable[[str], str | None]
+    is_blank: Callable[[str], bool]
 
 
 def normals(paths: Sequence[str]) -> tuple[Sample, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.box import SIMPLE
 from rich.filesize import decimal
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cache.summary import CacheSummary, StageSummary
+from pipeline.data.census import Note
 from pipeline.data.counts import CountRow
 from pipeline.data.listing import absolute
 from pipeline.precompute import RunReport
@@ -36,6 +38,21 @@ def counts_table(rows: Sequence[CountRow]) -> Table:
     totals = [sum(getattr(row, name) for row in rows) for name in ("train", "test_good", "test_defect", "masks")]
     table.add_section()
     table.add_row("all", *map(str, totals), "")
+    return table
+
+
+def notes_table(notes: Sequence[Note], title: str) -> Table:
+    """A row for each kind of files, with the first names."""
+    table = Table(title=escape(title), box=SIMPLE, padding=(0, 1, 0, 0))
+    several = any(note.category for note in notes)
+    for heading in (*["category"] * several, "count", "what", "first names"):
+        justify: Literal["right", "left"] = "right" if heading == "count" else "left"
+        table.add_column(heading, overflow="fold", justify=justify)
+    last = ""
+    for note in notes:
+        shown = note.category if note.category != last else ""
+        last = note.category
+        table.add_row(*[escape(shown)] * several, str(note.count), escape(note.what), escape(note.names))
     return table
 
 

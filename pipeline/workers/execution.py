@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.data.pixels import MOST_PIXELS
 from pipeline.device import DEVICES
 from pipeline.errors import UserError
 from pipeline.setting import POSITIVE, check, setting
@@ -34,6 +35,7 @@ class Execution:
     )
     device: str = setting("auto", "auto uses CUDA where there is a GPU.", choices=DEVICES)
     gpu_batch: int = setting(64, "Images that a GPU computes at once; a CPU computes one at a time.", within=POSITIVE)
+    max_pixels: int = setting(MOST_PIXELS, "Images of more pixels are refused.", within=POSITIVE)
     bad_images: str = setting("stop", "At an unreadable image: stop, or skip and name it.", choices=("stop", "skip"))
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
-from pipeline.data.images import decode_rgb, read_bytes
+from pipeline.data.images import Decoding, decode_rgb, read_bytes
 from pipeline.errors import ImageError
 from pipeline.remote import is_url
 from pipeline.saliency import layercam, scale_maps
@@ -33,9 +33,10 @@ _IMAGES_AT_ONCE_CPU = 4
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from and what explains them; gpu_batch: images in a batch on a GPU."""
+    """Where images come from, how they are decoded and what explains them; gpu_batch: images in a batch on a GPU."""
 
     image_root: str
+    decoding: Decoding
     settings: PrecomputeSettings
     backbone: Backbone
     gpu_batch: int
@@ -94,10 +95,10 @@ def finish(source: Source, pending: Pending) -> Iterator[list[Explained]]:
 
 
 def _load(source: Source, path: str) -> Explained:
-    settings, start = source.settings, time.perf_counter()
+    start = time.perf_counter()
     try:
         data = read_bytes(source.image_root, path)
-        pixels = decode_rgb(data, settings.image_size, settings.resize, path)
+        pixels = decode_rgb(data, source.decoding, path)
         loaded = Explained(pixels, hashlib.sha256(data).hexdigest())
     except ImageError as error:
         loaded = Explained(None, "", str(error))

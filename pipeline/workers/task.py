@@ -113,7 +113,9 @@ def _compute(job: Job, category: CachedCategory, paths: Sequence[str], tally: _T
     settings, size = replace(category.settings, weights=job.weights), category.rows_per_chunk
     device = choose_device(job.execution.device)
     backbone = open_backbone(settings.backbone, settings.weights, settings.seed, str(device), category.folded)
-    source = Source(job.image_root, settings, backbone, job.execution.gpu_batch)
+    source = Source(
+        job.image_root, category.decoding(job.execution.max_pixels), settings, backbone, job.execution.gpu_batch
+    )
     shapes = layout(len(paths), settings).items()
     whole: Arrays = {name: np.zeros(shape, object if dtype == "str" else dtype) for name, (shape, dtype, _) in shapes}
     del whole["paths"]

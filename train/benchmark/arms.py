@@ -78,7 +78,7 @@ def open_arm(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = 
         arm_folder(benchmark.out, arm).path,
         benchmark.settings(arm),
         categories=benchmark.categories if categories is None else categories,
-        device=benchmark.execution.device,
+        execution=benchmark.execution,
         resume=True,
         image_root=benchmark.image_root,
     )

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.images import read_rgb
+from pipeline.data.census import Note, unlisted
+from pipeline.data.images import Decoding, read_rgb
 from pipeline.data.listing import list_images
 from pipeline.errors import ImageError, UserError
 from pipeline.files import replacing_folder, write_csv
 from pipeline.progress import progress
-from pipeline.settings import PrecomputeSettings
 from pipeline.threads import CORES
+from pipeline.workers.execution import Execution
 from train.deploy.overlay import write_overlay
 from train.detector import Detector, Prediction
 
@@ -44,6 +45,15 @@ class Line:
     drawn: bool
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """The outcome of `predict`: the table's lines, a line for each image that was skipped, and what was no image."""
+
+    lines: list[Line]
+    bad: list[str]
+    left_out: list[Note]
+
+
 @dataclass(frozen=True, eq=False)
 class _Image:
     """Pixels (size,size,3) uint8 of a file, and the name of its overlay."""
@@ -57,20 +67,20 @@ def predict(
     run: Path,
     targets: Sequence[str],
     out: Path,
+    execution: Execution | None = None,
     *,
-    device: str = "auto",
-    bad_images: str = "stop",
     pictures: str = "all",
-) -> tuple[list[Line], list[str]]:
+) -> Predicted:
     """Score image files, and all image files below folders; write `predictions.csv` and overlays to `out`.
 
-    pictures: "all", "anomalous" or "none", the images that get an overlay. Returns the table's lines, and a line for
-    each image that could not be read and was skipped. With bad_images "stop" the first of these raises ImageError.
-    Until all images are scored, an earlier table and its overlays stay. Images are read, scored and drawn a bounded
-    number ahead, in threads.
+    execution: the device, the most pixels of an image, and what to do with a bad one: with "stop" the first raises
+    ImageError. pictures: "all", "anomalous" or "none", the images that get an overlay. Until all images are scored, an
+    earlier table and its overlays stay. Images are read, scored and drawn a bounded number ahead, in threads.
     """
-    detector = Detector.load(run, device)
-    files = list(_with_overlays(_files(targets)))
+    execution = execution or Execution()
+    detector = Detector.load(run, execution.device)
+    left_out: list[Note] = []
+    files = list(_with_overlays(_files(targets, left_out)))
     lines: list[Line] = []
     bad: list[str] = []
     drawing: deque[Future[None]] = deque()
@@ -81,7 +91,8 @@ def predict(
         ThreadPoolExecutor(CORES.count, "overlays") as threads,
         progress("predict", len(files), "images") as advance,
     ):
-        read = _read_ahead(files, detector.precompute_settings, bad_images, bad)
+        decoding = replace(detector.decoding, most_pixels=execution.max_pixels)
+        read = _read_ahead(files, decoding, execution.bad_images, bad)
         for image, prediction in _scored(detector, read):
             drawn = prediction.anomalous in _DRAWN[pictures]
             if drawn:
@@ -98,19 +109,23 @@ def predict(
             waiting.result()
         rows = [(line.path, line.score, int(line.anomalous)) for line in lines]
         write_csv(new / _TABLE, [("path", "score", "anomalous"), *rows])
-    return lines, bad
+    return Predicted(lines, bad, left_out)
 
 
-def _files(targets: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """Every image file, and the name its overlay starts from."""
+def _files(targets: Sequence[str], left_out: list[Note]) -> Iterator[tuple[Path, str]]:
+    """Every image file, and the name its overlay starts from; into `left_out` what else lies in the folders."""
     for target in map(Path, targets):
         if target.is_dir():
-            found = list_images(str(target)).files
+            listing = list_images(str(target))
+            found = listing.files
+            left_out += unlisted(listing)
             if not found:
                 raise UserError(f"no image below {target}: give image files, or a folder that holds some")
             yield from ((target / name, name) for name in found)
-        elif target.exists():
+        elif target.is_file():
             yield target, target.name
+        elif target.exists():
+            raise UserError(f"{target} is no regular file: give image files or folders")
         else:
             raise UserError(f"{target} does not exist: give image files or folders")
 
@@ -129,14 +144,14 @@ def _with_overlays(files: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, st
 
 
 def _read_ahead(
-    files: Iterable[tuple[Path, str]], settings: PrecomputeSettings, bad_images: str, bad: list[str]
+    files: Iterable[tuple[Path, str]], decoding: Decoding, bad_images: str, bad: list[str]
 ) -> Iterator[_Image]:
     """The files that can be read, in their order; a line in `bad` for each of the others, or ImageError."""
 
     def read(file: tuple[Path, str]) -> _Image | ImageError:
         path, name = file
         try:
-            return _Image(path, name, read_rgb(path, settings.image_size, settings.resize))
+            return _Image(path, name, read_rgb(path, decoding))
         except ImageError as error:
             return error
 

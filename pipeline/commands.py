@@ -1,0 +1,38 @@
+"""What all commands share: how they end at an error, and the old spellings of their options."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.errors import RunError, UserError
+from pipeline.remote import describe_io_error
+
+
+def renamed(**names: str) -> dict[str, object]:
+    """Context settings of a command that still takes the old spellings of options, which help does not show."""
+    old = {name.replace("_", "-"): new.replace("_", "-") for name, new in names.items()}
+    return {"token_normalize_func": lambda token: old.get(token, token)}
+
+
+class Commands(click.Group):
+    """A click group whose commands end with one line and status 2 for a user's mistake, 1 for another failure."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; turns the package's errors into click's."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise _Mistake(str(error)) from error
+        except RunError as error:
+            raise click.ClickException(str(error)) from error
+        except Exception as error:
+            # A disk, a network or an object store failed in the middle of the work. Click handles a closed pipe itself.
+            if isinstance(error, BrokenPipeError) or (reason := describe_io_error(error)) is None:
+                raise
+            raise click.ClickException(
+                f"reading or writing failed ({reason}): fix it and run the command again"
+            ) from error
+
+
+class _Mistake(click.ClickException):
+    exit_code = 2

@@ -1,0 +1,125 @@
+"""What is white in images of more than 8 bits, and how their values become 0..255."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+
+from pipeline.errors import ImageError
+
+# An image with more than this share of pixels above so many times white has another scale than its category.
+_CLIPPED_SHARE, _FAR_ABOVE = 0.01, 1.5
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What is white in the images of a category that have more than 8 bits: the value that becomes 255.
+
+    integer: of 16-bit and 32-bit integers; real: of floating point.
+    """
+
+    integer: int = 65535
+    real: float = 1.0
+
+
+# What cameras give: the levels that a category's may be.
+INTEGERS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
+REALS = (1.0, *map(float, INTEGERS))
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened image has one channel of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether an opened image has colours of 16 bits per channel, of which Pillow gives the high byte."""
+    return image.mode in ("RGB", "RGBA") and ";16" in _raw_mode(image)
+
+
+def deep_values(image: Image.Image) -> NDArray[np.float32]:
+    """(H,W) float32: the values of an image of one channel of more than 8 bits, as they are stored."""
+    return np.asarray(image).astype(np.float32)
+
+
+def deep_colour_values(data: bytes, image: Image.Image) -> NDArray[np.float32]:
+    """(H,W,3 or 4) float32: the values of a colour image of 16 bits per channel, as they are stored.
+
+    Pillow gives only the high byte of such a value. Read in the other byte order, that is the low byte.
+    """
+    raw = _raw_mode(image)
+    little = raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little")
+    high, low = (_in_order(data, raw[:-1] + order) for order in ("LB" if little else "BL"))
+    return high * np.float32(256) + low
+
+
+def scale(stored: NDArray[np.float32], image: Image.Image, levels: Levels | None, name: str) -> NDArray[np.float32]:
+    """(H,W) float32, 0..255, of the stored values (H,W) of an image of one channel of more than 8 bits.
+
+    levels: None, as in earlier versions: 65535 is white, and for floating point 1 where no value exceeds it, else 255.
+    Raises ImageError, beginning with `name`, for values that are outside the scale, or most of which are.
+    """
+    real = image.mode == "F"
+    least, most = float(stored.min()), float(stored.max())
+    if not real or levels is None:
+        white = 65535.0 if not real else 1.0 if most <= 1 else 255.0
+        # Written so that NaN fails it too.
+        if not (least >= 0 and most <= white):
+            allowed = "0..1 or 0..255" if real else "0..65535"
+            raise ImageError(f"{name}: values outside {allowed}; convert the file to 8 or 16 bits")
+        if levels is None:
+            return stored * np.float32(255 / white)
+    white = levels.real if real else float(levels.integer)
+    if not np.isfinite(stored).all():
+        raise ImageError(f"{name}: holds values that are not finite; write it again without them")
+    _refuse_far_above(stored, white, name)
+    if np.mean(stored < (1 - _FAR_ABOVE) * white) > _CLIPPED_SHARE:
+        raise ImageError(f"{name}: values down to {least:g}, while 0 is black; bring it to 0 to {white:g}")
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:
+        stored = np.float32(white) - stored
+    return (stored * np.float32(255 / white)).clip(0, 255)
+
+
+def deep_colour(data: bytes, image: Image.Image, levels: Levels | None, name: str) -> Image.Image | None:
+    """RGB or RGBA of 8 bits of a colour image of 16 bits per channel whose white is not 65535; None for all others.
+
+    Raises ImageError, beginning with `name`, where its values are outside the scale.
+    """
+    if levels is None or levels == Levels(65535, levels.real) or not is_deep_colour(image):
+        return None
+    values = deep_colour_values(data, image)
+    _refuse_far_above(values[..., :3], levels.integer, name)
+    scaled = (values * np.float32(255 / levels.integer)).round().clip(0, 255)
+    if scaled.shape[2] == 4:
+        scaled[..., 3] = (values[..., 3] / 257).round()  # opacity has the whole scale
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _refuse_far_above(values: NDArray[np.float32], white: float, name: str) -> None:
+    if np.mean(values > _FAR_ABOVE * white) > _CLIPPED_SHARE:
+        raise ImageError(
+            f"{name}: values up to {values.max():g}, while {white:g} is white in its category: bring it to that scale"
+        )
+
+
+def _in_order(data: bytes, raw_mode: str) -> NDArray[np.float32]:
+    with Image.open(io.BytesIO(data)) as image:
+        opened: Any = image
+        opened.tile = [
+            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
+            for tile in opened.tile
+        ]
+        return np.asarray(image).astype(np.float32)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
+    return str(args if isinstance(args, str) else (args or ("",))[0])

@@ -1,0 +1,108 @@
+"""A look at some normals of a category, once, for what holds for all of its images: what is white, which colours."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.colour import other_than_srgb
+from pipeline.data.images import read_bytes
+from pipeline.data.levels import INTEGERS, REALS, Levels, deep_colour_values, deep_values, is_deep, is_deep_colour
+from pipeline.errors import UserError
+from pipeline.remote import is_url
+from pipeline.threads import CORES
+
+# Enough that the brightest of them shows how many bits the camera has.
+_MOST = 256
+# Floating point may pass its white a little, at reflections or after a resize.
+_TOLERANCE = 1.5
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a look at `looked` normals found.
+
+    levels: of the category; integer, real, profile: how many of them have integers of more than 8 bits, floating point,
+    and a colour profile other than sRGB.
+    """
+
+    levels: Levels
+    looked: int
+    integer: int
+    real: int
+    profile: int
+
+    def lines(self) -> list[str]:
+        """What a user should know of it, a line for each kind; none for plain images of 8 bits."""
+        of = f"of {self.looked} images looked at"
+        lines = []
+        if self.integer:
+            bits = self.levels.integer.bit_length()
+            lines.append(f"{self.integer} {of} have 16 bits and hold {bits}: {self.levels.integer} is white")
+        if self.real:
+            lines.append(f"{self.real} {of} are floating point: {self.levels.real:g} is white")
+        if self.profile:
+            lines.append(f"{self.profile} {of} have a colour profile: its colours become sRGB")
+        return lines
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of one image: the largest value where it has more than 8 bits, and whether it has a colour profile."""
+
+    integer: float | None = None
+    real: float | None = None
+    profile: bool = False
+
+
+def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
+    """Look at up to 256 images below `image_root`, those whose paths have the lowest digests.
+
+    Of images of 8 bits only the header is decoded. White is the least of the usual values (`INTEGERS`) that no integer
+    exceeds; for floating point the least that half of the images do not exceed by more than half. An image that cannot
+    be read is not counted: `precompute` names it.
+    """
+    chosen = sorted(paths, key=lambda path: hashlib.blake2b(path.encode(), digest_size=8).digest())[:_MOST]
+    seen = [one for one in CORES.spread(partial(_look, image_root, most_pixels), chosen) if one is not None]
+    integers = [one.integer for one in seen if one.integer is not None]
+    reals = [one.real for one in seen if one.real is not None]
+    levels = Levels()
+    if integers:
+        white = next((level for level in INTEGERS if level >= max(integers)), INTEGERS[-1])
+        levels = Levels(white, levels.real)
+    if reals:
+        middle = float(np.median(reals))
+        levels = Levels(levels.integer, next((level for level in REALS if level * _TOLERANCE >= middle), REALS[-1]))
+    return Survey(levels, len(seen), len(integers), len(reals), sum(one.profile for one in seen))
+
+
+def _opened(image_root: str, path: str) -> BinaryIO:
+    # A local file need not be read for its header.
+    return io.BytesIO(read_bytes(image_root, path)) if is_url(image_root) else Path(image_root, path).open("rb")
+
+
+def _look(image_root: str, most_pixels: int, path: str) -> _Seen | None:
+    try:
+        with _opened(image_root, path) as file, Image.open(file) as image:
+            profile = other_than_srgb(image.info.get("icc_profile"))
+            deep, colour = is_deep(image), is_deep_colour(image)
+            if image.width * image.height > most_pixels:
+                return None
+            if not (deep or colour):
+                return _Seen(profile=profile)
+            file.seek(0)
+            values = deep_values(image) if deep else deep_colour_values(file.read(), image)[..., :3]
+            most = float(values[np.isfinite(values)].max(initial=0))
+            return _Seen(real=most) if image.mode == "F" else _Seen(integer=most, profile=profile)
+    except UserError:
+        return None
+    except Exception:  # as in `pipeline.data.pixels`: Pillow's decoders let nearly every kind out
+        return None

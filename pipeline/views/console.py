@@ -1,0 +1,17 @@
+"""Where tables are printed: as wide as the terminal, and as wide as they need where there is none."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+# No table is cut or folded in a log.
+_WIDE = 2000
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The console of standard output or standard error."""
+    # Not Console.is_terminal: FORCE_COLOR makes that True for a file.
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else _WIDE)

@@ -1,0 +1,304 @@
+"""Images of more than 8 bits, and colours that are not sRGB: one scale per category, told by its normals."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, PngImagePlugin
+
+from pipeline.data.images import Decoding, decode_rgb
+from pipeline.data.levels import Levels
+from pipeline.data.pixels import MOST_PIXELS
+from pipeline.data.survey import survey
+from pipeline.errors import ImageError
+
+SIZE = 32
+GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+Pixels = NDArray[np.uint8]
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def deep_png(values: NDArray[np.integer]) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow writes only for grey."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def deep_tiff(values: NDArray[np.generic], kind: int, photometric: int, order: str = "<") -> bytes:
+    """A TIFF as other programs write it, uncompressed: kind 1 integers, 3 floating point (tag 339)."""
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    channels = values.shape[2] if values.ndim == 3 else 1
+    bits = 8 * values.dtype.itemsize
+    start = 8 + 2 + 12 * 10 + 4
+    extra = struct.pack(f"{order}{channels}H", *[bits] * channels)
+    tags = [
+        (256, 3, 1, values.shape[1]),
+        (257, 3, 1, values.shape[0]),
+        (258, 3, channels, bits if channels == 1 else start),
+        (259, 3, 1, 1),
+        (262, 3, 1, photometric),
+        (273, 4, 1, start + len(extra)),
+        (277, 3, 1, channels),
+        (278, 3, 1, values.shape[0]),
+        (279, 4, 1, len(data)),
+        (339, 3, 1, kind),
+    ]
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    for tag, size, count, value in tags:
+        short = size == 3 and not (tag == 258 and channels > 2)
+        head += struct.pack(f"{order}HHI", tag, size, count) + struct.pack(f"{order}{'Hxx' if short else 'I'}", value)
+    return head + struct.pack(f"{order}I", 0) + extra + data
+
+
+def decoded(data: bytes, levels: Levels | None) -> Pixels:
+    return decode_rgb(data, Decoding(SIZE, "stretch", levels), "x.png")
+
+
+def surveyed(folder: Path, files: dict[str, bytes]) -> Levels:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return survey(str(folder), list(files), MOST_PIXELS).levels
+
+
+# --- one scale per category -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_files_that_hold_fewer_bits_are_as_bright_as_the_picture(
+    bits: int, kind: str, tmp_path: Path
+) -> None:
+    white = 2**bits - 1
+    values = np.rint(GREY.astype(np.float64) * white / 255).astype(np.uint16)
+    data = encode(Image.fromarray(values), kind)
+    levels = surveyed(tmp_path, {f"{i}.{kind.lower()}": data for i in range(4)})
+    assert levels == Levels(integer=white)
+    assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+    # Caches of earlier versions keep their rule.
+    assert decoded(data, None).max() == max(1, round(255 * white / 65535))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("form", ["png", "png with opacity", "little tiff", "big tiff"])
+def test_so_are_colours_of_sixteen_bits(bits: int, form: str, tmp_path: Path) -> None:
+    white = 2**bits - 1
+    values = np.rint(COLOUR.astype(np.float64) * white / 255).astype(np.uint16)
+    opaque = np.concatenate([values, np.full((SIZE, SIZE, 1), 65535, np.uint16)], 2)
+    data = {
+        "png": lambda: deep_png(values),
+        "png with opacity": lambda: deep_png(opaque),
+        "little tiff": lambda: deep_tiff(values, 1, 2),
+        "big tiff": lambda: deep_tiff(values, 1, 2, ">"),
+    }[form]()
+    levels = surveyed(tmp_path, {"a.png": data})
+    assert levels == Levels(integer=white)
+    assert np.abs(decoded(data, levels).astype(int) - COLOUR).max() <= 1
+
+
+def test_a_dark_image_stays_dark_beside_the_normals_of_its_category() -> None:
+    dark, bright = (encode(Image.fromarray(np.full((8, 8), v, np.uint16))) for v in (100, 4000))
+    levels = Levels(integer=4095)
+    assert decoded(dark, levels).max() == 6 and decoded(bright, levels).max() == 249
+
+
+@given(white=st.sampled_from([1.0, 255.0, 4095.0, 65535.0]), above=st.floats(1, 1.4), below=st.floats(0, 0.4))
+@settings(max_examples=40, deadline=None)
+def test_one_bright_pixel_does_not_change_the_scale_of_floating_point(white: float, above: float, below: float) -> None:
+    values = GREY.astype(np.float32) * np.float32(white / 255)
+    odd = values.copy()
+    odd[0, 0], odd[0, 1] = white * above, -white * below
+    levels = Levels(real=white)
+    plain, changed = (decoded(encode(Image.fromarray(v), "TIFF"), levels)[..., 0] for v in (values, odd))
+    assert np.abs(plain.astype(int) - GREY).max() <= 1
+    assert (plain != changed).sum() <= 2 and changed[0, 0] == 255 and changed[0, 1] == 0
+
+
+@pytest.mark.parametrize(("most", "white"), [(0.4, 1), (1.003, 1), (1.4, 1), (200, 255), (260, 255), (3000, 4095)])
+def test_the_scale_of_floating_point_is_that_of_most_normals(most: float, white: float, tmp_path: Path) -> None:
+    values = GREY.astype(np.float32) * np.float32(most / GREY.max())
+    files = {f"{i}.tiff": encode(Image.fromarray(values), "TIFF") for i in range(5)}
+    outlier = {"6.tiff": encode(Image.fromarray(values * 1000), "TIFF")}
+    assert surveyed(tmp_path, files | outlier) == Levels(real=white)
+
+
+@pytest.mark.parametrize(
+    ("values", "levels", "says"),
+    [
+        (np.full((8, 8), 40_000, np.uint16), Levels(4095), "values up to 40000, while 4095 is white"),
+        (np.full((8, 8), 200, np.float32), Levels(), "values up to 200, while 1 is white"),
+        (np.full((8, 8), -0.8, np.float32), Levels(), "values down to -0.8, while 0 is black"),
+        (np.full((8, 8), np.inf, np.float32), Levels(), "not finite"),
+    ],
+)
+def test_an_image_of_another_scale_is_refused(values: NDArray[np.generic], levels: Levels, says: str) -> None:
+    with pytest.raises(ImageError, match=f"^x.png: .*{says}"):
+        decoded(encode(Image.fromarray(values), "TIFF"), levels)
+    if values.dtype == np.uint16:
+        with pytest.raises(ImageError, match=f"^x.png: .*{says}"):
+            decoded(deep_png(values[..., None].repeat(3, 2)), levels)
+
+
+def test_plain_files_are_looked_at_by_their_headers_only(tmp_path: Path) -> None:
+    data = encode(Image.fromarray(COLOUR))
+    files = {"a.png": data, "cut.png": data[: len(data) // 2], "none.png": b"", "text.png": b"text"}
+    assert surveyed(tmp_path, files) == Levels()
+    found = survey(str(tmp_path), [*files, "missing.png"], MOST_PIXELS)
+    assert (found.looked, found.lines()) == (2, [])
+    assert survey(str(tmp_path), list(files), 100).looked == 0
+
+
+# --- forms of TIFF ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_tiff_whose_white_is_zero_is_no_negative(bits: int, tmp_path: Path) -> None:
+    white = 2**bits - 1
+    values = white - np.rint(GREY.astype(np.float64) * white / 255).astype(np.uint16)
+    data = deep_tiff(values, 1, 0)
+    levels = surveyed(tmp_path, {"a.tif": data})
+    assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+    # Pillow reads no such file of the other byte order.
+    with pytest.raises(ImageError, match="a TIFF of 1 channel of 16-bit integers"):
+        decoded(deep_tiff(values, 1, 0, ">"), levels)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "says"),
+    [
+        (np.zeros((8, 8), np.float16), 3, "1 channel of 16-bit floating point"),
+        (np.zeros((8, 8, 5), np.uint16), 1, "5 channels of 16-bit integers"),
+        (np.zeros((8, 8, 7), np.float32), 3, "7 channels of 32-bit floating point"),
+        (np.zeros((8, 8, 3), np.float32), 3, "3 channels of 32-bit floating point"),
+    ],
+)
+def test_a_sound_tiff_that_is_not_read_is_called_what_it_is(values: NDArray[np.generic], kind: int, says: str) -> None:
+    with pytest.raises(ImageError, match=rf"^x\.png: .*a TIFF of {says}.*save it as"):
+        decoded(deep_tiff(values, kind, 1), Levels())
+
+
+def test_double_precision_is_read_or_called_what_it_is() -> None:
+    data = deep_tiff(GREY.astype(np.float64) / 255, 3, 1)
+    try:
+        found = decoded(data, Levels())
+    except ImageError as error:
+        assert "1 channel of 64-bit floating point" in str(error)
+    else:
+        assert np.abs(found[..., 0].astype(int) - GREY).max() <= 1
+
+
+# --- colours ----------------------------------------------------------------------------------------------------
+
+
+def wide_profile(kind: bytes = b"RGB ") -> bytes:
+    """An ICC profile (ICC.1:2001-04) of the primaries of Adobe RGB, or of grey, with a gamma of 1.8."""
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(65536 * value)) for value in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(256 * 1.8))
+    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + bytes(8 + 4 + 67 + 3)
+    tags = {b"desc": text, b"cprt": b"text\0\0\0\0none\0\0\0\0", b"wtpt": xyz(0.9642, 1.0, 0.8249)}
+    if kind == b"RGB ":
+        tags |= {b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087)}
+        tags |= {b"bXYZ": xyz(0.14919, 0.06322, 0.74457), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    else:
+        tags[b"kTRC"] = curve
+    body, table = b"", b""
+    for name, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(data))
+        body += data
+    size = 128 + 4 + len(table) + len(body)
+    head = struct.pack(">I4sI4s4s4s", size, b"none", 0x02400000, b"mntr", kind, b"XYZ ") + bytes(12) + b"acsp"
+    head += bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_same_parts_in_a_wide_gamut_look_the_same(kind: str, mode: str) -> None:
+    if (kind, mode) == ("JPEG", "RGBA"):
+        pytest.skip("JPEG has no opacity")
+    # Inside both gamuts.
+    seen = np.repeat(np.repeat(np.random.default_rng(2).integers(60, 200, (2, 2, 3), np.uint8), 16, 0), 16, 1)
+    profile = wide_profile()
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    wide = ImageCms.profileToProfile(Image.fromarray(seen), ImageCms.createProfile("sRGB"), opened, outputMode="RGB")
+    assert wide is not None
+    options: dict[str, object] = {"lossless": True} if kind == "WEBP" else {"quality": 100}
+    data = encode(wide.convert(mode), kind, icc_profile=profile, **options)
+    inner = (slice(4, 12), slice(4, 12))
+    managed, ignored = (decoded(data, levels)[inner].astype(int) - seen[inner] for levels in (Levels(), None))
+    assert np.abs(managed).max() <= 4
+    assert np.abs(ignored).max() > 8  # caches of earlier versions keep their rule
+
+
+def test_a_grey_profile_too_and_one_that_does_not_fit_or_is_damaged_is_ignored() -> None:
+    grey = Image.fromarray(GREY)
+    with_profile = decoded(encode(grey, icc_profile=wide_profile(b"GRAY")), Levels())
+    # From a gamma of 1.8 to that of sRGB, about 2.2: darker tones become lighter numbers.
+    middle = (GREY > 60) & (GREY < 200)
+    assert (with_profile[middle] > GREY[middle][:, None]).all()
+    for profile in (wide_profile(b"RGB "), b"no profile", wide_profile(b"GRAY")[:200]):
+        assert np.array_equal(decoded(encode(grey, icc_profile=profile), Levels())[..., 0], GREY)
+
+
+def test_srgb_is_left_as_it_is() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(decoded(encode(Image.fromarray(COLOUR), icc_profile=profile), Levels()), COLOUR)
+
+
+def test_lab_has_the_colours_of_its_picture() -> None:
+    flat = np.repeat(np.repeat(np.array([[(200, 60, 20), (20, 90, 160)]], np.uint8), SIZE, 0), SIZE // 2, 1)
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.profileToProfile(Image.fromarray(flat), srgb, lab, outputMode="LAB")
+    assert converted is not None
+    found = decoded(encode(converted, "TIFF"), Levels())
+    assert np.abs(found[:, [3, -4]].astype(int) - flat[:, [3, -4]]).max() <= 6
+
+
+def test_a_survey_counts_colour_profiles(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.fromarray(COLOUR), icc_profile=wide_profile()))
+    (tmp_path / "b.png").write_bytes(encode(Image.fromarray(COLOUR)))
+    found = survey(str(tmp_path), ["a.png", "b.png"], MOST_PIXELS)
+    assert found.lines() == ["1 of 2 images looked at have a colour profile: its colours become sRGB"]
+
+
+# --- limits -----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_above_the_limit_says_how_to_lift_it() -> None:
+    data = encode(Image.new("L", (100, 50)))
+    with pytest.raises(ImageError, match=r"^x\.png: 100 x 50 pixels .* limit of 4,999: give --max-pixels 5000"):
+        decode_rgb(data, Decoding(8, "stretch", None, 4999), "x.png")
+    assert decode_rgb(data, Decoding(8, "stretch", None, 5000), "x.png").shape == (8, 8, 3)
+
+
+def test_a_png_with_much_text_is_read_and_one_with_too_much_says_so() -> None:
+    def with_text(count: int) -> bytes:
+        info = PngImagePlugin.PngInfo()
+        for i in range(count):
+            info.add_text(f"log{i}", "x" * (3 << 20), zip=True)
+        return encode(Image.fromarray(GREY), pnginfo=info)
+
+    assert np.array_equal(decoded(with_text(2), Levels())[..., 0], GREY)
+    with pytest.raises(ImageError, match=r"^x\.png: holds more than the limit of 64 MiB of text"):
+        decoded(with_text(24), Levels())

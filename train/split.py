@@ -1,0 +1,62 @@
+"""Which normals of a category are trained on, and which are held out for scales and thresholds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.category import CachedCategory
+from pipeline.data.census import Note
+from pipeline.errors import UserError
+
+# A detector needs two held-out normals for its scales, and two normals to fit to.
+_LEAST_NORMALS = 4
+
+# Rows of the normals to train on, and of those held out.
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
+
+    The same images whatever the seed, the order and the settings. ValueError where fewer than four are given.
+    """
+    if len(paths) < _LEAST_NORMALS:
+        raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
+    digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
+    count = min(max(2, round(share * len(paths))), len(paths) - 2)
+    held = np.zeros(len(paths), bool)
+    held[sorted(range(len(paths)), key=digests.__getitem__)[:count]] = True
+    return held
+
+
+def split_rows(category: CachedCategory, rows: NDArray[np.int64], held_out: float) -> Split:
+    """Of some rows of normals those to train on, and those held out, by `hold_out`."""
+    paths = category.paths
+    held = hold_out([paths[row] for row in rows], held_out)
+    return rows[~held], rows[held]
+
+
+def split_all(
+    categories: Iterable[CachedCategory], store: str, held_out: float, *, asked: bool
+) -> tuple[dict[str, Split], tuple[Note, ...]]:
+    """The split of each category that has enough normals, and a note of each that has not.
+
+    asked: whether these categories were asked for by name; then each must have enough. UserError where one has not, or
+    none has, and for a pending chunk.
+    """
+    splits: dict[str, Split] = {}
+    few: list[Note] = []
+    for category in categories:
+        if not category.complete:
+            raise UserError(f"{category.name} is not complete in {store}: run precompute again to finish it")
+        if len(rows := category.usable) >= _LEAST_NORMALS:
+            splits[category.name] = split_rows(category, rows, held_out)
+            continue
+        few.append(Note(category.name, len(rows), f"normal images: too few to train on, give {_LEAST_NORMALS} or more"))
+    if few and (asked or not splits):
+        raise UserError(f"{store}: {few[0].line}")
+    return splits, tuple(few)
