@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
@@ -35,16 +36,10 @@ SHOWN = (
 HEAD = """\
 # Results
 
-`make docs` writes this page from the files that the commands below wrote. `benchmark`, run again, prints its tables
-again; `inspect` without `--verify` prints the values under "Maps of". MVTec AD (here only the category screw, shrunk to
-512 px) was in `data/mvtec`; the magnetic tile defects, in the layout of MVTec AD, were in `data/folder`.
-
-```
-python cli.py benchmark --dataset mvtec  --image-size 128
-python cli.py benchmark --dataset folder --image-size 128
-python cli.py benchmark --dataset elpv   --image-size 128
-for NAME in mvtec folder elpv; do python cli.py inspect data/cache/$NAME.zarr --verify; done
-```
+`make docs` writes this page from the files that `benchmark` wrote; each section names its command, which prints its
+tables again. `inspect` without `--verify` prints the values under "Maps of". MVTec AD (here only the category screw,
+shrunk to 512 px) was in `data/mvtec`; the magnetic tile defects and KolektorSDD (squeezed to a square), both in the
+layout of MVTec AD, were in `data/folder`.
 
 All values are percent, mean ± standard error over seeds. For a mean over categories, the mean is first taken for each
 seed; the error is the standard error of those means. The last checkpoint is the one that is scored, and nothing is
@@ -67,7 +62,7 @@ def main() -> None:
         sys.exit("no runs/benchmark/*/results.csv: run `cli.py benchmark` first (docs/results.md has the commands)")
     arms = [results for folder in benchmarks for results in results_below(folder).values()]
     others = results_below(runs)
-    sections = [HEAD, all_of(benchmarks), scorers_of(benchmarks)]
+    sections = [HEAD, all_of(benchmarks), scorers_of(benchmarks), chosen_by_others(benchmarks)]
     sections += [(folder / "results.md").read_text() for folder in benchmarks]
     if others:
         sections += [
@@ -100,16 +95,37 @@ def all_of(benchmarks: list[Path]) -> str:
     return f"## All data sets\n\n{comparison_markdown(arms, level=3)}"
 
 
-def scorers_of(benchmarks: list[Path]) -> str:
-    """Image AUROC of every scorer of the arm `cutswap`, and next to them what it would be without its localiser."""
-    header: list[str] = []
-    rows = []
+def scorers(benchmarks: list[Path]) -> dict[str, dict[str, list[float]]]:
+    """Image AUROC of every scorer of the arm `cutswap`, per seed, by category."""
+    found = {}
     for folder in benchmarks:
         arm = results_below(folder).get("cutswap", {"categories": {}})
         for category, values in arm["categories"].items():
-            aurocs = {**values["scorers"], "without the localiser": values["untrained_image_auroc"]}
-            header = ["category", *aurocs]
-            rows.append([category, *map(of_seeds, aurocs.values())])
+            found[category] = {**values["scorers"], "without the localiser": values["untrained_image_auroc"]}
+    return found
+
+
+def chosen_by_others(benchmarks: list[Path]) -> str:
+    """Image AUROC of each category with the deciding scorer that the other categories would have chosen."""
+    found = scorers(benchmarks)
+    if len(found) < 2:
+        return ""
+    means = {c: {name: fmean(v) for name, v in aurocs.items()} for c, aurocs in found.items()}
+    names = [name for name in next(iter(means.values())) if name != "without the localiser"]
+    rows = []
+    for category, own in means.items():
+        others = [aurocs for name, aurocs in means.items() if name != category]
+        chosen = max(names, key=lambda name: fmean(aurocs[name] for aurocs in others))
+        rows.append([category, chosen, of_seeds(found[category][chosen]), max(names, key=own.__getitem__)])
+    table = markdown([["category", "chosen by the others", "its image AUROC", "best, seen its own tests"], *rows])
+    return f"## Each category by the choice of the others\n\nWhich scorer decides, by the mean over the others.\n\n{table}\n"
+
+
+def scorers_of(benchmarks: list[Path]) -> str:
+    """Image AUROC of every scorer of the arm `cutswap`, and next to them what it would be without its localiser."""
+    found = scorers(benchmarks)
+    header = ["category", *(next(iter(found.values())) if found else ())]
+    rows = [[category, *map(of_seeds, aurocs.values())] for category, aurocs in found.items()]
     if not rows:
         return ""
     where = '`docs/method.md`, "The score"'

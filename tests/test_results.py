@@ -58,7 +58,7 @@ def test_results_hold_the_agreed_keys_and_survive_json() -> None:
     assert loaded["dataset"] == "mvtec"
     assert loaded["settings"] == {"steps": 100, "negatives": "cutswap"}
     screw, tile = loaded["categories"]["screw"], loaded["categories"]["tile"]
-    agreed = {*NAMES, "threshold", "n_train", "n_test", "scorers", "untrained_image_auroc", "by_defect"}
+    agreed = {*NAMES, "threshold", "n_train", "n_test", "scorers", "untrained_image_auroc", "by_defect", "mean_of_defects"}
     assert set(screw) == agreed
     assert screw["image_auroc"] == [0.70, 0.80, 0.90]
     assert (screw["threshold"], screw["n_train"], screw["n_test"]) == ([3.25, 4.25, 5.25], 320, 160)
@@ -70,7 +70,11 @@ def test_results_hold_the_agreed_keys_and_survive_json() -> None:
 
 def test_every_metric_is_told_by_class_of_defect_and_seed() -> None:
     before = replace(TILE[0], by_defect={"spot": CRACKED["spot"]})
-    found = summarise([before, replace(TILE[1], by_defect=CRACKED)], {})["categories"]["tile"]["by_defect"]
+    tile = summarise([before, replace(TILE[1], by_defect=CRACKED)], {})["categories"]["tile"]
+    found = tile["by_defect"]
+    assert tile["mean_of_defects"] == {"image_auroc": [None, 0.625], **dict.fromkeys(("pixel_auroc", "aupro"))} | {
+        "image_ap": [None, None]
+    }
     absent = {"image_ap": [None, None], "pixel_auroc": None, "aupro": None}
     assert found == {
         "crack": {"n": 3, "image_auroc": [None, 0.25], **absent},
@@ -166,8 +170,8 @@ def test_the_table_has_a_line_a_class_of_defect_where_there_are_several(width: i
     lines = _printed([*cracked, *single], width)
     assert all(len(line) <= width for line in lines)
     text = "\n".join(lines)
-    for name, figure in (("crack", "25.0"), ("spot", "100.0")):
-        (line,) = (line for line in lines if line.split()[:1] == [name])
+    for name, figure in (("crack", "25.0"), ("spot", "100.0"), ("mean of", "62.5")):
+        (line,) = (line for line in lines if line.strip().startswith(name))
         assert figure in line
     assert "…" not in text and "dent" not in text  # its figure is the category's
 

@@ -24,7 +24,8 @@ def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> di
 
     cells: of one data set. A category holds a list for threshold, each metric and each scorer, with an entry per seed
     in the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds
-    the same of each class of defect.
+    the same of each class of defect, and `mean_of_defects` the mean over the classes, None where one lacks the metric:
+    MVTec LOCO AD is compared by the mean of its two kinds of anomalies.
 
     `mean` holds, for each metric, the mean over categories of each category's mean over seeds, and under
     `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed by
@@ -72,6 +73,9 @@ def results_table(cells: Sequence[CellResult]) -> Table:
         for defect, found in category["by_defect"].items() if len(category["by_defect"]) > 1 else ():
             shown = (percent(*over_seeds(found[metric])) if metric in found else "" for metric in columns)
             table.add_row("", escape(defect), *shown)
+        if len(category["by_defect"]) > 1:
+            means = category["mean_of_defects"]
+            table.add_row("", "mean of these", *(percent(*over_seeds(means.get(metric))) for metric in columns))
         worse += _worse(name, metrics[first.name][0], metrics[_UNTRAINED_AUROC][0])
     count = f" in {len(worse)} of {len(categories)}"
     # Means over different categories say nothing about training.
@@ -118,6 +122,10 @@ def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
     untrained = scorers.pop(_UNTRAINED, None)
     defects = {name: result.n for cell in cells for name, result in cell.by_defect.items()}
     nothing = DefectResult(0, {})
+    by_defect = {
+        name: {"n": n, **_per_seed([cell.by_defect.get(name, nothing).metrics for cell in cells])}
+        for name, n in sorted(defects.items())
+    }
     return {
         **_per_seed([cell.metrics for cell in cells]),
         _UNTRAINED_AUROC: untrained,
@@ -125,11 +133,18 @@ def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
         "n_train": cells[0].n_train,
         "n_test": cells[0].n_test,
         "scorers": scorers,
-        "by_defect": {
-            name: {"n": n, **_per_seed([cell.by_defect.get(name, nothing).metrics for cell in cells])}
-            for name, n in sorted(defects.items())
-        },
+        "by_defect": by_defect,
+        "mean_of_defects": {m.name: _mean([found[m.name] for found in by_defect.values()]) for m in METRICS},
     }
+
+
+def _mean(per_defect: Sequence[PerSeed | None]) -> PerSeed | None:
+    """The mean over classes of defect, an entry per seed."""
+    lists = [values for values in per_defect if values is not None]
+    if not lists or len(lists) < len(per_defect):
+        return None
+    by_seed = [[value for value in seed if value is not None] for seed in zip(*lists, strict=True)]
+    return [sum(values) / len(values) if len(values) == len(lists) else None for values in by_seed]
 
 
 def _per_seed(measured: Sequence[Measured]) -> dict[str, PerSeed | None]:
