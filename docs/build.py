@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -118,7 +119,8 @@ def chosen_by_others(benchmarks: list[Path]) -> str:
         chosen = max(names, key=lambda name: fmean(aurocs[name] for aurocs in others))
         rows.append([category, chosen, of_seeds(found[category][chosen]), max(names, key=own.__getitem__)])
     table = markdown([["category", "chosen by the others", "its image AUROC", "best, seen its own tests"], *rows])
-    return f"## Each category by the choice of the others\n\nWhich scorer decides, by the mean over the others.\n\n{table}\n"
+    said = "Which scorer decides is chosen by the mean over the others."
+    return f"## Each category by the choice of the others\n\n{said}\n\n{table}\n"
 
 
 def scorers_of(benchmarks: list[Path]) -> str:
@@ -171,7 +173,7 @@ def maps_of(store: str) -> str:
     return markdown([header, *rows])
 
 
-def of_seeds(values: list[float | None] | None) -> str:
+def of_seeds(values: Sequence[float | None] | None) -> str:
     """Mean ± standard error of a metric over all seeds, "-" where one is missing."""
     return percent(*over_seeds(values), 2)
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pipeline.cache.cache import open_cache
 from pipeline.cache.category import CachedCategory
 from pipeline.cache.layout import Arrays, locate
+from pipeline.data.census import copies
+from pipeline.data.levels import Levels
 from pipeline.errors import RunError, UserError
 
 _RECORD = ("images", "saliency", "target_class", "clusters", "centroids", "pairs", "relaxed")
@@ -42,7 +44,8 @@ class StageSummary:
 class CategorySummary:
     """One category: images listed and computed, bytes stored, and the paths that could not be read.
 
-    blocks, blocks_done: chunks, under their older name, which `inspect --json` prints.
+    blocks, blocks_done: chunks, under their older name, which `inspect --json` prints. levels: what is white in images
+    of more than 8 bits, None in a cache of an earlier version. copies: the normals that are copies of an earlier one.
     """
 
     name: str
@@ -53,6 +56,8 @@ class CategorySummary:
     blocks_done: int
     stored_bytes: int
     stages: tuple[StageSummary, ...]
+    levels: Levels | None
+    copies: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,8 @@ def _summarise_category(category: CachedCategory) -> CategorySummary:
         blocks_done=int(done.sum()),
         stored_bytes=sum(array.nbytes_stored() for _, array in category.group.arrays()),
         stages=tuple(_summarise_stage(stage, i, *tables) for i, stage in enumerate(category.settings.stages)),
+        levels=category.levels,
+        copies=tuple(copies(category.paths, category.digests)),
     )
 
 

@@ -93,7 +93,7 @@ def unlisted(listing: Listing) -> list[Note]:
     return notes_of("", kinds)
 
 
-def twice(category: str, names: Iterable[str], digests: Iterable[str]) -> list[Note]:
+def copies(names: Iterable[str], digests: Iterable[str]) -> list[str]:
     """The images whose content is that of an earlier one; "" is no digest."""
     seen: set[str] = set()
     again = []
@@ -101,4 +101,9 @@ def twice(category: str, names: Iterable[str], digests: Iterable[str]) -> list[N
         if digest and digest in seen:
             again.append(name)
         seen.add(digest)
-    return notes_of(category, {"normal images that are copies of another one": again})
+    return again
+
+
+def twice(category: str, names: Iterable[str], digests: Iterable[str]) -> list[Note]:
+    """A note of the normals that are copies of an earlier one."""
+    return notes_of(category, {"normal images that are copies of another one": copies(names, digests)})

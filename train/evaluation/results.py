@@ -122,7 +122,7 @@ def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
     untrained = scorers.pop(_UNTRAINED, None)
     defects = {name: result.n for cell in cells for name, result in cell.by_defect.items()}
     nothing = DefectResult(0, {})
-    by_defect = {
+    by_defect: dict[str, dict[str, Any]] = {
         name: {"n": n, **_per_seed([cell.by_defect.get(name, nothing).metrics for cell in cells])}
         for name, n in sorted(defects.items())
     }
