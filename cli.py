@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,
 def main() -> None:
     """Saliency-guided CutSwap negatives from normal images, and an anomaly detector trained on them."""
     sleep_while_waiting()  # before torch is imported
+    # Pillow warns of broken metadata without a name; what matters of a file is told with it.
+    warnings.filterwarnings("ignore", module="PIL")
     keep_memory()
 
 
@@ -69,7 +72,7 @@ def datasets(dataset: str, root: str | None, as_json: bool) -> None:
     "stores",
     multiple=True,
     metavar="PATH|URL",
-    help="A cache for each --dataset; default data/cache/<dataset>.zarr.",
+    help="A cache for each --dataset; default data/cache/<name of its folder>.zarr.",
 )
 @options_of(PrecomputeSettings, "settings")
 @options_of(Execution, "execution")
@@ -90,13 +93,14 @@ def precompute(
 
     Several data sets share one run; each must have one of the categories asked for.
     """
+    from pipeline.cache.places import cache_of
     from pipeline.data.datasets import load_several
     from pipeline.precompute import precompute as run
     from pipeline.views.tables import notes_table, work_table
 
     places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
-    named = zip(_one_each("--store", stores, datasets), datasets, strict=True)
-    stores = [store or f"data/cache/{dataset}.zarr" for store, dataset in named]
+    given = _one_each("--store", stores, datasets)
+    stores = [store or cache_of(*place) for store, place in zip(given, places, strict=True)]
     works = list(zip(load_several(places, categories), stores, strict=True))
     said = console(stderr=True)
     result = run(works, settings, execution, overwrite=overwrite, update=update)
@@ -121,7 +125,7 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
 @STORE
 @CATEGORY
 @click.option("--root", metavar="DIR|URL", help="The folder of the test images, if precompute found them elsewhere.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/<dataset>.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/<name of the root>.")
 @options_of(TrainSettings, "settings")
 @click.option(
     "--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="One detector per seed."
@@ -141,13 +145,15 @@ def train(
 ) -> None:
     """Train a detector per category and seed on the cache's negatives, and score the test images."""
     from pipeline.cache.cache import default_store, open_cache
+    from pipeline.cache.places import runs_of
     from pipeline.views.tables import notes_table
     from train.evaluation.results import results_table
     from train.run import open_run
     from train.run import train as run
 
     store = store or default_store()
-    folder = out or Path("runs", open_cache(store).dataset)
+    cache = open_cache(store)
+    folder = out or runs_of(cache.dataset, cache.image_root)
     asked = open_run(
         store, folder, settings, categories=categories, execution=execution, resume=resume, image_root=root
     )
@@ -162,9 +168,9 @@ def train(
 @DATASET
 @ROOT
 @CATEGORY
-@store_option("The cache; default data/cache/<dataset>.zarr; made if not there.")
+@store_option("The cache; default data/cache/<name of the root>.zarr; made if not there.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="For the results; default runs/benchmark/<dataset>[-quick]."
+    "--out", type=click.Path(path_type=Path), help="For the results; default runs/benchmark/<name of the root>[-quick]."
 )
 @options_of(BenchmarkSettings, "asked")
 @options_of(Execution, "execution", only=("scheduler", "workers", "device"), scheduler="processes")
@@ -184,13 +190,15 @@ def benchmark(
 
     A task is a cell: one category, arm and seed. --scheduler threads runs one cell at a time, on all cores.
     """
+    from pipeline.cache.places import cache_of, name_of
     from train.benchmark.arms import Benchmark
     from train.benchmark.comparison import comparison_tables
     from train.benchmark.run import run_benchmark
 
-    folder = out or Path("runs/benchmark", f"{dataset}-quick" if asked.quick else dataset)
+    name = name_of(dataset, root)
+    folder = out or Path("runs/benchmark", f"{name}-quick" if asked.quick else name)
     # A quick look has its own cache, with few normals.
-    store = store or (str(folder / "cache.zarr") if asked.quick else f"data/cache/{dataset}.zarr")
+    store = store or (str(folder / "cache.zarr") if asked.quick else cache_of(dataset, root))
     whole = Benchmark(dataset, store, folder, asked, execution, tuple(categories), root, typed(context))
     results = run_benchmark(whole)
     for table in comparison_tables(results, ": ".join(filter(None, (dataset, whole.note)))):

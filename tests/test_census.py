@@ -300,3 +300,129 @@ def test_any_name_works_in_any_locale(locale: str, odd: Path, tmp_path: Path) ->
     assert made.returncode == 0, made.stderr
     assert b"9 images, 9 computed now" in made.stdout
     assert b"not UTF-8" in b" ".join(made.stderr.split())
+
+
+# --- what an attack found ---------------------------------------------------------------------------------------
+
+
+def sides(root: Path) -> tuple[list[str], dict[str, tuple[int, str, tuple[str, ...]]]]:
+    (category,) = load("folder", str(root)).categories
+    tests = {sample.path: (sample.label, sample.defect, sample.masks) for sample in category.test}
+    return [sample.path for sample in category.train], tests
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".jp2", ".jpg"])
+def test_the_usual_suffix_of_a_category_is_that_of_its_photographs(suffix: str, tmp_path: Path) -> None:
+    touch(tmp_path, [f"c/train/good/{i}{suffix}" for i in range(4)])
+    touch(tmp_path, [f"c/test/crack/{i}{end}" for i in range(3) for end in (suffix, ".png")])
+    _, tests = sides(tmp_path)
+    assert tests == {f"c/test/crack/{i}{suffix}": (1, "crack", (f"c/test/crack/{i}.png",)) for i in range(3)}
+
+
+@pytest.mark.parametrize("beside", [".tiff", ".gif"])
+def test_a_depth_map_of_the_same_name_is_no_mask(beside: str, tmp_path: Path) -> None:
+    touch(tmp_path, [*(f"c/train/good/{i}.png" for i in range(4)), "c/test/crack/1.png", f"c/test/crack/1{beside}"])
+    assert sides(tmp_path)[1] == {"c/test/crack/1.png": (1, "crack", ())}
+
+
+def test_an_exact_name_goes_before_another_case(tmp_path: Path) -> None:
+    touch(tmp_path, ["c/train/good/0.png", "c/test/crack/a.png", "c/test/crack/A.png"])
+    touch(tmp_path, ["c/ground_truth/crack/a_mask.png", "c/ground_truth/crack/A_mask.png"])
+    found = sides(tmp_path)[1]
+    assert {path[-5:]: masks for path, (_, _, masks) in found.items()} == {
+        "A.png": ("c/ground_truth/crack/A_mask.png",),
+        "a.png": ("c/ground_truth/crack/a_mask.png",),
+    }
+    assert match_masks(["crack/B.png"], ["crack/b_mask.png"]) == {"crack/B.png": ("crack/b_mask.png",)}
+
+
+@pytest.mark.parametrize(
+    ("photograph", "beside"),
+    [
+        ("0.png", "mask_0.png"),
+        ("0.png", "depth-0.png"),
+        ("IMG_0.JPG", "img_0_mask.png"),
+        ("ä0.png", unicodedata.normalize("NFD", "ä0_mask.png")),
+        ("0_color.png", "0_depth.png"),
+        ("rgb_0.png", "depth_0.png"),
+        ("0.png", "0_mask (2).png"),
+        ("0.png", "0_mask - Kopie.png"),
+        ("0.png", "0_mask_final.png"),
+        ("0.png", "depth_maps/0.png"),
+        ("0.png", "binary_masks/0.png"),
+        ("0.png", "SegmentationClass/0.png"),
+        ("0.png", "thumbnails/0.png"),
+    ],
+)
+def test_what_stands_beside_a_photograph_is_never_a_normal(photograph: str, beside: str, tmp_path: Path) -> None:
+    touch(tmp_path, [f"c/train/good/{photograph}", f"c/train/good/{beside}", f"c/test/crack/{photograph}"])
+    touch(tmp_path, [f"c/test/crack/{beside}"])
+    train, tests = sides(tmp_path)
+    assert train == [f"c/train/good/{photograph}"]
+    ((path, (_, _, masks)),) = tests.items()
+    assert path == f"c/test/crack/{photograph}"
+    assert masks == ((f"c/test/crack/{beside}",) if "mask" in beside or "Seg" in beside else ())
+
+
+def test_a_class_of_defect_may_be_called_as_masks_are(tmp_path: Path) -> None:
+    touch(tmp_path, ["c/train/good/0.png", *(f"c/test/{name}/1.png" for name in ("label", "seg", "Depth"))])
+    touch(tmp_path, ["c/ground_truth/label/1_mask.png", "c/test/crack/1.png", "c/test/crack/Label/1_label.png"])
+    touch(tmp_path, ["c/ground_truth/good/3_mask.png", "c/test/good/3.png", "c/test/crack/a.png"])
+    touch(
+        tmp_path, ["c/test/crack/a_seg.png", "c/ground_truth/crack/a_seg_mask.png", "c/ground_truth/crack/a_mask.png"]
+    )
+    found = {path.removeprefix("c/test/"): masks for path, (_, _, masks) in sides(tmp_path)[1].items()}
+    assert found == {
+        "Depth/1.png": (),
+        "crack/1.png": ("c/test/crack/Label/1_label.png",),
+        "crack/a.png": ("c/ground_truth/crack/a_mask.png",),
+        "crack/a_seg.png": ("c/ground_truth/crack/a_seg_mask.png",),
+        "good/3.png": (),
+        "label/1.png": ("c/ground_truth/label/1_mask.png",),
+        "seg/1.png": (),
+    }
+    assert told(tmp_path)["the mask of a normal image"] == 1
+
+
+def test_normals_below_a_class_are_left_out_and_classes_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, ["c/train/good/0.png", "c/test/cam1/good/1.png", "c/test/cam1/bad/2.png", "c/test/OK parts/3.png"])
+    said = told(tmp_path)
+    assert said["normals in a folder of the class cam1: move them to c/test/good"] == 1
+    assert said["of these of the class cam1"] == 1 and said["normal images to test"] == 1
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    for i in range(8):
+        touch(tmp_path, [f"{i}/a.png"])
+    for i in range(8):
+        for other in range(8):
+            if i != other:
+                (tmp_path / f"{i}/to{other}").symlink_to(tmp_path / str(other))
+    listing = list_images(str(tmp_path))
+    assert 64 <= len(listing.files) < 100 and listing.passed_over
+
+
+def test_names_of_systems_and_with_control_characters_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, ["a.png", "@eaDir/a.png", "__MACOSX/a.png", "b\nc.png", "d\x1b[31m.png"])
+    listing = list_images(str(tmp_path))
+    assert listing.files == ("a.png",)
+    assert {name: why for name, why in listing.passed_over.items() if "control" in why} == {
+        "b\\nc.png": "its name holds a control character",
+        "d\\x1b[31m.png": "its name holds a control character",
+    }
+
+
+def test_a_pipe_in_place_of_a_table_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "split_csv").mkdir()
+    os.mkfifo(tmp_path / "split_csv/1cls.csv")
+    with pytest.raises(UserError, match=r"1cls\.csv: cannot be read"):
+        load("visa", str(tmp_path))
+
+
+def test_predict_leaves_out_what_stands_beside_photographs(tmp_path: Path) -> None:
+    from train.deploy.predict import _files
+
+    touch(tmp_path, ["a.png", "a.tiff", "b.png", "b_mask.png", "masks/b.png"])
+    left: list[Note] = []
+    assert [name for _, name in _files([str(tmp_path)], left)] == ["a.png", "b.png"]
+    assert sum(note.count for note in left) == 3

@@ -38,7 +38,8 @@ def mistake(result: Result) -> str:
     assert isinstance(result.exception, SystemExit)
     assert result.stdout == ""
     *progress, line = result.stderr.splitlines()
-    assert line.startswith("Error: ") and all(other.startswith("precompute: ") for other in progress)
+    assert line.startswith("Error: ")
+    assert all(other.startswith(("precompute: ", "check ")) or "now lie in" in other for other in progress)
     return line
 
 

@@ -13,14 +13,15 @@ from conftest import RunCli, SmallCache, command_line, invoke, killed_once_there
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` of both categories, without training, printed and wrote to the default --out of `folder`."""
+    """What `train` of both categories, without training, printed and wrote to its default --out."""
 
     result: Result
     folder: Path
 
     @property
     def run(self) -> Path:
-        return self.folder / "runs/folder"
+        (run,) = (self.folder / "runs").iterdir()
+        return run
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,15 @@ def assert_one_line(result: Result, *words: str) -> None:
 # --- train --------------------------------------------------------------------------------------------------------
 
 
-def test_train_takes_all_categories_and_says_where_the_results_are(trained: Trained) -> None:
+def test_train_takes_all_categories_and_says_where_the_results_are(small_cache: SmallCache, trained: Trained) -> None:
     assert trained.result.exit_code == 0, trained.result.output
     results = json.loads((trained.run / "results.json").read_text())
     assert list(results["categories"]) == ["mono", "poly"]
     assert (results["settings"]["negatives"], results["settings"]["seeds"]) == ("none", [0])
     # 15 % of the 67 normals are held out.
     assert [results["categories"]["mono"][name] for name in ("n_train", "n_test", "aupro")] == [57, 7, None]
-    assert "runs/folder/results.json" in trained.result.stdout
+    root = Path(open_cache(small_cache.store).image_root)
+    assert trained.run.name == root.name and f"runs/{root.name}/results.json" in trained.result.stdout
     for category in ("mono", "poly"):
         assert f"{100 * results['categories'][category]['image_auroc'][0]:.1f}" in trained.result.stdout
         assert (trained.run / category / "seed-0/detector.pt").is_file()

@@ -281,12 +281,13 @@ def png_that_claims(width: int, height: int) -> bytes:
         b"",
         b"not an image, but a text that somebody named .png",
         png_that_claims(50_000, 50_000),
+        encode(Image.fromarray(COLOUR), "EPS"),
         encode(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF"),
         encode(Image.fromarray(np.full((4, 4), 1000, np.float32)), "TIFF"),
         encode(Image.fromarray(np.full((4, 4), -1, np.int32)), "TIFF"),
         encode(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"),
     ],
-    ids=["empty", "text", "bomb", "nan", "float-1000", "negative", "32-bit"],
+    ids=["empty", "text", "bomb", "eps", "nan", "float-1000", "negative", "32-bit"],
 )
 def test_what_cannot_be_decoded_is_one_line_that_names_the_file(data: bytes) -> None:
     for levels in (None, Levels()):

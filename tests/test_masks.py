@@ -183,3 +183,49 @@ def test_the_border_of_pad_is_no_defect(resize: str, tmp_path: Path) -> None:
     data = encode(Image.new("L", (40, 20), 255))
     found = decode_mask(data, Stance((40, 20), None), Decoding(16, resize, None), "m")
     assert found.sum() == (16 * 16 if resize == "stretch" else 16 * 8)
+
+
+# --- many labels ------------------------------------------------------------------------------------------------
+
+
+def areas(ids: list[int], dtype: type = np.uint8) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """A mask with a square of 6 pixels for each id."""
+    values = np.zeros((8 * len(ids), 24), dtype)
+    for i, number in enumerate(ids):
+        values[8 * i + 1 : 8 * i + 7, 4:10] = number
+    return values, values != 0
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [list(range(1, 41)), [0, 7, 8, *range(11, 34)], [1, 2, 3, 5, 7, 9, 11, 40, 50, 255], list(range(1, 256))],
+    ids=["1 to 40", "cityscapes", "odd", "instances"],
+)
+def test_many_labels_are_labels(ids: list[int]) -> None:
+    values, where = areas(ids)
+    assert np.array_equal(marked(encode(Image.fromarray(values))), where)
+    wide, where = areas(ids, np.uint16)
+    assert np.array_equal(marked(encode(Image.fromarray(wide * 200))), where)
+    palette = Image.fromarray(values, "P")
+    palette.putpalette([0, 0, 0, *np.random.default_rng(0).integers(1, 256, 765).tolist()])
+    assert np.array_equal(marked(encode(palette)), values != 0)
+
+
+@pytest.mark.parametrize("high", [1, 2, 5])
+def test_a_jpeg_of_nothing_but_noise_is_empty(high: int) -> None:
+    noise = np.random.default_rng(0).integers(0, high + 1, (60, 80), np.uint8)
+    assert not marked(encode(Image.fromarray(noise), "JPEG", quality=98)).any()
+
+
+def test_a_lossy_webp_is_cut_at_half_and_a_lossless_one_has_labels() -> None:
+    where = np.zeros((60, 80), np.bool_)
+    where[10:40, 10:50] = True
+    mask = Image.fromarray(where.astype(np.uint8) * 255)
+    assert (marked(encode(mask, "WEBP")) != where).mean() < 0.02
+    few = Image.fromarray(where.astype(np.uint8) * 3)
+    assert np.array_equal(marked(encode(few, "WEBP", lossless=True)), where)
+
+
+def test_a_large_mask_needs_no_sort() -> None:
+    data = encode(Image.new("1", (9000, 9000)))
+    assert not marked(data).any()

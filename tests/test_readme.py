@@ -20,12 +20,12 @@ def test_the_lines_of_python_in_the_readme_run(
     place(tmp_path, "parts/train/good", elpv["mono"][0][:6])
     place(tmp_path, "new_images", elpv["mono"][1][:2])
     with contextlib.chdir(tmp_path):
-        store, settings = "data/cache/folder.zarr", PrecomputeSettings(image_size=32, pairs=2)
+        store, settings = "data/cache/parts.zarr", PrecomputeSettings(image_size=32, pairs=2)
         fill_cache(load("folder", "parts"), store, settings, device="cpu", workers=1)
         train(
             open_run(
                 store,
-                Path("runs/folder"),
+                Path("runs/parts"),
                 TrainSettings(negatives="none", coreset=20),
                 execution=Execution(device="cpu"),
             )

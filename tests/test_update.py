@@ -98,6 +98,7 @@ def test_a_vanished_image_is_named_and_dropped_only_when_asked(grown: SmallCache
 def test_a_changed_image_is_computed_again_only_when_asked(
     grown: SmallCache, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    run(grown)  # the images were copied: from now on the cache knows where they lie
     before = arrays(grown)
     victim = normals(grown)[5]
     row = int(np.flatnonzero(before["paths"] == f"mono/train/good/{victim.name}")[0])

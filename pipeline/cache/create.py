@@ -15,6 +15,7 @@ from zarr.codecs import ZstdCodec
 
 from pipeline.cache.cache import Cache, find_cache
 from pipeline.cache.group import create_group, holds_anything
+from pipeline.cache.identity import refuse_other_data
 from pipeline.cache.layout import CHUNK, FOLDED, FORMAT, Attributes, choose_shard, images_digest, layout
 from pipeline.data.datasets import Dataset
 from pipeline.data.pixels import MOST_PIXELS
@@ -41,8 +42,8 @@ def prepare_cache(
     and with them the whole cache where it holds no others. chunks_per_shard: of categories that are created; None
     chooses by their number of images. most_pixels: larger images take no part in the look at the normals of a category
     (`pipeline.data.survey`).
-    Raises UserError where `store` holds something else, or a cache with other settings. The images of an existing
-    category stay as they are: `pipeline.cache.update` updates them.
+    Raises UserError where `store` holds something else, or a cache with other settings or of other images. The images
+    of an existing category stay as they are: `pipeline.cache.update` updates them.
     """
     attributes: Attributes = {"dataset": dataset.name, "settings": settings.to_attributes(), "weights": weights}
     attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex, "network": FOLDED}
@@ -51,6 +52,8 @@ def prepare_cache(
     only_these = overwrite and set(cache.names()) <= set(listed)
     if not only_these:
         _refuse_others(cache, dataset.name, settings, weights)
+        if cache.names():
+            refuse_other_data(cache, dataset)
     for name in cache.names():
         if overwrite and name in listed:
             # Before anything is deleted: a run that is killed now must not leave a category that looks whole.

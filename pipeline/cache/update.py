@@ -6,25 +6,21 @@ rows of all other images, and their pairs, stay the same.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.category import CachedCategory
+from pipeline.cache.identity import changed_rows
 from pipeline.cache.layout import CHUNK, GROWN, images_digest, locate
 from pipeline.data.datasets import Dataset
-from pipeline.data.listing import read_file
 from pipeline.errors import UserError
-from pipeline.progress import progress
 
 # Paths that a line names; the others are counted.
 _NAMED = 10
-_READERS = 8
 
 
 def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
@@ -65,7 +61,7 @@ def _update_category(category: CachedCategory, image_root: str, paths: Sequence[
         digests = category.digests
         gone = np.array([row for row, path in enumerate(stored) if path and path not in wanted], np.int64)
         _empty(category, gone, ("paths", "valid", "sha256"))
-        changed = _changed(category, image_root, [path if path in wanted else "" for path in stored], digests)
+        changed = changed_rows(category, image_root, [path if path in wanted else "" for path in stored], digests)
         _empty(category, changed, ("valid", "sha256"))
         _set_pending(category, np.unique(locate(changed)[0]))
     added = [path for path in paths if path not in known]
@@ -90,26 +86,6 @@ def _append(category: CachedCategory, count: int, added: Sequence[str]) -> None:
         values.resize((rows, *values.shape[1:]))
     # Last, so that a run killed before this leaves rows without a path, which count as dropped.
     category.array("paths")[count:] = np.array(added, dtype=object)
-
-
-def _changed(
-    category: CachedCategory, image_root: str, paths: Sequence[str], digests: Sequence[str]
-) -> NDArray[np.int64]:
-    """Rows whose file has another digest than the one they were computed from, or could not be read then."""
-
-    def differs(row: int) -> bool:
-        try:
-            return not digests[row] or hashlib.sha256(read_file(image_root, paths[row])).hexdigest() != digests[row]
-        except OSError:
-            return True
-
-    rows = [row for row, path in enumerate(paths) if path]
-    found = []
-    with ThreadPoolExecutor(_READERS) as pool, progress(f"check {category.name}", len(rows), "images") as advance:
-        for row, new in zip(rows, pool.map(differs, rows), strict=True):
-            found += [row] if new else []
-            advance(1)
-    return np.array(found, np.int64)
 
 
 def _listed(paths: Sequence[str]) -> str:

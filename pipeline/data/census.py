@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,14 @@ class Note:
         return {"category": self.category, "count": self.count, "what": self.what, "first": list(self.first)}
 
 
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """The files of each reason, of the reason of each file."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for path, reason in reasons.items():
+        found[reason].append(path)
+    return found
+
+
 def notes_of(category: str, kinds: Mapping[str, Sequence[str]]) -> list[Note]:
     """A note for each kind of files that has any."""
     return [Note.of(category, what, names) for what, names in kinds.items() if names]
@@ -59,7 +67,9 @@ def taken(category: Category) -> list[Note]:
         "anomalous images to test": len(anomalous),
         "of these with a mask": len(masked),
     }
+    classes = Counter(sample.defect for sample in anomalous)
     notes = [Note(category.name, count, what) for what, count in counts.items() if count or what.endswith("train on")]
+    notes += [Note(category.name, count, f"of these of the class {name}") for name, count in sorted(classes.items())]
     without = [sample.path for sample in anomalous if not sample.masks] if masked else []
     return notes + notes_of(
         category.name, {"anomalous images without a mask: they take no part in pixel metrics": without}
@@ -68,16 +78,15 @@ def taken(category: Category) -> list[Note]:
 
 def left_out(listing: Listing, layout: Layout) -> list[Note]:
     """Every file below the root that is neither an image of a category nor a mask of one, by the reason."""
-    used: set[str] = set()
-    for category in layout.categories:
-        for side in (category.train, category.test):
-            for sample in side:
-                used.add(sample.path)
-                used.update(sample.masks)
+    samples = [sample for one in layout.categories for side in (one.train, one.test) for sample in side]
     kinds: defaultdict[str, list[str]] = defaultdict(list)
-    for path in listing.files:
-        if path not in used:
-            kinds[layout.left_out.get(path, "in no folder that this layout reads")].append(path)
+    if layout.left_out or len(samples) != len(
+        listing.files
+    ):  # else nothing is left out; this spares a set of all names
+        used = {path for sample in samples for path in (sample.path, *sample.masks)}
+        for path in listing.files:
+            if path not in used:
+                kinds[layout.left_out.get(path, "in no folder that this layout reads")].append(path)
     return [*notes_of("", kinds), *unlisted(listing)]
 
 
@@ -88,9 +97,7 @@ def unlisted(listing: Listing) -> list[Note]:
         name = path.rpartition("/")[2]
         dot = name.rfind(".")
         kinds[f"no image by its suffix, {name[dot:].lower()}" if dot > 0 else "no image by its name"].append(path)
-    for path, why in listing.passed_over.items():
-        kinds[why].append(path)
-    return notes_of("", kinds)
+    return [*notes_of("", kinds), *notes_of("", by_reason(listing.passed_over))]
 
 
 def copies(names: Iterable[str], digests: Iterable[str]) -> list[str]:

@@ -11,9 +11,14 @@ from PIL import Image, ImageCms
 def other_than_srgb(profile: bytes | None) -> bool:
     """Whether a colour profile can be read and is another than sRGB, by its description."""
     try:
-        return profile is not None and "srgb" not in _described(profile).casefold()
+        return profile is not None and not _described(profile).casefold().startswith("srgb")
     except (OSError, ImageCms.PyCMSError):
         return False
+
+
+def fits(profile: bytes, image: Image.Image) -> bool:
+    """Whether a readable colour profile is one for the mode of an image."""
+    return _transform(profile, _managed_mode(profile, image)) is not None
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image | None:
@@ -26,11 +31,25 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image | None:
         if colours is not None:
             colours.putalpha(image.getchannel("A"))
         return colours
-    transform = _lab_to_srgb() if image.mode == "LAB" or profile is None else _transform(profile, image.mode)
+    if image.mode == "LAB" or profile is None:
+        transform: ImageCms.ImageCmsTransform | None = _lab_to_srgb()
+    else:
+        mode = _managed_mode(profile, image)
+        image = image if image.mode == mode else image.convert(mode)
+        transform = _transform(profile, mode)
     try:
         return None if transform is None else transform.apply(image)
     except (OSError, ValueError, ImageCms.PyCMSError):
         return None
+
+
+def _managed_mode(profile: bytes, image: Image.Image) -> str:
+    """The mode of Pillow that an image's colours are to have for its profile: those of a palette have its kind."""
+    if image.mode not in ("P", "PA"):
+        return image.mode
+    if profile[16:20] == b"GRAY":  # ICC.1, 7.2.6: the colour space of the data
+        return "L"
+    return "RGBA" if image.has_transparency_data else "RGB"
 
 
 @lru_cache(16)

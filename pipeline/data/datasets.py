@@ -140,7 +140,7 @@ def find_categories(name: str, image_root: str | None) -> Found:
     """
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
-    place = _place(name, image_root)
+    place = root_of(name, image_root)
     listing = list_images(place)
     tree = Tree(place, last_part(place), listing, partial(_read_table, place), partial(_is_blank, place))
     if (looks := recognise(tree)) not in (None, name):
@@ -158,7 +158,8 @@ def _another_set(name: str, looks: str, place: str) -> str:
     return f"{place} looks like {there.title}{wrong} give --dataset {looks}"
 
 
-def _place(name: str, image_root: str | None) -> str:
+def root_of(name: str, image_root: str | None = None) -> str:
+    """The absolute path or URL of a data set's folder; None for the usual one, ``data/<name>`` or its package's."""
     if image_root is not None:
         return absolute(image_root)
     return _elpv_folder() if name == "elpv" else absolute(f"data/{name}")
@@ -199,7 +200,7 @@ def _elpv_folder() -> str:
 def _read_table(image_root: str, path: str) -> str | None:
     try:
         return read_file(image_root, path).decode("utf-8-sig")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{image_root}/{path}: cannot be read ({error})") from error

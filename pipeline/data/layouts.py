@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
-from pipeline.data.ground_truth import beside_photographs, is_mask_folder, match_masks
+from pipeline.data.ground_truth import beside_photographs, is_mask_folder, match_masks, may_be_mask
 from pipeline.data.listing import Listing
 from pipeline.data.samples import GOOD, Category, Layout, Sample, Tree, category_of, normals
 from pipeline.errors import UserError
@@ -17,30 +18,22 @@ from pipeline.errors import UserError
 # What people call folders of normal images, in any case and with any of "-_ ." in it.
 _NORMAL_NAMES = frozenset(
     [
-        "good",
-        "goods",
-        "ok",
-        "okay",
-        "normal",
-        "normals",
-        "nominal",
-        "healthy",
-        "pass",
-        "passed",
-        "defectfree",
-        "nodefect",
-        "nodefects",
-        "nondefective",
-        "anomalyfree",
-        "noanomaly",
-        "nonanomalous",
+        *("good", "goods", "ok", "okay", "normal", "normals", "nominal", "healthy", "clean", "pass", "passed", "gut"),
+        *("defectfree", "nodefect", "nodefects", "nondefective", "anomalyfree", "noanomaly", "nonanomalous"),
     ]
 )
+# What may stand beside such a word.
+_MORE = re.compile(r"(?:images?|imgs?|parts?|samples?|pictures?|\d+)$")
 
 
+_SIDE = re.compile("(?:train|test)/", re.IGNORECASE)
+
+
+@lru_cache(1024)
 def is_normal_name(name: str) -> bool:
     """Whether a folder is called as people call folders of normal images, such as ``good``, ``OK`` or ``Normal``."""
-    return re.sub(r"[-_ .]", "", name).casefold() in _NORMAL_NAMES
+    plain = re.sub(r"[-_ .]", "", name).casefold()
+    return plain in _NORMAL_NAMES or _MORE.sub("", plain) in _NORMAL_NAMES
 
 
 def mvtec_layout(tree: Tree, base: str = "") -> Layout:
@@ -95,14 +88,18 @@ def _folders_of_normals(listing: Listing) -> frozenset[str]:
     """The prefixes, as ``screw/train/``, of the folders of normals."""
     folders = (folder.rpartition("/") for folder in listing.folders)
     return frozenset(
-        f"{above}/" for above, _, name in folders if f"/{above}".endswith("/train") and is_normal_name(name)
+        f"{above[:-5]}train/" for above, _, name in folders if _ends_in_train(above) and is_normal_name(name)
     )
 
 
 def _is_category(of_normals: frozenset[str], prefix: str, files: Sequence[str]) -> bool:
     if f"{prefix}train/" in of_normals:
         return True
-    return any(path.startswith((f"{prefix}train/", f"{prefix}test/")) for path in files)
+    return any(_SIDE.match(path, len(prefix)) for path in files)
+
+
+def _ends_in_train(folder: str) -> bool:
+    return folder[-5:].casefold() == "train" and folder[-6:-5] in ("", "/")
 
 
 def _category(name: str, prefix: str, files: Sequence[str], left_out: dict[str, str]) -> Category:
@@ -115,6 +112,7 @@ def _category(name: str, prefix: str, files: Sequence[str], left_out: dict[str, 
         by_folder.setdefault(path.rpartition("/")[0], []).append(path)
     for folder, inside in by_folder.items():
         first, _, rest = f"{folder}/"[len(prefix) :].partition("/")
+        first = first.casefold() if first.casefold() in ("train", "test") else first
         label = rest.partition("/")[0]
         if first == "train" and label and is_normal_name(label):
             train += inside
@@ -126,37 +124,55 @@ def _category(name: str, prefix: str, files: Sequence[str], left_out: dict[str, 
             tests += inside
         elif first and is_mask_folder(first):
             masks += inside
-    return category_of(
-        name,
-        normals(_photographs(train, f"{prefix}train/", left_out)),
-        labelled_tests(prefix, tests, masks, left_out),
-    )
+    sides = [*train, *tests]
+    photographs = _photographs(train, prefix, sides, left_out)
+    return category_of(name, normals(photographs), labelled_tests(prefix, tests, masks, sides, left_out))
 
 
-def labelled_tests(prefix: str, tests: Sequence[str], masks: Sequence[str], left_out: dict[str, str]) -> list[Sample]:
+def labelled_tests(
+    prefix: str, tests: Sequence[str], masks: Sequence[str], others: Sequence[str], left_out: dict[str, str]
+) -> list[Sample]:
     """Samples of the images in ``<prefix>test/<class>/``, with their masks, which lie one folder below `prefix`.
 
     What stands beside them (`beside_photographs`) is a mask where it is called so. `left_out` gains the reason of each
     file that is neither an image nor a mask of one.
     """
     beside: dict[str, str] = {}
-    images = _photographs(tests, f"{prefix}test/", beside)
-    rests = {path[len(prefix) :].partition("/")[2]: path for path in images}
-    truth = {path[len(prefix) :].partition("/")[2]: path for path in [*masks, *beside]}
+    images = _photographs(tests, prefix, others, beside)
+    own = {_below(path, prefix): path for path in masks}
+    if beside:
+        # A photograph may be called as if it were a mask: then it has one.
+        having = match_masks([_below(path, prefix) for path in beside], list(own))
+        saved = {path for path in beside if _below(path, prefix) in having}
+        images += saved
+        beside = {path: reason for path, reason in beside.items() if path not in saved}
+    rests = {_below(path, prefix): path for path in images}
+    truth = own | {_below(path, prefix): path for path, reason in beside.items() if may_be_mask(path, reason)}
     matched = match_masks(list(rests), list(truth))
-    samples = []
+    samples: list[Sample] = []
+    why: dict[str, str] = dict.fromkeys(masks, "a mask of no test image") | beside
     for rest, path in rests.items():
-        defect = rest.partition("/")[0]
-        normal = is_normal_name(defect)
-        own = () if normal else tuple(truth[mask] for mask in matched.get(rest, ()))
-        samples.append(Sample(path, int(not normal), GOOD if normal else defect, own))
-    used = {truth[mask] for some in matched.values() for mask in some}
-    left_out |= {path: "a mask of no test image" for path in masks if path not in used}
-    left_out |= {path: reason for path, reason in beside.items() if path not in used}
+        defect, *inner = rest.split("/")[:-1]
+        found = [truth[mask] for mask in matched.get(rest, ())]
+        if is_normal_name(defect):
+            why |= dict.fromkeys(found, "the mask of a normal image")
+            samples.append(Sample(path, 0, GOOD, ()))
+        elif any(map(is_normal_name, inner)):
+            left_out[path] = f"normals in a folder of the class {defect}: move them to {prefix}test/good"
+        else:
+            samples.append(Sample(path, 1, defect, tuple(found)))
+    used = {mask for sample in samples for mask in sample.masks}
+    left_out |= {path: reason for path, reason in why.items() if path not in used}
     return samples
 
 
-def _photographs(paths: Sequence[str], below: str, left_out: dict[str, str]) -> list[str]:
-    beside = beside_photographs(paths, below)
+def _below(path: str, prefix: str) -> str:
+    """A path below the first folder behind a prefix: ``crack/1.png`` of ``c/test/crack/1.png``."""
+    return path[len(prefix) :].partition("/")[2]
+
+
+def _photographs(paths: Sequence[str], prefix: str, others: Sequence[str], left_out: dict[str, str]) -> list[str]:
+    """The photographs among the files of a side; the folder of a class may be called as it likes."""
+    beside = beside_photographs(paths, prefix.count("/") + 2, others)
     left_out |= beside
-    return [path for path in paths if path not in beside]
+    return [path for path in paths if path not in beside] if beside else list(paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
 
 from pipeline.errors import ImageError
 
-# An image with more than this share of pixels above so many times white has another scale than its category.
-_CLIPPED_SHARE, _FAR_ABOVE = 0.01, 1.5
+# An image with more than this share of pixels above so many times white, or so many below 0, has another scale than its
+# category.
+_CLIPPED_SHARE, _FAR_ABOVE, _FAR_BELOW = 0.01, 1.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Levels:
 
 
 # What cameras give: the levels that a category's may be.
-INTEGERS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
+INTEGERS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 15, 16))
 REALS = (1.0, *map(float, INTEGERS))
 
 
@@ -44,9 +46,14 @@ def is_deep_colour(image: Image.Image) -> bool:
     return image.mode in ("RGB", "RGBA") and ";16" in _raw_mode(image)
 
 
+def stored_values(image: Image.Image) -> NDArray[np.uint16] | NDArray[np.int32] | NDArray[np.float32]:
+    """(H,W): the values of an image of one channel of more than 8 bits, as they are stored."""
+    return np.asarray(image)
+
+
 def deep_values(image: Image.Image) -> NDArray[np.float32]:
-    """(H,W) float32: the values of an image of one channel of more than 8 bits, as they are stored."""
-    return np.asarray(image).astype(np.float32)
+    """(H,W) float32: the same."""
+    return stored_values(image).astype(np.float32)
 
 
 def deep_colour_values(data: bytes, image: Image.Image) -> NDArray[np.float32]:
@@ -55,6 +62,11 @@ def deep_colour_values(data: bytes, image: Image.Image) -> NDArray[np.float32]:
     Pillow gives only the high byte of such a value. Read in the other byte order, that is the low byte.
     """
     raw = _raw_mode(image)
+    if raw.startswith("LA"):
+        # Four bytes per pixel, which may as well be those of four channels: grey high and low, opacity high and low.
+        parts = _in_order(data, "RGBA")
+        grey, opacity = (parts[..., i] * np.float32(256) + parts[..., i + 1] for i in (0, 2))
+        return np.stack([grey, grey, grey, opacity], axis=2)
     little = raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little")
     high, low = (_in_order(data, raw[:-1] + order) for order in ("LB" if little else "BL"))
     return high * np.float32(256) + low
@@ -80,7 +92,7 @@ def scale(stored: NDArray[np.float32], image: Image.Image, levels: Levels | None
     if not np.isfinite(stored).all():
         raise ImageError(f"{name}: holds values that are not finite; write it again without them")
     _refuse_far_above(stored, white, name)
-    if np.mean(stored < (1 - _FAR_ABOVE) * white) > _CLIPPED_SHARE:
+    if np.mean(stored < -_FAR_BELOW * white) > _CLIPPED_SHARE:
         raise ImageError(f"{name}: values down to {least:g}, while 0 is black; bring it to 0 to {white:g}")
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:
         stored = np.float32(white) - stored
@@ -98,8 +110,34 @@ def deep_colour(data: bytes, image: Image.Image, levels: Levels | None, name: st
     _refuse_far_above(values[..., :3], levels.integer, name)
     scaled = (values * np.float32(255 / levels.integer)).round().clip(0, 255)
     if scaled.shape[2] == 4:
-        scaled[..., 3] = (values[..., 3] / 257).round()  # opacity has the whole scale
+        # Opacity has the whole scale, or that of the camera.
+        opaque = 65535 if values[..., 3].max() > levels.integer else levels.integer
+        scaled[..., 3] = (values[..., 3] * np.float32(255 / opaque)).round()
     return Image.fromarray(scaled.astype(np.uint8))
+
+
+def unread_depth(image: Image.Image, data: bytes) -> str:
+    """What an opened image has that Pillow would read wrongly or only in part, "" where there is nothing of it."""
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        planar = tags.get(PLANAR_CONFIGURATION) == 2 and max(tags.get(BITSPERSAMPLE, (8,))) > 8
+        return "a TIFF of 16 bits in separate planes" if planar and image.mode in ("RGB", "RGBA") else ""
+    if image.mode in ("RGB", "RGBA", "L", "LA") and _bits(image.format, data) > 8:
+        return f"a {image.format} of more than 8 bits per channel"
+    return ""
+
+
+def _bits(form: str | None, data: bytes) -> int:
+    """Bits per channel as the headers of formats say that Pillow brings to 8 bits, 8 for all others."""
+    if form == "JPEG2000":  # ISO/IEC 15444-1, A.5.1: the marker SIZ, and 38 bytes behind its length the first depth
+        start = data.find(b"\xff\x4f\xff\x51")
+        return (data[start + 42] & 0x7F) + 1 if 0 <= start < len(data) - 42 else 8
+    if form == "SGI":
+        return 8 * data[3]
+    if form == "PPM" and data[:2] in (b"P6", b"P3"):
+        words = re.sub(rb"#[^\n]*\n", b" ", data[:1000]).split(maxsplit=4)
+        return 16 if len(words) > 3 and words[3].isdigit() and int(words[3]) > 255 else 8
+    return 8
 
 
 def _refuse_far_above(values: NDArray[np.float32], white: float, name: str) -> None:

@@ -6,19 +6,28 @@ All other modules use POSIX paths relative to the image root, so that a data set
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
+from unicodedata import category
 
 from PIL import Image
 
 from pipeline.errors import RunError, UserError
 from pipeline.remote import describe_io_error, is_url, open_filesystem
 
-# Pillow recognises these formats but has no decoder for them.
-_STUBS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})
+# Folders that file servers and archives put beside people's own.
+_OF_SYSTEMS = frozenset({"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
+
+# Larger than any image file of `--max-pixels`; read at once, it must fit into memory.
+_MOST_BYTES = 2**32
+
+# Pillow recognises these formats but has no decoder for them; for EPS it would start another program.
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG"})
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ def last_part(image_root: str) -> str:
 def image_suffixes() -> frozenset[str]:
     """Suffixes (lower case, with the dot) of the formats that the installed Pillow decodes."""
     suffixes = Image.registered_extensions().items()
-    return frozenset(s for s, kind in suffixes if kind in Image.OPEN and kind not in _STUBS)
+    return frozenset(s for s, kind in suffixes if kind in Image.OPEN and kind not in NOT_DECODED)
 
 
 def list_images(image_root: str) -> Listing:
@@ -89,7 +98,13 @@ def read_file(image_root: str, path: str) -> bytes:
     `RunError` where the remote side fails, and `UserError` where the filesystem of the URL is not installed.
     """
     if not is_url(image_root):
-        return Path(image_root, path).read_bytes()
+        file = Path(image_root, path)
+        # A pipe that took the place of a file would be waited for; a huge file would fill the memory.
+        if not stat.S_ISREG((found := file.stat()).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "no regular file", str(file))
+        if found.st_size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"{found.st_size:,} bytes are more than the limit of {_MOST_BYTES:,}", str(file))
+        return file.read_bytes()
     filesystem, base = open_filesystem(image_root)
     try:
         content: bytes = filesystem.cat_file(f"{base}/{path}" if base else path)
@@ -108,28 +123,36 @@ def _list_local(image_root: str) -> tuple[list[str], list[str], dict[str, str]]:
     files: list[str] = []
     folders: list[str] = []
     passed_over: dict[str, str] = {}
-    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(image_root, "", frozenset())]
+    seen: set[tuple[int, int]] = set()
+    pending: list[tuple[str, str, frozenset[tuple[int, int]], int]] = [(image_root, "", frozenset(), 0)]
     while pending:
-        folder, prefix, above = pending.pop()
+        folder, prefix, above, links = pending.pop()
         identity = Path(folder).stat()
         key = (identity.st_dev, identity.st_ino)
         if key in above:
             passed_over[prefix.removesuffix("/")] = "a link to a folder that holds it"
             continue
+        # Folders that link to each other would be listed once for every way through them.
+        if links > 1 and key in seen:
+            passed_over[prefix.removesuffix("/")] = "a link in a linked folder, to a folder that is listed already"
+            continue
+        seen.add(key)
         with _scan(folder) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith("."):
                     passed_over[_readable(prefix + name)] = "hidden"
-                elif not (name.isascii() or _is_utf8(name)):
-                    passed_over[_readable(prefix + name)] = "its name is not UTF-8"
+                elif why := "" if name.isascii() and name.isprintable() else _is_unspeakable(name):
+                    passed_over[_readable(prefix + name)] = why
                 elif entry.is_file(follow_symlinks=False):  # nearly all of them, and without another look at the disk
                     files.append(prefix + name)
                 elif why := _is_odd(entry):
                     passed_over[prefix + name] = why
+                elif entry.is_dir() and name in _OF_SYSTEMS:
+                    passed_over[prefix + name] = "a folder of the operating system"
                 elif entry.is_dir():
                     folders.append(prefix + name)
-                    pending.append((entry.path, f"{prefix}{name}/", above | {key}))
+                    pending.append((entry.path, f"{prefix}{name}/", above | {key}, links + entry.is_symlink()))
                 else:
                     files.append(prefix + name)
     return files, folders, passed_over
@@ -150,13 +173,17 @@ def _is_odd(entry: os.DirEntry[str]) -> str:
     return "" if entry.is_dir() or entry.is_file() else "no regular file"
 
 
-def _is_utf8(name: str) -> bool:
+def _is_unspeakable(name: str) -> str:
+    """Why a name cannot stand in a table or a line, "" where it can."""
     # Python keeps the bytes of a name that it cannot decode as surrogates, which no other text holds.
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return "its name is not UTF-8"
+    return "its name holds a control character" if any(category(letter) == "Cc" for letter in name) else ""
 
 
 def _readable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
+    escaped = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(repr(letter)[1:-1] if category(letter) == "Cc" else letter for letter in escaped)
 
 
 def _list_remote(image_root: str) -> tuple[list[str], set[str], dict[str, str]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.images import Decoding, place
-from pipeline.data.levels import deep_values, is_deep
+from pipeline.data.levels import is_deep, stored_values
 from pipeline.data.pixels import (
     open_picture,
     refuse_cut_png,
@@ -19,13 +20,14 @@ from pipeline.data.pixels import (
 )
 from pipeline.errors import ImageError, UserError
 
-# A mask with at most so many values is one of labels: each value but the background is a defect. A mask with more, or
-# one that a lossy format may have changed, has a soft border, and is cut at half its range.
+# A mask with at most so many values is one of labels: each value but the background is a defect. So is a mask of more
+# values most of whose pixels, of those between the extremes, lie in an area of their value: a soft border has none.
+# Others, and those of a format that may have changed values, are cut at half their range; a lesser range is noise.
 _FEW = 8
-_MORE = 32
-# With up to `_MORE` values: the least distance of the lowest label from the background that noise does not have.
-_CLEAR = 8
-_LOSSY = frozenset({"JPEG", "JPEG2000", "MPO"})
+_LEAST_RANGE = 32
+_LOSSY = frozenset({"JPEG", "JPEG2000", "MPO", "AVIF"})
+# Pixels that are counted or compared at once.
+_BLOCK = 2**22
 
 # Sides whose ratio differs by less are the same picture at another size.
 _SAME_ASPECT = 0.02
@@ -90,8 +92,8 @@ def read_mask(data: bytes, most_pixels: int, name: str) -> NDArray[np.bool_]:
             refuse_cut_png(image, data)
             image.load()
             turn = turn_of(image)
-            lossy = image.format in _LOSSY
-            defect = is_defect(deep_values(image) if is_deep(image) else _colours(image), lossy=lossy)
+            values = stored_values(image) if is_deep(image) else _colours(image)
+            defect = is_defect(values, lossy=_is_lossy(image, data))
             return np.asarray(upright(Image.fromarray(defect), turn))
     except UserError:
         raise
@@ -99,43 +101,79 @@ def read_mask(data: bytes, most_pixels: int, name: str) -> NDArray[np.bool_]:
         raise unreadable(error, data, name) from error
 
 
-def is_defect(values: NDArray[np.float32], *, lossy: bool) -> NDArray[np.bool_]:
-    """(H,W) bool of a mask's values (H,W) or colours (H,W,3): which are defects.
+def is_defect(values: NDArray[Any], *, lossy: bool) -> NDArray[np.bool_]:
+    """(H,W) bool of a mask's values (H,W), integers or floating point: which are defects.
 
-    A mask of one value is empty where that is 0, and defective all over otherwise. Where it has few values they are
-    labels, and each but the background is a defect; the background is 0, or the most frequent value where none is 0.
-    Otherwise the brightest channel is cut at half its range; without a range it is as a mask of one value.
+    A mask of one value is empty where that is 0, and defective all over otherwise. A mask of labels (see the constants)
+    has defects wherever its value is not the background, which is 0, or the most frequent value where none is 0.
+    Colours are numbers of 24 bits; in a mask that has none of labels, the brightest channel counts.
     lossy: the file's format may have changed values, so that few values are no labels.
     ValueError for values that are not finite.
     """
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite")
-    # A colour is one number.
-    labels = values if values.ndim == 2 else values.astype(np.int64) @ np.array([65536, 256, 1])
-    levels, counts = np.unique(labels, return_counts=True)
+    levels, counts = _levels(values)
     if len(levels) == 1:
-        return np.full(labels.shape, levels[0] != 0)
+        return np.full(values.shape, levels[0] != 0)
     background = 0 if 0 in levels else levels[counts.argmax()]
-    nearest = np.abs(levels[levels != background] - background).min()
-    numbers = levels[-1] < _MORE and bool((levels == np.rint(levels)).all())
-    if not lossy and (len(levels) <= _FEW or numbers or (len(levels) <= _MORE and nearest >= _CLEAR)):
-        return np.asarray(labels != background)
-    grey = values if values.ndim == 2 else values.max(2)
+    if not lossy and (len(levels) <= _FEW or _are_areas(values, levels)):
+        return np.asarray(values != background)
+    colour = values.dtype == np.uint32
+    grey = np.max([values >> 16, values >> 8 & 255, values & 255], axis=0) if colour else values
     low, high = float(grey.min()), float(grey.max())
     # A grey level of 8 bits, in the scale of the mask.
-    level = 1 / 255 if high <= 1 else max(1.0, high / 255)
-    if high - low < _MORE * level:
+    level = max(1.0, high / 255) if values.dtype.kind in "iu" or high > 1 else 1 / 255
+    if high - low < _LEAST_RANGE * level:
         return np.full(grey.shape, low > 127 * level)
     return np.asarray(grey > (low + high) / 2)
 
 
-def _colours(image: Image.Image) -> NDArray[np.float32]:
-    """(H,W) of grey, (H,W,3) of colour, composited over black."""
+def _levels(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The values of a mask, rising, and how often each is there."""
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() >= 2**24:
+        return np.unique(values, return_counts=True)
+    # A sort of a large mask would take half a minute and gigabytes.
+    counts = np.zeros(int(values.max()) + 1, np.int64)
+    flat = values.ravel()
+    for start in range(0, flat.size, _BLOCK):
+        counts += np.bincount(flat[start : start + _BLOCK], minlength=len(counts))
+    levels = np.flatnonzero(counts)
+    return levels, counts[levels]
+
+
+def _are_areas(values: NDArray[Any], levels: NDArray[Any]) -> bool:
+    """Whether most pixels between the lowest and the highest value have that of a neighbour in their row and column."""
+    between = inside = 0
+    rows = max(3, _BLOCK // values.shape[1])
+    for start in range(0, len(values), rows):
+        part = values[max(0, start - 1) : start + rows + 1]
+        centre = part[1:-1, 1:-1]
+        middle = (centre != levels[0]) & (centre != levels[-1])
+        same = (centre == part[:-2, 1:-1]) | (centre == part[2:, 1:-1])
+        same &= (centre == part[1:-1, :-2]) | (centre == part[1:-1, 2:])
+        between += int(middle.sum())
+        inside += int((middle & same).sum())
+    return inside > between / 2
+
+
+def _colours(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint32]:
+    """(H,W): of grey its values, of colour numbers of 24 bits; composited over black."""
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
     if image.has_transparency_data:
         image = image.convert("RGBA").convert("RGBa")
-    colours = np.asarray(image if image.mode == "RGBa" else image.convert("RGB"))[..., :3].astype(np.float32)
-    grey = (colours[..., :1] == colours).all()
-    return colours[..., 0] if grey else colours
+    colours = np.asarray(image if image.mode == "RGBa" else image.convert("RGB"))
+    red, green, blue = (colours[..., i] for i in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return np.ascontiguousarray(red)
+    whole: NDArray[np.uint32] = red.astype(np.uint32) << 16 | green.astype(np.uint32) << 8 | blue
+    return whole
+
+
+def _is_lossy(image: Image.Image, data: bytes) -> bool:
+    if image.format == "WEBP":
+        return b"VP8L" not in data[:4096]
+    return image.format in _LOSSY or (image.format == "TIFF" and image.info.get("compression") in ("jpeg", "webp"))
 
 
 def shrink(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:

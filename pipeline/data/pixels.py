@@ -21,7 +21,8 @@ import io
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from pipeline.data.colour import other_than_srgb, to_srgb
-from pipeline.data.levels import Levels, deep_colour, deep_values, is_deep, scale
+from pipeline.data.levels import Levels, deep_colour, deep_values, is_deep, scale, unread_depth
+from pipeline.data.listing import NOT_DECODED
 from pipeline.data.tiff import describe_tiff
 from pipeline.errors import ImageError, UserError, one_line
 
@@ -55,6 +56,10 @@ def open_picture(data: bytes, name: str, most_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except Exception as error:
         raise unreadable(error, data, name) from error
+    if image.format in NOT_DECODED:  # known by its content, whatever its name
+        raise ImageError(f"{name}: {image.format} is not read; convert it to PNG")
+    if odd := unread_depth(image, data):
+        raise ImageError(f"{name}: {odd}, of which Pillow reads only a part; save it as PNG or as plain TIFF")
     if (pixels := image.width * image.height) > most_pixels:
         raise ImageError(
             f"{name}: {image.width} x {image.height} pixels are more than the limit of {most_pixels:,}: "
@@ -113,10 +118,10 @@ def upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 
 def _plain(image: Image.Image, profile: bytes | None, *, managed: bool) -> Image.Image:
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if managed and (image.mode == "LAB" or other_than_srgb(profile)):
         image = to_srgb(image, profile) or image
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.has_transparency_data:
         grey = image.mode in ("1", "L", "LA", "La")
         straight = image if image.mode in ("La", "RGBa") else image.convert("LA" if grey else "RGBA")
@@ -126,6 +131,8 @@ def _plain(image: Image.Image, profile: bytes | None, *, managed: bool) -> Image
 
 def unreadable(error: Exception, data: bytes, name: str) -> ImageError:
     """The error of a file that Pillow could not decode."""
+    if isinstance(error, MemoryError):
+        return ImageError(f"{name}: does not fit into memory ({one_line(error)}); shrink it")
     reason = one_line(error)
     if isinstance(error, UnidentifiedImageError):
         reason = describe_tiff(data) or ("no image format that Pillow knows" if data else "empty file")

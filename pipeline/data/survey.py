@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from pipeline.data.colour import other_than_srgb
+from pipeline.data.colour import fits, other_than_srgb
 from pipeline.data.images import read_bytes
 from pipeline.data.levels import INTEGERS, REALS, Levels, deep_colour_values, deep_values, is_deep, is_deep_colour
 from pipeline.errors import UserError
@@ -22,6 +22,8 @@ from pipeline.threads import CORES
 
 # Enough that the brightest of them shows how many bits the camera has.
 _MOST = 256
+# The share of an image's pixels, the brightest, that do not count.
+_STUCK = 1e-4
 # Floating point may pass its white a little, at reflections or after a resize.
 _TOLERANCE = 1.5
 
@@ -66,17 +68,19 @@ class _Seen:
 def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
     """Look at up to 256 images below `image_root`, those whose paths have the lowest digests.
 
-    Of images of 8 bits only the header is decoded. White is the least of the usual values (`INTEGERS`) that no integer
-    exceeds; for floating point the least that half of the images do not exceed by more than half. An image that cannot
-    be read is not counted: `precompute` names it.
+    Of images of 8 bits only the header is decoded. White is the least of the usual values (`INTEGERS`) that at most 1 %
+    of the images exceed, the brightest 0.01 % of their pixels left aside; for floating point the least that half of the
+    images do not exceed by more than half. An image that cannot be read is not counted: `precompute` names it.
     """
     chosen = sorted(paths, key=lambda path: hashlib.blake2b(path.encode(), digest_size=8).digest())[:_MOST]
     seen = [one for one in CORES.spread(partial(_look, image_root, most_pixels), chosen) if one is not None]
-    integers = [one.integer for one in seen if one.integer is not None]
+    integers = sorted(one.integer for one in seen if one.integer is not None)
     reals = [one.real for one in seen if one.real is not None]
     levels = Levels()
     if integers:
-        white = next((level for level in INTEGERS if level >= max(integers)), INTEGERS[-1])
+        # One image of another camera among a hundred does not count.
+        most = integers[-1 - len(integers) // 100]
+        white = next((level for level in INTEGERS if level >= most), INTEGERS[-1])
         levels = Levels(white, levels.real)
     if reals:
         middle = float(np.median(reals))
@@ -92,7 +96,8 @@ def _opened(image_root: str, path: str) -> BinaryIO:
 def _look(image_root: str, most_pixels: int, path: str) -> _Seen | None:
     try:
         with _opened(image_root, path) as file, Image.open(file) as image:
-            profile = other_than_srgb(image.info.get("icc_profile"))
+            icc = image.info.get("icc_profile")
+            profile = icc is not None and other_than_srgb(icc) and fits(icc, image)
             deep, colour = is_deep(image), is_deep_colour(image)
             if image.width * image.height > most_pixels:
                 return None
@@ -100,8 +105,10 @@ def _look(image_root: str, most_pixels: int, path: str) -> _Seen | None:
                 return _Seen(profile=profile)
             file.seek(0)
             values = deep_values(image) if deep else deep_colour_values(file.read(), image)[..., :3]
-            most = float(values[np.isfinite(values)].max(initial=0))
-            return _Seen(real=most) if image.mode == "F" else _Seen(integer=most, profile=profile)
+            # A few pixels may be stuck at white.
+            finite = np.sort(values[np.isfinite(values)].ravel())
+            most = float(finite[-1 - int(_STUCK * len(finite))]) if len(finite) else 0.0
+            return _Seen(real=most) if image.mode == "F" else _Seen(integer=most, profile=colour and profile)
     except UserError:
         return None
     except Exception:  # as in `pipeline.data.pixels`: Pillow's decoders let nearly every kind out

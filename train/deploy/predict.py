@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.census import Note, unlisted
+from pipeline.data.census import Note, by_reason, notes_of, unlisted
+from pipeline.data.ground_truth import beside_photographs
 from pipeline.data.images import Decoding, read_rgb
 from pipeline.data.listing import list_images
 from pipeline.errors import ImageError, UserError
@@ -117,8 +118,9 @@ def _files(targets: Sequence[str], left_out: list[Note]) -> Iterator[tuple[Path,
     for target in map(Path, targets):
         if target.is_dir():
             listing = list_images(str(target))
-            found = listing.files
-            left_out += unlisted(listing)
+            beside = beside_photographs(listing.files)
+            found = [name for name in listing.files if name not in beside]
+            left_out += [*notes_of("", by_reason(beside)), *unlisted(listing)]
             if not found:
                 raise UserError(f"no image below {target}: give image files, or a folder that holds some")
             yield from ((target / name, name) for name in found)

@@ -55,7 +55,7 @@ def _category(tree: Tree, name: str, table_path: str, size: str, left_out: dict[
         test = list(_samples(table["test"], folder, normal_class))
     except KeyError as error:
         raise UserError(f"{where}: has no {error}; get realiad_jsons.zip of Real-IAD again") from None
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, RecursionError):
         raise UserError(f"{where}: is no table of Real-IAD; get realiad_jsons.zip again") from None
     left_out |= {path: "a defect in train" for sample in train if sample.label for path in (sample.path, *sample.masks)}
     return category_of(name, [sample for sample in train if not sample.label], test)

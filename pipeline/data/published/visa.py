@@ -30,10 +30,15 @@ def visa_layout(tree: Tree) -> Layout:
     if table is None:
         return mvtec_layout(tree, "1cls/" if "1cls" in tree.listing.folders else "")
     on_disk = _paths_on_disk(tree)
-    rows: dict[str, dict[str, list[Sample]]] = {}
+    # A row that is there twice counts once.
+    rows: dict[str, dict[str, dict[Sample, None]]] = {}
     reader = csv.DictReader(io.StringIO(table))
-    for row in reader:
-        where = f"{table_path}, line {reader.line_num}"
+    try:
+        lines = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{table_path}: is no table ({error}); get it again") from None
+    for number, row in enumerate(lines, start=2):
+        where = f"{table_path}, line {number}"
         # A key None holds the cells of a line that has more of them than the first one.
         plain = {column.strip().casefold(): (cell or "").strip() for column, cell in row.items() if column is not None}
         lacking = [column for column in _COLUMNS if column not in plain]
@@ -46,8 +51,9 @@ def visa_layout(tree: Tree) -> Layout:
         anomalous = label == "anomaly"
         masks = (on_disk(mask),) if anomalous and mask else ()
         sample = Sample(on_disk(image), int(anomalous), label if anomalous else GOOD, masks)
-        rows.setdefault(name, {"train": [], "test": []})[split].append(sample)
-    return present(tree, [category_of(name, split["train"], split["test"]) for name, split in sorted(rows.items())])
+        rows.setdefault(name, {"train": {}, "test": {}})[split][sample] = None
+    found = [category_of(name, list(split["train"]), list(split["test"])) for name, split in sorted(rows.items())]
+    return present(tree, found)
 
 
 def _paths_on_disk(tree: Tree) -> Callable[[str], str]:

@@ -1,0 +1,73 @@
+"""Whether a root holds the images that a cache was made of: by their content, never by their names."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.category import CachedCategory
+from pipeline.data.datasets import Dataset
+from pipeline.data.listing import read_file
+from pipeline.errors import UserError
+from pipeline.progress import progress
+
+_READERS = 8
+
+
+def refuse_other_data(cache: Cache, dataset: Dataset) -> None:
+    """UserError where a data set at another root than the cache's is not the same one, moved.
+
+    It is the same if every path that both have has the same SHA-256, and there is one; this is said on standard error.
+    Nothing is written.
+    """
+    if dataset.image_root == cache.image_root:
+        return
+    shared, differing = 0, list[str]()
+    for category in dataset.categories:
+        if category.name in cache.names():
+            cached, there = cache[category.name], {sample.path for sample in category.train}
+            paths, digests = cached.paths, cached.digests
+            known = [path if path in there and digest else "" for path, digest in zip(paths, digests, strict=True)]
+            shared += sum(path != "" for path in known)
+            differing += [paths[row] for row in changed_rows(cached, dataset.image_root, known, digests)]
+    if differing or not shared:
+        count = f"{len(differing)} of {shared} images differ"
+        why = f"{count}, such as {differing[0]}" if differing else "no image is the same"
+        raise UserError(
+            f"{cache.store} was made of {cache.image_root}, and {dataset.image_root} holds other images ({why}): "
+            "give --store with another path, or --overwrite to start this cache again"
+        )
+    print(
+        f"{cache.store}: the images of {cache.image_root} now lie in {dataset.image_root}: {shared} are the same",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def changed_rows(
+    category: CachedCategory, image_root: str, paths: Sequence[str], digests: Sequence[str]
+) -> NDArray[np.int64]:
+    """Rows whose file has another digest than the one they were computed from, or could not be read then.
+
+    paths: of every row, "" for one that is not looked at.
+    """
+
+    def differs(row: int) -> bool:
+        try:
+            return not digests[row] or hashlib.sha256(read_file(image_root, paths[row])).hexdigest() != digests[row]
+        except OSError:
+            return True
+
+    rows = [row for row, path in enumerate(paths) if path]
+    found = []
+    with ThreadPoolExecutor(_READERS) as pool, progress(f"check {category.name}", len(rows), "images") as advance:
+        for row, new in zip(rows, pool.map(differs, rows), strict=True):
+            found += [row] if new else []
+            advance(1)
+    return np.array(found, np.int64)
