@@ -10,6 +10,8 @@ import torch
 from click.testing import Result
 from conftest import RunCli, SmallCache, command_line, invoke, killed_once_there
 
+from pipeline.cache.cache import open_cache
+
 
 @dataclass(frozen=True)
 class Trained:

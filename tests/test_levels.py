@@ -302,3 +302,78 @@ def test_a_png_with_much_text_is_read_and_one_with_too_much_says_so() -> None:
     assert np.array_equal(decoded(with_text(2), Levels())[..., 0], GREY)
     with pytest.raises(ImageError, match=r"^x\.png: holds more than the limit of 64 MiB of text"):
         decoded(with_text(24), Levels())
+
+
+# --- what an attack found ---------------------------------------------------------------------------------------
+
+
+def test_grey_with_opacity_of_sixteen_bits_is_as_bright_as_the_picture(tmp_path: Path) -> None:
+    values = np.rint(GREY.astype(np.float64) * 4095 / 255).astype(np.uint16)
+    pixels = np.stack([values, np.full_like(values, 65535)], axis=2)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", SIZE, SIZE, 16, 4, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    levels = surveyed(tmp_path, {"a.png": data})
+    assert levels == Levels(integer=4095)
+    assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+
+
+def test_opacity_may_have_the_scale_of_the_camera() -> None:
+    values = np.rint(COLOUR.astype(np.float64) * 4095 / 255).astype(np.uint16)
+    data = deep_png(np.concatenate([values, np.full((SIZE, SIZE, 1), 4095, np.uint16)], 2))
+    assert np.abs(decoded(data, Levels(integer=4095)).astype(int) - COLOUR).max() <= 1
+
+
+def test_a_stuck_pixel_does_not_change_the_scale_of_a_category(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    files = {}
+    for i in range(4):
+        values = random.integers(0, 4096, (128, 128), np.uint16)
+        values[5, 5] = 65535
+        files[f"{i}.png"] = encode(Image.fromarray(values))
+    assert surveyed(tmp_path, files) == Levels(integer=4095)
+
+
+def test_signed_values_are_as_bright_as_the_picture(tmp_path: Path) -> None:
+    values = np.rint(GREY.astype(np.float64) * 32767 / 255).astype(np.int16)
+    data = deep_tiff(values, 2, 1)
+    levels = surveyed(tmp_path, {"a.tif": data})
+    assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+
+
+def planar_tiff() -> bytes:
+    """As `deep_tiff`, in three planes: tag 284 is 2."""
+    planes = np.zeros((3, 8, 8), np.uint16)
+    tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 3, 146), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, 152), (277, 3, 1, 3), (278, 3, 1, 8), (279, 4, 3, 164), (284, 3, 1, 2), (339, 3, 1, 1)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    for tag, size, count, value in tags:
+        head += struct.pack("<HHI", tag, size, count)
+        head += struct.pack("<Hxx" if size == 3 and count == 1 else "<I", value)
+    head += struct.pack("<I", 0)
+    assert len(head) == 146
+    head += struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", 176, 304, 432) + struct.pack("<3I", 128, 128, 128)
+    return head + planes.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (planar_tiff(), "a TIFF of 16 bits in separate planes"),
+        (b"P6\n# by a camera\n2 2\n65535\n" + bytes(24), "a PPM of more than 8 bits per channel"),
+    ],
+    ids=["planar", "ppm"],
+)
+def test_forms_of_which_only_a_part_would_be_read_are_refused(data: bytes, says: str) -> None:
+    with pytest.raises(ImageError, match=rf"^x\.png: {says}, of which Pillow reads only a part"):
+        decoded(data, Levels())
+
+
+def test_a_grey_profile_holds_for_a_palette_too() -> None:
+    grey, profile = Image.fromarray(GREY), wide_profile(b"GRAY")
+    plain, palette = (decoded(encode(image, icc_profile=profile), Levels()) for image in (grey, grey.convert("P")))
+    assert np.abs(plain.astype(int) - palette).max() <= 1 and (plain != GREY[..., None]).any()
