@@ -16,6 +16,7 @@ from pipeline.data.datasets import DATASETS
 from pipeline.errors import UserError
 from pipeline.memory import keep_memory
 from pipeline.options import numbers, options_of, store_option, typed
+from pipeline.path_types import LocalPath, Place
 from pipeline.settings import PrecomputeSettings
 from pipeline.settings_file import settings_file
 from pipeline.threads import sleep_while_waiting
@@ -24,7 +25,9 @@ from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
 
 DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="The data set.")
-ROOT = click.option("--root", metavar="DIR|URL", help="The folder of the data set; default data/<dataset>.")
+ROOT = click.option(
+    "--root", metavar="DIR|URL", type=Place(), help="The folder of the data set; default data/<dataset>."
+)
 STORE = store_option("The cache; default the only one in data/cache.")
 CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
 
@@ -64,6 +67,7 @@ def datasets(dataset: str, root: str | None, as_json: bool) -> None:
     "roots",
     multiple=True,
     metavar="DIR|URL",
+    type=Place(),
     help="The folder of a data set, one per --dataset; default data/<dataset>, for elpv its package.",
 )
 @CATEGORY
@@ -72,6 +76,7 @@ def datasets(dataset: str, root: str | None, as_json: bool) -> None:
     "stores",
     multiple=True,
     metavar="PATH|URL",
+    type=Place(),
     help="A cache for each --dataset; default data/cache/<name of its folder>.zarr.",
 )
 @options_of(PrecomputeSettings, "settings")
@@ -124,8 +129,10 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
 @main.command(context_settings=renamed(false_alarms="false_positive_rate"))
 @STORE
 @CATEGORY
-@click.option("--root", metavar="DIR|URL", help="The folder of the test images, if precompute found them elsewhere.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/<name of the root>.")
+@click.option(
+    "--root", metavar="DIR|URL", type=Place(), help="The folder of the test images, if precompute found them elsewhere."
+)
+@click.option("--out", type=LocalPath(), help="The run folder; default runs/<name of the root>.")
 @options_of(TrainSettings, "settings")
 @click.option(
     "--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="One detector per seed."
@@ -169,9 +176,7 @@ def train(
 @ROOT
 @CATEGORY
 @store_option("The cache; default data/cache/<name of the root>.zarr; made if not there.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="For the results; default runs/benchmark/<name of the root>[-quick]."
-)
+@click.option("--out", type=LocalPath(), help="For the results; default runs/benchmark/<name of the root>[-quick].")
 @options_of(BenchmarkSettings, "asked")
 @options_of(Execution, "execution", only=("scheduler", "workers", "device"), scheduler="processes")
 @settings_file
@@ -207,9 +212,9 @@ def benchmark(
 
 
 @main.command()
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions"), help="For table and overlays.")
+@click.argument("run", type=LocalPath(exists=True))
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...", type=Place())
+@click.option("--out", type=LocalPath(), default=Path("predictions"), help="For table and overlays.")
 @click.option("--pictures", type=click.Choice(("all", "anomalous", "none")), default="all", help="Overlays to write.")
 @options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
 @settings_file
@@ -229,9 +234,7 @@ def predict(run: Path, images: Sequence[str], out: Path, pictures: str, executio
 @STORE
 @CATEGORY
 @click.option("--image", metavar="ID", help="Draw one image as <category>-<name>.png, in the --html folder if given.")
-@click.option(
-    "--html", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Gallery DIR/index.html."
-)
+@click.option("--html", "folder", type=LocalPath(file_okay=False), metavar="DIR", help="Gallery DIR/index.html.")
 @click.option("--verify", is_flag=True, help="Check chunks, arrays and source images; exit 1 with a line per problem.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary, and with --verify the problems, as JSON.")
 def inspect(
@@ -293,7 +296,7 @@ def export() -> None:
 @export.command("negatives")
 @STORE
 @CATEGORY
-@click.option("--out", type=click.Path(path_type=Path), default=Path("negatives"), help="Folder for the negatives.")
+@click.option("--out", type=LocalPath(), default=Path("negatives"), help="Folder for the negatives.")
 @click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of their sources."""
@@ -305,8 +308,8 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
 
 
 @export.command("model")
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("detector.pt2"), help="The file to write.")
+@click.argument("run", type=LocalPath(exists=True))
+@click.option("--out", type=LocalPath(), default=Path("detector.pt2"), help="The file to write.")
 def export_model(run: Path, out: Path) -> None:
     """Write a run's detector as one program: uint8 images (B,3,S,S) to scores and anomaly maps."""
     from train.deploy.export import export_model as write

@@ -47,10 +47,18 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_csv(path: Path, header_and_rows: Iterable[Iterable[object]]) -> None:
-    """Write lines of values as CSV, atomically; an empty field for None."""
+    """Write lines of values as CSV, atomically; an empty field for None.
+
+    A text that a spreadsheet would take for a formula gets a single quote before it.
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(header_and_rows)
+    rows = ([_no_formula(value) for value in row] for row in header_and_rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:

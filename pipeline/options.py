@@ -6,12 +6,14 @@ import functools
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import Field
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from pipeline.errors import UserError
+from pipeline.path_types import LocalPath, Place
 from pipeline.setting import spelling, split, with_option
 
 Command = Callable[..., Any]
@@ -59,8 +61,8 @@ def store_option(help: str) -> Callable[[Command], Command]:
                 raise UserError(f"two caches are given, {place} and --store {store}: give one")
             return command(store=place or store, **values)
 
-        with_option = click.option("--store", metavar="PATH|URL", help=help)(with_store)
-        return click.argument("place", metavar="[STORE]", required=False)(with_option)
+        with_option = click.option("--store", metavar="PATH|URL", type=Place(), help=help)(with_store)
+        return click.argument("place", metavar="[STORE]", required=False, type=Place())(with_option)
 
     return decorate
 
@@ -89,5 +91,6 @@ def _option(one: Field[Any], default: object) -> Callable[[Command], Command]:
     elif isinstance(default, tuple):
         attributes |= {"nargs": len(default), "type": float}
     else:
-        attributes["type"] = click.Choice(rule["choices"]) if rule["choices"] else rule["type"] or type(default)
+        kind = LocalPath() if rule["type"] is Path else rule["type"] or type(default)
+        attributes["type"] = click.Choice(rule["choices"]) if rule["choices"] else kind
     return click.option(spelling(one), one.name, **attributes)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pipeline.errors import UserError, one_line
+from pipeline.path_types import LocalPath
 
 Command = Callable[..., Any]
 
@@ -18,7 +19,7 @@ def settings_file(command: Command) -> Command:
     """Give a command the option `--settings FILE`."""
     return click.option(
         "--settings",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=LocalPath(exists=True, dir_okay=False),
         metavar="FILE",
         is_eager=True,
         expose_value=False,

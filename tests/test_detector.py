@@ -15,11 +15,12 @@ from pipeline.data.images import Decoding, decode_rgb
 from pipeline.data.levels import Levels
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
-from train.calibration import calibrate
+from train.calibration import Calibration, calibrate
 from train.detector import Detector, Scores
 from train.features.extract import pooled_embedding
 from train.localiser.network import Localiser
 from train.recipe import recipe_of
+from train.scorers.cells import CellScale
 from train.scorers.fit import OfNormals, fit_normals
 from train.scorers.fitted import Fitted
 from train.scorers.maps import smooth_maps, top_mean
@@ -365,3 +366,9 @@ def test_a_detector_of_rules_that_are_not_known_is_refused(untrained: Detector, 
     with pytest.raises(UserError, match=r"rules of another version \(directions\)") as caught:
         Detector.load(tmp_path, "cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("score", "anomalous"), [(3.00004, False), (2.9, False), (3.0001, True), (3.2, True)])
+def test_the_last_bits_of_a_score_decide_nothing(score: float, anomalous: bool) -> None:
+    calibration = Calibration(CellScale(), {}, (0.0, 1.0), 3.00003)
+    assert calibration.exceeds(score) is anomalous

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import REPO
 
-from pipeline.files import replacing_folder, write_json, write_tensors, write_text
+from pipeline.files import replacing_folder, write_csv, write_json, write_tensors, write_text
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,8 @@ def test_a_killed_process_leaves_a_file_as_it_was(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"old": 1}
     write_json(path, {"new": 2})
     assert list(tmp_path.iterdir()) == [path] and json.loads(path.read_text()) == {"new": 2}
+
+
+def test_a_text_that_a_spreadsheet_would_compute_is_quoted(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [("path", "score"), ("=1+1.png", -1.5), ("-a", 2), ("@x", 3), ("+y", 4), ("z", -5)])
+    assert (tmp_path / "t.csv").read_text().splitlines()[1:] == ["'=1+1.png,-1.5", "'-a,2", "'@x,3", "'+y,4", "z,-5"]

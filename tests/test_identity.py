@@ -78,3 +78,22 @@ def test_default_places_are_named_after_the_folder_of_the_root(tmp_path: Path, m
     assert cache_of("folder", "parts") == "data/cache/folder.zarr"
     assert cache_of("folder", "others") == "data/cache/others.zarr"
     assert "data/cache/folder.zarr: 3 images, 0 computed now" in precompute(mine).stdout
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(work)
+    part(home / "parts", 0, 5)
+    assert precompute(Path("~/parts"), "--store", "~/p.zarr").exit_code == 0
+    trained = invoke("train", "--store", "~/p.zarr", "--negatives", "none", "--out", "~/run", "--device", "cpu")
+    assert trained.exit_code == 0, trained.output
+    assert invoke("predict", "~/run", "~/parts/train", "--out", "~/said", "--device", "cpu").exit_code == 0
+    assert invoke("inspect", "~/p.zarr", "--html", "~/look").exit_code == 0
+    shown = {path.name for path in home.iterdir() if not path.name.startswith(".")}
+    assert shown == {"parts", "p.zarr", "run", "said", "look"}
+    assert not list(work.iterdir())
+    for words in (("train", "--store", "~nobody-of-this-name/p.zarr"), ("predict", "~/run", "")):
+        refused = invoke(*words)
+        assert refused.exit_code == 2 and "Error: " in refused.stderr and "Traceback" not in refused.stderr

@@ -21,6 +21,10 @@ from train.scorers.standardise import FUSIONS, Standardiser, fit_standardiser
 _ENOUGH_TO_TRUST = 10
 
 
+# Of scores, when they are held against the threshold.
+_DECIMALS = 4
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Scales and threshold, from the held-out normals and, for the trust in the localiser, from their negatives.
@@ -33,6 +37,13 @@ class Calibration:
     standardisers: Mapping[str, Standardiser]
     map_range: tuple[float, float]
     threshold: float
+
+    def exceeds(self, score: float) -> bool:
+        """Whether an image of that score is anomalous: both are rounded, so that the last bits of a sum decide nothing.
+
+        The threshold is the score of a held-out normal, which must not exceed it on another machine.
+        """
+        return round(score, _DECIMALS) > round(self.threshold, _DECIMALS)
 
     def scores(self, recipe: Recipe, found: Evidence) -> tuple[dict[str, Tensor], Tensor]:
         """Scores (B,) float64 by name, those that fuse the others too, and the cells (B,h,w) that the map shows."""

@@ -164,7 +164,7 @@ class Detector:
         for found in self.fitted.each(numbered(), self._load):
             scores, maps = self.judge(found)
             for score, anomaly_map in zip(scores[self.recipe.deciding_score].tolist(), maps.numpy(), strict=True):
-                yield Prediction(paths.popleft(), score, self.threshold, score > self.threshold, anomaly_map)
+                yield Prediction(paths.popleft(), score, self.threshold, self.calibration.exceeds(score), anomaly_map)
 
     def _load(self, numbered: tuple[int, Source]) -> NDArray[np.uint8]:
         number, image = numbered
