@@ -114,7 +114,7 @@ def precompute(
     elif execution.dask_report is not None:
         click.echo(f"{execution.dask_report} is not written: there was nothing to compute", err=True)
     for (found, store), cache in zip(works, result.caches, strict=True):
-        said.print(notes_table([*found.census, *cache.twice], f"{found.name}: taken and left out"))
+        said.print(notes_table([*found.census, *cache.notes], f"{found.name}: taken and left out"))
         for line in cache.bad:
             click.echo(f"skipped: {line}", err=True)
         click.echo(f"{store}: {cache.images} images, {cache.computed} computed now, {len(cache.bad)} skipped")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.backbones.spec import choose_stages, weights_digest
 from pipeline.cache.cache import Cache, find_cache, open_cache
+from pipeline.cache.category import CachedCategory
 from pipeline.cache.create import prepare_cache
 from pipeline.cache.update import update_cache
-from pipeline.data.census import Note, twice
+from pipeline.data.census import Note, notes_of, twice
 from pipeline.data.datasets import Dataset
 from pipeline.data.listing import absolute
 from pipeline.errors import RunError, UserError
@@ -30,14 +31,15 @@ class PrecomputeReport:
     """The outcome of a run for one cache.
 
     images: normal images of the categories asked for; computed: those computed by this run; bad: a line for each
-    that could not be read; seconds: of work by step, summed over the workers; twice: notes of normals that are copies.
+    that could not be read; seconds: of work by step, summed over the workers; notes: of normals that could not be read,
+    now or before, and of copies.
     """
 
     images: int
     computed: int
     bad: tuple[str, ...]
     seconds: dict[str, float]
-    twice: tuple[Note, ...]
+    notes: tuple[Note, ...]
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _compute(
         def on_result(report: TaskReport) -> None:
             finished.append((report, time.monotonic()))
             if report.bad and execution.bad_images == "stop":
-                raise UserError(f"{report.bad[0]}; fix or remove it, or give --bad-images skip")
+                raise UserError(f"{report.bad[0]}, or give --bad-images skip")
             advance(report.images)
 
         run_tasks(compute_shard, tasks, execution, on_result)
@@ -160,6 +162,13 @@ def _report(work: _Work, reports: Sequence[TaskReport]) -> PrecomputeReport:
         seconds.update(report.seconds)
     images = sum(len(category.train) for category in work.dataset.categories)
     bad = tuple(line for report in mine for line in report.bad)
-    cached = [work.cache[name] for name in work.dataset.category_names]
-    copies = tuple(note for one in cached for note in twice(one.name, one.paths, one.digests))
-    return PrecomputeReport(images, work.images, bad, dict(seconds), copies)
+    notes = tuple(note for name in work.dataset.category_names for note in _notes(work.cache[name]))
+    return PrecomputeReport(images, work.images - len(bad), bad, dict(seconds), notes)
+
+
+def _notes(category: CachedCategory) -> list[Note]:
+    """What a user should know of the images of a category: those that no run could read, and copies."""
+    paths, digests = category.paths, category.digests
+    unread = [path for path, digest in zip(paths, digests, strict=True) if path and not digest]
+    what = "normal images that could not be read, now or before: they take no part, --update tries them again"
+    return [*notes_of(category.name, {what: unread}), *twice(category.name, paths, digests)]

@@ -44,7 +44,7 @@ def test_files_of_other_suffixes_are_counted_by_suffix(tmp_path: Path) -> None:
     assert listing.files == ("a.png",)
     notes = {note.what: (note.count, note.first) for note in left_out(listing, Layout(()))}
     assert notes["no image by its suffix, .heic"] == (2, ("b.heic", "c.HEIC"))
-    assert notes["no image by its name"] == (2, ("f", "sub.d/g"))
+    assert notes["no image: no suffix"] == (2, ("f", "sub.d/g"))
     assert notes["hidden"] == (1, (".hidden.png",))
     assert {"no image by its suffix, .jxl", "no image by its suffix, .dcm", "no image by its suffix, .txt"} < set(notes)
 
@@ -252,7 +252,7 @@ def test_the_commands_say_what_they_took_and_left_out(odd: Path, tmp_path: Path)
     listed = json.loads(invoke("datasets", *place, "--json").stdout)
     assert {row["category"]: row["train"] for row in listed["categories"]} == {"part": 7, "small": 2}
     assert {note["what"]: note["count"] for note in listed["left_out"]} == {
-        "beside the photograph that its name begins with": 6,
+        "taken for a mask or depth map of a photograph beside it, by its name": 6,
         "a mask of no test image": 1,
         "no image by its suffix, .heic": 1,
     }
@@ -424,5 +424,34 @@ def test_predict_leaves_out_what_stands_beside_photographs(tmp_path: Path) -> No
 
     touch(tmp_path, ["a.png", "a.tiff", "b.png", "b_mask.png", "masks/b.png"])
     left: list[Note] = []
-    assert [name for _, name in _files([str(tmp_path)], left)] == ["a.png", "b.png"]
-    assert sum(note.count for note in left) == 3
+    # A file that differs only in its suffix may be another part: it is scored.
+    assert [name for _, name in _files([str(tmp_path)], left)] == ["a.png", "a.tiff", "b.png"]
+    assert sum(note.count for note in left) == 2
+
+
+def test_what_a_newcomer_met(tmp_path: Path) -> None:
+    # A link to a folder above the root, and a plain folder with masks below it.
+    touch(tmp_path / "up/root", ["0.png", "1.png", "masks/0.png"])
+    (tmp_path / "up/root/out").symlink_to(tmp_path)
+    listing = list_images(str(tmp_path / "up/root"))
+    assert listing.passed_over == {"out": "a link to a folder that holds it"}
+    (category,) = load("folder", str(tmp_path / "up/root")).categories
+    assert [sample.path for sample in category.train] == ["0.png", "1.png"]
+
+
+def test_an_image_that_was_skipped_is_named_in_every_later_run(tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    root.mkdir()
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40), np.uint8)).save(root / f"{i}.png")
+    (root / "broken.png").touch()
+    line = ["precompute", "--dataset", "folder", "--root", str(root), "--store", str(tmp_path / "c.zarr")]
+    line += ["--image-size", "32", "--stages", "blocks.6", "--weights", "none"]
+    stopped = invoke(*line)
+    assert stopped.exit_code == 2 and stopped.stderr.splitlines()[-1].endswith(
+        "replace or remove it, or give --bad-images skip"
+    )
+    first, again = invoke(*line, "--bad-images", "skip"), invoke(*line)
+    assert "4 images, 3 computed now, 1 skipped" in first.stdout and "4 images, 0 computed now" in again.stdout
+    for result in (first, again):
+        assert "1 normal images that could not be read, now or before" in " ".join(result.stderr.split())

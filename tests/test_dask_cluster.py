@@ -426,7 +426,7 @@ def test_defaults_lie_below_the_working_directory_for_each(two_roots: tuple[Path
     [
         (("--root", "one"), "--root is given 1 times for 2 data sets: give one each, or none"),
         (("--root", "one", "--root", "two", "--store", "c.zarr"), "--store is given 1 times for 2 data sets"),
-        (("--root", "one", "--root", "two"), "folder.zarr is the cache of 2 data sets: give each a --store of its own"),
+        (("--root", "one", "--root", "one"), "one.zarr is the cache of 2 data sets: give each a --store of its own"),
         (
             ("--root", "one", "--root", "two", "--store", "1.zarr", "--store", "2.zarr", "--category", "pony"),
             "no category 'pony', found mono, poly; did you mean 'poly'?",

@@ -96,7 +96,7 @@ def unlisted(listing: Listing) -> list[Note]:
     for path in listing.others:
         name = path.rpartition("/")[2]
         dot = name.rfind(".")
-        kinds[f"no image by its suffix, {name[dot:].lower()}" if dot > 0 else "no image by its name"].append(path)
+        kinds[f"no image by its suffix, {name[dot:].lower()}" if dot > 0 else "no image: no suffix"].append(path)
     return [*notes_of("", kinds), *notes_of("", by_reason(listing.passed_over))]
 
 

@@ -35,8 +35,8 @@ _PHOTOGRAPHS = (".jpg", ".jpeg", ".bmp", ".png", ".webp")
 # Of such files, those that may be masks.
 _LABELS = (".png", ".bmp")
 
-_TWIN = "beside a photograph of its name"
-_CALLED = "beside the photograph that its name begins with"
+_TWIN = "taken for a mask or depth map: a photograph beside it has its name and a more usual suffix"
+_CALLED = "taken for a mask or depth map of a photograph beside it, by its name"
 
 
 def is_mask_folder(name: str) -> bool:
@@ -44,7 +44,9 @@ def is_mask_folder(name: str) -> bool:
     return _is_called(name, _MASK_WORDS)
 
 
-def beside_photographs(paths: Iterable[str], skip: int = 0, others: Sequence[str] = ()) -> dict[str, str]:
+def beside_photographs(
+    paths: Iterable[str], skip: int = 0, others: Sequence[str] = (), *, twins: bool = True
+) -> dict[str, str]:
     """The files below a folder that stand beside photographs, each with the reason: masks, depth maps and the like.
 
     A file is no photograph if it lies in a folder that is called so; if its name is that of another file of its folder
@@ -52,7 +54,7 @@ def beside_photographs(paths: Iterable[str], skip: int = 0, others: Sequence[str
     in its suffix, and that of the other is the more usual one, or as usual and JPEG, BMP, PNG or WebP, in this order.
 
     skip: so many folders at the start of the paths may be called as they like. others: files that also tell which
-    suffix is usual: that of most files without such a twin.
+    suffix is usual: that of most files without such a twin. twins: whether the last rule holds.
     """
     by_folder: dict[str, list[str]] = {}
     for path in paths:
@@ -65,7 +67,7 @@ def beside_photographs(paths: Iterable[str], skip: int = 0, others: Sequence[str
             found |= dict.fromkeys(inside, f"in a folder called {named}")
         else:
             found |= _beside(inside, others)
-    return found
+    return found if twins else {path: reason for path, reason in found.items() if reason != _TWIN}
 
 
 def _beside(paths: Sequence[str], others: Sequence[str]) -> dict[str, str]:

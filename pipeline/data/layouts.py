@@ -73,15 +73,15 @@ def mvtec_layout(tree: Tree, base: str = "") -> Layout:
 def plain_layout(tree: Tree) -> Layout:
     """A folder of normal images and nothing else: one category without a test set.
 
-    Empty where any image is in a sub-folder, or where there is a folder ``train`` or ``test``: then the
+    Empty where any photograph is in a sub-folder, or where there is a folder ``train`` or ``test``: then the
     labels are meant to come from folders, and taking all for normal would be a silent mistake.
     """
     files = tree.listing.files
-    labelled = tree.listing.folders & {"train", "test"} or any("/" in path for path in files)
-    if labelled or not files:
-        return Layout(())
     left_out = beside_photographs(files)
-    return Layout((Category(tree.name, normals([path for path in files if path not in left_out]), ()),), left_out)
+    photographs = [path for path in files if path not in left_out]
+    if tree.listing.folders & {"train", "test"} or any("/" in path for path in photographs) or not photographs:
+        return Layout(())
+    return Layout((Category(tree.name, normals(photographs), ()),), left_out)
 
 
 def _folders_of_normals(listing: Listing) -> frozenset[str]:

@@ -124,11 +124,12 @@ def _list_local(image_root: str) -> tuple[list[str], list[str], dict[str, str]]:
     folders: list[str] = []
     passed_over: dict[str, str] = {}
     seen: set[tuple[int, int]] = set()
-    pending: list[tuple[str, str, frozenset[tuple[int, int]], int]] = [(image_root, "", frozenset(), 0)]
+    # A link to a folder above the root would lead into it again.
+    holding = frozenset(_identity(str(parent)) for parent in Path(image_root).resolve().parents)
+    pending: list[tuple[str, str, frozenset[tuple[int, int]], int]] = [(image_root, "", holding, 0)]
     while pending:
         folder, prefix, above, links = pending.pop()
-        identity = Path(folder).stat()
-        key = (identity.st_dev, identity.st_ino)
+        key = _identity(folder)
         if key in above:
             passed_over[prefix.removesuffix("/")] = "a link to a folder that holds it"
             continue
@@ -158,6 +159,11 @@ def _list_local(image_root: str) -> tuple[list[str], list[str], dict[str, str]]:
     return files, folders, passed_over
 
 
+def _identity(folder: str) -> tuple[int, int]:
+    found = Path(folder).stat()
+    return found.st_dev, found.st_ino
+
+
 def _scan(folder: str) -> contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]:
     try:
         return os.scandir(folder)
@@ -182,7 +188,7 @@ def _is_unspeakable(name: str) -> str:
 
 
 def _readable(name: str) -> str:
-    escaped = name.encode("utf-8", "backslashreplace").decode()
+    escaped = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(repr(letter)[1:-1] if category(letter) == "Cc" else letter for letter in escaped)
 
 

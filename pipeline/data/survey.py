@@ -48,7 +48,9 @@ class Survey:
         lines = []
         if self.integer:
             bits = self.levels.integer.bit_length()
-            lines.append(f"{self.integer} {of} have 16 bits and hold {bits}: {self.levels.integer} is white")
+            lines.append(
+                f"{self.integer} {of} have 16 bits per channel and use {bits} of them: {self.levels.integer} is white"
+            )
         if self.real:
             lines.append(f"{self.real} {of} are floating point: {self.levels.real:g} is white")
         if self.profile:

@@ -33,8 +33,9 @@ def counts_table(rows: Sequence[CountRow]) -> Table:
         expected: tuple[int | None, ...] = row.expected or (None, None, None)
         counts = zip((row.train, row.test_good, row.test_defect), expected, strict=True)
         cells = [f"{here}" if there is None else f"{here} / {there}" for here, there in counts]
+        status = "no published counts" if row.status == "unknown" else row.status
         style = _STATUS_STYLES.get(row.status, "yellow")
-        table.add_row(escape(row.category), *cells, str(row.masks), escape(row.status), style=style)
+        table.add_row(escape(row.category), *cells, str(row.masks), escape(status), style=style)
     totals = [sum(getattr(row, name) for row in rows) for name in ("train", "test_good", "test_defect", "masks")]
     table.add_section()
     table.add_row("all", *map(str, totals), "")

@@ -118,7 +118,7 @@ def _files(targets: Sequence[str], left_out: list[Note]) -> Iterator[tuple[Path,
     for target in map(Path, targets):
         if target.is_dir():
             listing = list_images(str(target))
-            beside = beside_photographs(listing.files)
+            beside = beside_photographs(listing.files, twins=False)
             found = [name for name in listing.files if name not in beside]
             left_out += [*notes_of("", by_reason(beside)), *unlisted(listing)]
             if not found:
@@ -161,7 +161,7 @@ def _read_ahead(
         if isinstance(found, _Image):
             yield found
         elif bad_images == "stop":
-            raise ImageError(f"{found}; fix or leave it out, or give --bad-images skip") from found
+            raise ImageError(f"{found}, or give --bad-images skip") from found
         else:
             bad.append(str(found))
 
