@@ -222,7 +222,7 @@ def test_counts_table_shows_found_against_published() -> None:
         CountRow("nut", 7, 0, 0, 0, None, "unknown"),
     ]
     text = text_of(counts_table(rows))
-    for cell in ("bolt [red]", "3 / 5", "1 / 1", "2 / 2", "missing 2 train", "nut", "unknown", " 10 "):
+    for cell in ("bolt [red]", "3 / 5", "1 / 1", "2 / 2", "missing 2 train", "nut", "no published counts", " 10 "):
         assert cell in text
 
 
