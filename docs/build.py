@@ -50,8 +50,8 @@ per step. Every arm is fitted to the same normals, without those held out for th
 
 Masks: a pixel of a mask that shrinks is a defect if any of its source pixels is (`docs/data.md`). Up to commit 2f428f2
 the pixel at the centre was taken. Of the arm untrained with seed 0 that changed AUPRO and pixel AUROC, in percent, from
-89.6 and 97.5 to 89.6 and 97.5 on screw, from 43.9 and 81.5 to 56.8 and 80.2 on kolektor, whose cracks are thin, and from
-72.8 and 77.8 to 73.4 and 78.0 on magnetic_tile.
+89.6 and 97.5 to 89.6 and 97.5 on screw, from 43.9 and 81.5 to 56.8 and 80.2 on kolektor, whose cracks are thin, and
+from 72.8 and 77.8 to 73.4 and 78.0 on magnetic_tile.
 
 - untrained: nothing is trained; the score is the Gaussian and the nearest whitened patches of the other arms.
 - cutswap, random-swap, cutpaste, cutpaste-scar, cutpaste-3way, mix: see `docs/method.md`, "Arms".
