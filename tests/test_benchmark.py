@@ -271,7 +271,7 @@ def test_the_command_from_a_folder_of_images_to_a_table(image_root: Path, run_cl
     workers = ["--image-size", 64, "--scheduler", "processes", "--workers", 2, "--device", "cpu"]
     done = run_cli("benchmark", *given, *workers)
     assert done.returncode == 0, done.stderr
-    out = tmp_path / "working-directory/runs/benchmark/folder-quick"
+    out = tmp_path / f"working-directory/runs/benchmark/{image_root.name}-quick"
     with (out / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(line["category"], line["arm"]) for line in table] == [
