@@ -1,12 +1,15 @@
 """Fixtures shared by the tests: real solar-cell images as a data set on disk, and a small cache of it."""
 
 import csv
+import io
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from PIL import Image
 
 import cli
 from cli import main
@@ -178,6 +182,31 @@ def assert_same_arrays(store: str | Path, other: str | Path) -> None:
 def command_line(*arguments: object) -> list[str]:
     """The command `python cli.py ARGUMENTS`."""
     return [sys.executable, str(REPO / "cli.py"), *map(str, arguments)]
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """The content of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, bits: int, colour_type: int, rows: bytes) -> bytes:
+    """A PNG of rows as they are before compression, each begun by its filter; also one that claims what is not so."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def touch(root: Path, paths: Iterable[str]) -> Path:
+    """Empty files: a listing must not need to open one."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
 
 
 def invoke(*arguments: object) -> Result:

@@ -6,12 +6,11 @@ import shutil
 import stat
 import subprocess
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import command_line, invoke
+from conftest import command_line, invoke, touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,13 +21,6 @@ from pipeline.data.ground_truth import beside_photographs, match_masks
 from pipeline.data.listing import list_images
 from pipeline.data.samples import Layout
 from pipeline.errors import UserError
-
-
-def touch(root: Path, names: Sequence[str]) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
 
 
 def told(root: Path, name: str = "folder") -> dict[str, int]:

@@ -1,24 +1,17 @@
 import random
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
 import pytest
+from conftest import touch
 
 from pipeline.data.counts import COUNTS, MASKED, compare_counts
 from pipeline.data.datasets import DATASETS, Category, load
 from pipeline.data.published import elpv_trains_on
 from pipeline.errors import UserError
-
-
-def touch(root: Path, paths: Iterable[str]) -> Path:
-    """Empty files: a listing must not need to open one."""
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
-    return root
 
 
 def tree(category: str, train: int, good: int, defects: int) -> list[str]:

@@ -1,12 +1,11 @@
 import io
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from conftest import encode, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,12 +19,6 @@ from pipeline.data.masks import Stance
 from pipeline.errors import ImageError, UserError
 
 Pixels = NDArray[np.uint8]
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def decode_rgb(data: bytes, size: int, resize: str, name: str, levels: Levels | None = None) -> Pixels:
@@ -267,12 +260,7 @@ def test_unknown_resize_names_the_choices() -> None:
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    return png(width, height, 8, 0, bytes(1000))
 
 
 @pytest.mark.parametrize(

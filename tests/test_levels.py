@@ -2,11 +2,11 @@
 
 import io
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import encode, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -24,22 +24,11 @@ COLOUR = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
 Pixels = NDArray[np.uint8]
 
 
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def deep_png(values: NDArray[np.integer]) -> bytes:
     """A PNG of 16 bits per channel, which Pillow writes only for grey."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png(width, height, 16, {2: 4, 3: 2, 4: 6}[channels], rows)
 
 
 def deep_tiff(values: NDArray[np.generic], kind: int, photometric: int, order: str = "<") -> bytes:
@@ -309,14 +298,7 @@ def test_a_png_with_much_text_is_read_and_one_with_too_much_says_so() -> None:
 
 def test_grey_with_opacity_of_sixteen_bits_is_as_bright_as_the_picture(tmp_path: Path) -> None:
     values = np.rint(GREY.astype(np.float64) * 4095 / 255).astype(np.uint16)
-    pixels = np.stack([values, np.full_like(values, 65535)], axis=2)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", SIZE, SIZE, 16, 4, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    data = deep_png(np.stack([values, np.full_like(values, 65535)], axis=2))
     levels = surveyed(tmp_path, {"a.png": data})
     assert levels == Levels(integer=4095)
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1

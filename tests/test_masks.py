@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,12 +17,6 @@ from pipeline.errors import ImageError
 
 WHERE = np.zeros((24, 32), np.bool_)
 WHERE[4:9, 6:20] = True
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def marked(data: bytes) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import touch
 from PIL import Image
 
 from pipeline.data.counts import COUNTS, compare_counts
@@ -13,13 +14,6 @@ from pipeline.data.datasets import DATASETS, find_categories, load
 from pipeline.data.published import KNOWN, kolektor_trains_on
 from pipeline.data.samples import Category, Layout
 from pipeline.errors import UserError
-
-
-def touch(root: Path, paths: Iterable[str]) -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
-    return root
 
 
 def label_image(path: Path, defect: bool, mode: str = "L") -> None:

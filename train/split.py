@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.category import CachedCategory
 from pipeline.data.census import Note
+from pipeline.data.listing import path_digest
 from pipeline.errors import UserError
 
 # A detector needs two held-out normals for its scales, and two normals to fit to.
@@ -26,7 +26,7 @@ def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
     """
     if len(paths) < _LEAST_NORMALS:
         raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
-    digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths]
+    digests = list(map(path_digest, paths))
     count = min(max(2, round(share * len(paths))), len(paths) - 2)
     held = np.zeros(len(paths), bool)
     held[sorted(range(len(paths)), key=digests.__getitem__)[:count]] = True

@@ -52,8 +52,7 @@ def prepare_cache(
     only_these = overwrite and set(cache.names()) <= set(listed)
     if not only_these:
         _refuse_others(cache, dataset.name, settings, weights)
-        if cache.names():
-            refuse_other_data(cache, dataset)
+        refuse_other_data(cache, dataset)
     for name in cache.names():
         if overwrite and name in listed:
             # Before anything is deleted: a run that is killed now must not leave a category that looks whole.

@@ -24,13 +24,14 @@ def refuse_other_data(cache: Cache, dataset: Dataset) -> None:
     """UserError where a data set at another root than the cache's is not the same one, moved.
 
     It is the same if every path that both have has the same SHA-256, and there is one; this is said on standard error.
-    Nothing is written.
+    A cache without categories may be of any root. Nothing is written.
     """
-    if dataset.image_root == cache.image_root:
+    names = cache.names()
+    if not names or dataset.image_root == cache.image_root:
         return
     shared, differing = 0, list[str]()
     for category in dataset.categories:
-        if category.name in cache.names():
+        if category.name in names:
             cached, there = cache[category.name], {sample.path for sample in category.train}
             paths, digests = cached.paths, cached.digests
             known = [path if path in there and digest else "" for path, digest in zip(paths, digests, strict=True)]

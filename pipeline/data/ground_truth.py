@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 # name. Singular, in lower case.
 _MASK_WORDS = frozenset(["mask", "gt", "groundtruth", "label", "annotation", "seg", "segmentation"])
 _OTHER_WORDS = frozenset(["depth", "depthmap", "xyz", "pointcloud", "heatmap", "overlay", "thumb", "thumbnail"])
+_BESIDE_WORDS = _MASK_WORDS | _OTHER_WORDS
 # Words that may stand beside those in the name of a folder, and those that mark the photograph itself.
 _FILLERS = frozenset(
     ["image", "img", "png", "bmp", "map", "binary", "class", "color", "colour", "id", "data", "truth", "ground"]
@@ -59,10 +60,9 @@ def beside_photographs(
     by_folder: dict[str, list[str]] = {}
     for path in paths:
         by_folder.setdefault(path.rpartition("/")[0], []).append(path)
-    words = _MASK_WORDS | _OTHER_WORDS
     found: dict[str, str] = {}
     for folder, inside in by_folder.items():
-        named = next((name for name in folder.split("/")[skip:] if _is_called(name, words)), None)
+        named = next((name for name in folder.split("/")[skip:] if _is_called(name, _BESIDE_WORDS)), None)
         if named is not None:
             found |= dict.fromkeys(inside, f"in a folder called {named}")
         else:

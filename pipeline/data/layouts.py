@@ -7,7 +7,7 @@ Nothing here touches a disk. A layout may be incomplete (no normals, files of a 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from pipeline.data.ground_truth import beside_photographs, is_mask_folder, match_masks, may_be_mask
@@ -148,21 +148,36 @@ def labelled_tests(
         beside = {path: reason for path, reason in beside.items() if path not in saved}
     rests = {_below(path, prefix): path for path in images}
     truth = own | {_below(path, prefix): path for path, reason in beside.items() if may_be_mask(path, reason)}
-    matched = match_masks(list(rests), list(truth))
+    why = dict.fromkeys(masks, "a mask of no test image") | beside
+    return label(rests, truth, why, f"{prefix}test/good", left_out)
+
+
+def label(
+    images: Mapping[str, str], masks: Mapping[str, str], why: Mapping[str, str], good: str, left_out: dict[str, str]
+) -> list[Sample]:
+    """Samples of test images with their masks, both paths by ``<class>/<file>``.
+
+    why: the reason of each file that is left out unless it is a mask of an anomalous image; good: where normals belong.
+    `left_out` gains these reasons, and those of images that are in no class or are normals below one of defects.
+    """
+    matched = match_masks(list(images), list(masks))
     samples: list[Sample] = []
-    why: dict[str, str] = dict.fromkeys(masks, "a mask of no test image") | beside
-    for rest, path in rests.items():
-        defect, *inner = rest.split("/")[:-1]
-        found = [truth[mask] for mask in matched.get(rest, ())]
-        if is_normal_name(defect):
-            why |= dict.fromkeys(found, "the mask of a normal image")
+    reasons = dict(why)
+    for key, path in images.items():
+        folder, _, _ = key.rpartition("/")
+        defect, *inner = folder.split("/")
+        found = [masks[mask] for mask in matched.get(key, ())]
+        if not folder:
+            left_out[path] = "in no folder of a class"
+        elif is_normal_name(defect):
+            reasons |= dict.fromkeys(found, "the mask of a normal image")
             samples.append(Sample(path, 0, GOOD, ()))
         elif any(map(is_normal_name, inner)):
-            left_out[path] = f"normals in a folder of the class {defect}: move them to {prefix}test/good"
+            left_out[path] = f"normals in a folder of the class {defect}: move them to {good}"
         else:
             samples.append(Sample(path, 1, defect, tuple(found)))
     used = {mask for sample in samples for mask in sample.masks}
-    left_out |= {path: reason for path, reason in why.items() if path not in used}
+    left_out |= {path: reason for path, reason in reasons.items() if path not in used}
     return samples
 
 

@@ -32,6 +32,11 @@ class Category:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of its images and of their masks."""
+        return [path for side in (self.train, self.test) for sample in side for path in (sample.path, *sample.masks)]
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image
 from pipeline.data.colour import fits, other_than_srgb
 from pipeline.data.images import read_bytes
 from pipeline.data.levels import INTEGERS, REALS, Levels, deep_colour_values, deep_values, is_deep, is_deep_colour
+from pipeline.data.listing import path_digest
 from pipeline.errors import UserError
 from pipeline.remote import is_url
 from pipeline.threads import CORES
@@ -74,7 +74,7 @@ def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
     of the images exceed, the brightest 0.01 % of their pixels left aside; for floating point the least that half of the
     images do not exceed by more than half. An image that cannot be read is not counted: `precompute` names it.
     """
-    chosen = sorted(paths, key=lambda path: hashlib.blake2b(path.encode(), digest_size=8).digest())[:_MOST]
+    chosen = sorted(paths, key=path_digest)[:_MOST]
     seen = [one for one in CORES.spread(partial(_look, image_root, most_pixels), chosen) if one is not None]
     integers = sorted(one.integer for one in seen if one.integer is not None)
     reals = [one.real for one in seen if one.real is not None]

@@ -7,9 +7,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.data.ground_truth import match_masks
-from pipeline.data.layouts import is_normal_name
-from pipeline.data.samples import GOOD, Category, Layout, Sample, Tree
+from pipeline.data.layouts import is_normal_name, label
+from pipeline.data.samples import Category, Layout, Sample, Tree
 
 # {category: (train, normal test images, anomalous test images)}
 Counts = Mapping[str, tuple[int, int, int]]
@@ -66,23 +65,11 @@ def labelled(images: Mapping[str, str], masks: Mapping[str, str], left_out: dict
 
     `left_out` gains the images that are in no class, and the masks that belong to no anomalous image.
     """
-    matched = match_masks(list(images), list(masks))
-    samples = []
-    for key, path in images.items():
-        defect, separator, _ = key.partition("/")
-        if not separator:
-            left_out[path] = "in no folder of a class"
-            continue
-        normal = is_normal_name(defect)
-        own = () if normal else tuple(masks[mask] for mask in matched.get(key, ()))
-        samples.append(Sample(path, int(not normal), GOOD if normal else defect, own))
-    used = {mask for sample in samples for mask in sample.masks}
-    left_out |= {
+    why = {
         path: "the mask of a normal image" if is_normal_name(key.partition("/")[0]) else "a mask of no test image"
         for key, path in masks.items()
-        if path not in used
     }
-    return samples
+    return label(images, masks, why, "the folder of normals", left_out)
 
 
 def leave_out(paths: Iterable[str], folder: str, reason: str) -> dict[str, str]:
@@ -104,7 +91,7 @@ def present(tree: Tree, categories: Sequence[Category], left_out: dict[str, str]
     there: list[Category] = []
     absent: dict[str, list[str]] = {}
     for category in categories:
-        named = [path for sample in (*category.train, *category.test) for path in (sample.path, *sample.masks)]
+        named = category.files
         lacking = [path for path in named if path not in files]
         if not lacking:
             there.append(category)

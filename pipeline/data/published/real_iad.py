@@ -32,12 +32,7 @@ def real_iad_layout(tree: Tree) -> Layout:
     left_out: dict[str, str] = {}
     tables = {found[1]: path for path in tree.listing.others if (found := _TABLE.fullmatch(path))}
     categories = [_category(tree, name, path, f"{size}/", left_out) for name, path in sorted(tables.items())]
-    named = {
-        path
-        for category in categories
-        for sample in (*category.train, *category.test)
-        for path in (sample.path, *sample.masks)
-    }
+    named = {path for category in categories for path in category.files}
     for path in tree.listing.files:
         if path not in named and path not in left_out:
             other = path.partition("/")[0] in _SIZES and not path.startswith(f"{size}/")
