@@ -359,3 +359,12 @@ def test_a_grey_profile_holds_for_a_palette_too() -> None:
     grey, profile = Image.fromarray(GREY), wide_profile(b"GRAY")
     plain, palette = (decoded(encode(image, icc_profile=profile), Levels()) for image in (grey, grey.convert("P")))
     assert np.abs(plain.astype(int) - palette).max() <= 1 and (plain != GREY[..., None]).any()
+
+
+def test_a_tiff_whose_tags_say_nothing_of_its_bits_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> str:
+        raise ValueError("max() arg is an empty sequence")
+
+    monkeypatch.setattr("pipeline.data.pixels.unread_depth", damaged)
+    with pytest.raises(ImageError, match=r"^x\.png: cannot be read as an image"):
+        decoded(planar_tiff(), Levels())

@@ -54,11 +54,12 @@ def open_picture(data: bytes, name: str, most_pixels: int) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(data))
+        odd = unread_depth(image, data)  # damaged headers may let any exception out here, too
     except Exception as error:
         raise unreadable(error, data, name) from error
     if image.format in NOT_DECODED:  # known by its content, whatever its name
         raise ImageError(f"{name}: {image.format} is not read; convert it to PNG")
-    if odd := unread_depth(image, data):
+    if odd:
         raise ImageError(f"{name}: {odd}, of which Pillow reads only a part; save it as PNG or as plain TIFF")
     if (pixels := image.width * image.height) > most_pixels:
         raise ImageError(
