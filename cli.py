@@ -137,8 +137,9 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
 @click.option(
     "--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="One detector per seed."
 )
-@options_of(Execution, "execution", only=("device", "max_pixels"))
-@click.option("--resume", is_flag=True, help="Keep finished cells, and continue training from checkpoints.")
+@options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
+@click.option("--overwrite", is_flag=True, help="Make every detector again; old ones stay until all are whole.")
+@click.option("--resume", is_flag=True, hidden=True, expose_value=False)  # what it asked for is always done
 @settings_file
 def train(
     store: str | None,
@@ -148,9 +149,12 @@ def train(
     settings: TrainSettings,
     seeds: Sequence[int],
     execution: Execution,
-    resume: bool,
+    overwrite: bool,
 ) -> None:
-    """Train a detector per category and seed on the cache's negatives, and score the test images."""
+    """Train a detector per category and seed on the cache's negatives, and score the test images.
+
+    The same command continues a stopped run, and keeps what is finished.
+    """
     from pipeline.cache.cache import default_store, open_cache
     from pipeline.cache.places import runs_of
     from pipeline.views.tables import notes_table
@@ -161,10 +165,8 @@ def train(
     store = store or default_store()
     cache = open_cache(store)
     folder = out or runs_of(cache.dataset, cache.image_root)
-    asked = open_run(
-        store, folder, settings, categories=categories, execution=execution, resume=resume, image_root=root
-    )
-    trained = run(asked, seeds)
+    asked = open_run(store, folder, settings, categories=categories, execution=execution, image_root=root)
+    trained = run(asked, seeds, overwrite=overwrite)
     if trained.notes:
         console(stderr=True).print(notes_table(trained.notes, "to be known of the data"))
     console().print(results_table(trained.cells))
@@ -178,7 +180,9 @@ def train(
 @store_option("The cache; default data/cache/<name of the root>.zarr; made if not there.")
 @click.option("--out", type=LocalPath(), help="For the results; default runs/benchmark/<name of the root>[-quick].")
 @options_of(BenchmarkSettings, "asked")
-@options_of(Execution, "execution", only=("scheduler", "workers", "device"), scheduler="processes")
+@options_of(
+    Execution, "execution", only=("scheduler", "workers", "device", "bad_images", "max_pixels"), scheduler="processes"
+)
 @settings_file
 @click.pass_context
 def benchmark(
@@ -249,7 +253,7 @@ def inspect(
     from train.run_folder import RunFolder
 
     store = store or default_store()
-    if (run := RunFolder(Path(store))).settings.exists():
+    if (run := RunFolder(Path(store))).exists:
         if any((categories, image, folder, verify, as_json)):
             raise UserError(f"{run.path} is a run folder: `inspect` takes no options for it")
         click.echo(run.settings_text(), nl=False)

@@ -34,11 +34,11 @@ from pipeline.precompute import precompute
 from pipeline.settings import PrecomputeSettings
 from pipeline.threads import CORES as THREADS
 from pipeline.threads import torch_threads
+from train.cell_folder import CellFolder
 from train.localiser.examples import Example, crop_side, make_example
 from train.localiser.fit import fit_localiser
 from train.localiser.network import Localiser
 from train.negatives.stream import Normal, NormalStream
-from train.run_folder import CellFolder
 from train.settings import TrainSettings
 
 SIZE = 128

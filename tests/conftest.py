@@ -259,8 +259,8 @@ def killed_once_there(command: Sequence[str], file: Path) -> Iterator[None]:
 
 
 def changed_at(folder: str | Path) -> dict[str, int]:
-    """When each file below a folder was written, in ns, by its path there."""
-    files = (file for file in Path(folder).rglob("*") if file.is_file())
+    """When each file below a folder was written, in ns, by its path there; the locks of owners are left out."""
+    files = (file for file in Path(folder).rglob("*") if file.is_file() and file.name != ".lock")
     return {file.relative_to(folder).as_posix(): file.stat().st_mtime_ns for file in files}
 
 

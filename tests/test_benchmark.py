@@ -20,10 +20,11 @@ from pipeline.errors import UserError
 from pipeline.setting import split
 from pipeline.workers.execution import Execution
 from train.benchmark.arms import Benchmark
-from train.benchmark.cells import compute_cell
+from train.benchmark.cells import Task, compute_cell
 from train.benchmark.comparison import read_rows
 from train.benchmark.run import ensure_cache, run_benchmark
 from train.evaluation.cell_result import CellResult
+from train.made_of import MadeOf
 from train.settings import ARMS, BenchmarkSettings, FinetuneSettings, PatchCoreSettings, TrainSettings
 
 
@@ -71,7 +72,8 @@ def counted(calls: dict[str, int], name: str, function: Callable[..., object], *
 
 
 def changes(folder: Path, pattern: str) -> dict[str, int]:
-    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.glob(pattern)}
+    files = (file for file in folder.glob(pattern) if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
 
 
 def assert_one_line(result: Result, *words: str) -> None:
@@ -130,9 +132,13 @@ def test_a_row_a_cell(finished: Finished) -> None:
 
 
 def test_what_cells_share_is_computed_once(finished: Finished) -> None:
-    # What is fitted to the normals serves the untrained arm and the trained one.
+    # What is fitted to the normals serves the untrained arm and the trained one. Images are also read before all.
     images, seeds, trained, patchcore = 7, 2, 1, 1
-    assert finished.calls == {"decode_rgb": images, "load_backbone": 1, "fit_normals": seeds * (trained + patchcore)}
+    assert finished.calls == {
+        "decode_rgb": 2 * images,
+        "load_backbone": 1,
+        "fit_normals": seeds * (trained + patchcore),
+    }
 
 
 def test_what_cells_share_is_read_again_by_the_next_run(
@@ -143,7 +149,7 @@ def test_what_cells_share_is_read_again_by_the_next_run(
     monkeypatch.setattr(train.evaluation.test_set, "decode_rgb", read)
     images = 7
     for seed, run_id, decoded in ((0, "run", images), (1, "run", images), (2, "next run", 2 * images)):
-        assert not compute_cell(run_id, asked, "poly", "untrained", seed)
+        assert not compute_cell(asked, Task(run_id, "poly", "untrained", seed, MadeOf({}, {}), frozenset()))
         assert calls["decode_rgb"] == decoded
 
 
@@ -223,7 +229,7 @@ def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Pa
 
 def test_cells_made_with_other_settings_are_refused(finished: Finished) -> None:
     before = changes(finished.asked.out, "**/*")
-    with pytest.raises(UserError, match=r"train\.steps: 5, not .*test\.images: 12, not None") as caught:
+    with pytest.raises(UserError, match=r"train\.steps: 1200 now, 5 then") as caught:
         run_benchmark(replace(finished.asked, asked=BenchmarkSettings(("cutswap",), 2)))
     assert "--out" in str(caught.value) and "\n" not in str(caught.value)
     assert changes(finished.asked.out, "**/*") == before
@@ -286,7 +292,9 @@ def test_the_command_from_a_folder_of_images_to_a_table(image_root: Path, run_cl
 
 
 @pytest.mark.slow
-def test_a_mistake_in_a_worker_is_one_line(small_cache: SmallCache, run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_bad_test_image_is_one_line_before_anything_is_computed(
+    small_cache: SmallCache, run_cli: RunCli, tmp_path: Path
+) -> None:
     root = tmp_path / "cells"
     shutil.copytree(small_cache.root, root)
     (root / "poly/test/good/002.png").write_text("no image")
@@ -294,4 +302,4 @@ def test_a_mistake_in_a_worker_is_one_line(small_cache: SmallCache, run_cli: Run
     failed = run_cli("benchmark", *given, "--quick", "--scheduler", "processes", "--device", "cpu")
     assert failed.returncode == 2 and "Traceback" not in failed.stderr
     (line,) = [line for line in failed.stderr.splitlines() if line.startswith("Error: ")]
-    assert "poly, untrained, seed 0" in line and "002.png" in line
+    assert str(root / "poly/test/good/002.png") in line and "--bad-images skip" in line

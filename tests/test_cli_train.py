@@ -82,7 +82,7 @@ def test_options_reach_the_run(small_cache: SmallCache, tmp_path: Path) -> None:
     assert again.exit_code == 0 and "steps" not in again.stderr
     assert json.loads((tmp_path / "out/results.json").read_text()) == results
     options[options.index("--steps") + 1] = "3"
-    assert_one_line(invoke("train", "--store", small_cache.store, *options, "--seed", 5, "--resume"), "steps: 2, not 3")
+    assert_one_line(invoke("train", "--store", small_cache.store, *options, "--seed", 5), "steps: 3 now, 2 then")
 
 
 @pytest.mark.parametrize(
@@ -204,12 +204,12 @@ def test_a_killed_command_resumes_to_the_very_weights_of_an_unbroken_one(
         return ["train", "--store", small_cache.store, "--category", "poly", "--out", out, "--device", "cpu", *settings]
 
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
-    cell = killed / "poly/seed-0"
+    cell = killed / "poly/partial-seed-0"
     with killed_once_there(command_line(*command(killed)), cell / "checkpoint.pt"):
         pass
     assert torch.load(cell / "checkpoint.pt", weights_only=True)["step"] == 50 and not (cell / "cell.json").exists()
-    for out, options in ((killed, ["--resume"]), (unbroken, [])):
-        assert run_cli(*command(out), *options).returncode == 0
+    for out in (killed, unbroken):
+        assert run_cli(*command(out)).returncode == 0
     mine, yours = (torch.load(out / "poly/seed-0/detector.pt", weights_only=True) for out in (killed, unbroken))
     assert len(mine["localiser"]) > 40
     for part in ("localiser", "pretrained"):
@@ -249,7 +249,7 @@ def test_inspect_of_a_run_folder_takes_no_options_and_says_where_there_is_no_fil
     trained: Trained, tmp_path: Path
 ) -> None:
     assert_one_line(invoke("inspect", trained.run, "--verify"), "is a run folder", "takes no options")
-    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "results.json").write_text("{}")
     assert_one_line(invoke("inspect", tmp_path), "is a run folder without settings.toml")
 
 
@@ -266,7 +266,8 @@ def test_a_run_folder_holds_and_inspect_prints_the_settings_that_make_it_again(
     result = invoke("train", "--settings", tmp_path / "again.toml", "--out", again, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert (again / "results.json").read_text() == (out / "results.json").read_text()
-    assert (again / "settings.json").read_text() == (out / "settings.json").read_text()
+    for made_of in ("pictures/seed-1/made_of.json", "pictures/seed-3/made_of.json"):
+        assert (again / made_of).read_text() == (out / made_of).read_text()
 
 
 # --- the cache, named in two ways ---------------------------------------------------------------------------------

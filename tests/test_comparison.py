@@ -103,7 +103,7 @@ def written(folder: Path, arms: Arms, labels: tuple[int, ...] = ()) -> None:
     for arm, found in arms.items():
         for result in found:
             cell = RunFolder(folder / arm).cell(result.category, result.seed)
-            cell.clear(keep_checkpoint=False)
+            cell.path.mkdir(parents=True)
             cell.write(result)
             lines = [f"{i}.png,{label},{result.seed + i}" for i, label in enumerate(labels)]
             cell.scores.write_text("\n".join(["path,label,score", *lines]))

@@ -1,6 +1,7 @@
 import copy
 import csv
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.threads import CORES
+from train.cell_folder import CellFolder
 from train.optimise import Plan, optimise
-from train.run_folder import CellFolder
 
 WIDTH, PARTS, SEED = 6, 3, 5
 PLAN = Plan(steps=7, warm_up=2, gradient_norm=1.0)
@@ -80,7 +81,9 @@ def run(
     layers = network() if layers is None else layers
     optimiser = torch.optim.AdamW([{"params": [p for p in layers.parameters() if p.requires_grad], "peak": peak}], lr=0)
     cell = CellFolder(folder)
-    cell.clear(keep_checkpoint=resume)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     optimise(layers, optimiser, batches, lambda part: loss_on(layers, part), plan, cell, advance)
     assert advance.done == plan.steps
     return {name: value.clone() for name, value in layers.state_dict().items()}
@@ -144,7 +147,7 @@ def test_no_gradient_is_longer_than_the_plan_allows(tmp_path: Path) -> None:
         weights = [parameter for parameter in layers.parameters() if parameter.requires_grad]
         optimiser = torch.optim.SGD([{"params": weights, "peak": 1.0}], lr=0)
         cell = CellFolder(tmp_path / str(gradient_norm))
-        cell.clear(keep_checkpoint=False)
+        cell.path.mkdir(parents=True, exist_ok=True)
         plan = Plan(1, gradient_norm=gradient_norm)
         optimise(layers, optimiser, batches, lambda part: loss_on(layers, part), plan, cell, lambda _: None)
         return math.sqrt(sum(float((v - before[n]).square().sum()) for n, v in layers.state_dict().items()))

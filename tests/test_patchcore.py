@@ -154,9 +154,7 @@ def test_its_detector_is_saved_and_loaded_as_any_other(
 @pytest.mark.parametrize("whitened", [False, True])
 def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache, tmp_path: Path) -> None:
     settings = PatchCoreSettings(coreset=0.02, whitened=whitened)
-    run = open_run(
-        small_cache.store, tmp_path, settings, categories=["poly"], execution=Execution(device="cpu"), resume=True
-    )
+    run = open_run(small_cache.store, tmp_path, settings, categories=["poly"], execution=Execution(device="cpu"))
     cells = train(run, (0, 1)).cells
     assert [(cell.seed, cell.n_train, cell.n_test) for cell in cells] == [(0, 3, 7), (1, 3, 7)]
     arm = "patchcore-whitened" if whitened else "patchcore"
@@ -164,11 +162,12 @@ def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache,
     assert {path.name for path in (tmp_path / "poly/seed-1").iterdir()} == {
         "cell.json",
         "detector.pt",
+        "made_of.json",
         "maps.png",
         "scores.csv",
         "scores.png",
     }
     assert train(run, (0, 1)).cells == cells
     other = replace(settings, coreset=0.03)
-    with pytest.raises(Exception, match=r"train.coreset: 0.02, not 0.03"):
+    with pytest.raises(Exception, match=r"train.coreset: 0.03 now, 0.02 then"):
         train(replace(run, settings=other))

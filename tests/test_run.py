@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import SmallCache, changed_at
 from hypothesis import given, settings
@@ -15,11 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+import train.cell
 import train.run
 from pipeline.cache.cache import open_cache
+from pipeline.data.datasets import load
 from pipeline.errors import UserError
+from pipeline.precompute import precompute
+from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 from train.detector import Detector
+from train.evaluate import evaluate
 from train.evaluation.results import summarise
 from train.run_folder import RunFolder
 from train.settings import FinetuneSettings, Settings, TrainSettings
@@ -32,10 +38,10 @@ FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
 
 def run(store: str, out: Path, settings: Settings = SETTINGS, **options: Any) -> dict[str, Any]:
     """The contents of results.json, which holds what `train` returns."""
-    seeds = options.pop("seeds", (0,))
-    found = train.run.train(
-        train.run.open_run(store, out, settings, execution=Execution(device="cpu"), **options), seeds
-    )
+    seeds, overwrite = options.pop("seeds", (0,)), options.pop("overwrite", False)
+    execution = Execution(device="cpu", bad_images=options.pop("bad_images", "stop"))
+    opened = train.run.open_run(store, out, settings, execution=execution, **options)
+    found = train.run.train(opened, seeds, overwrite=overwrite)
     results: dict[str, Any] = json.loads(RunFolder(out).results.read_text())
     said = {"notes": [note.value() for note in found.notes]}
     assert summarise(found.cells, results["settings"]) | said == results
@@ -200,52 +206,165 @@ def test_a_plain_folder_has_a_detector_and_no_figures(plain_cache: SmallCache, t
     assert (tmp_path / "pictures/seed-3/detector.pt").is_file()
 
 
-# --- resume -------------------------------------------------------------------------------------------------------
+# --- the same run again, and another in its place -----------------------------------------------------------------
 
 
-def test_resume_leaves_finished_cells_alone(finished: Finished) -> None:
+def copied(finished: Finished, folder: Path) -> Finished:
+    """The run, its cache and its test images, to be changed."""
+    shutil.copytree(finished.out, folder / "out")
+    shutil.copytree(finished.root, folder / "cells")
+    store = str(shutil.copytree(finished.store, folder / "cache.zarr"))
+    open_cache(store, "r+").update_attributes(root=str(folder / "cells"))
+    return replace(finished, store=store, root=folder / "cells", out=folder / "out")
+
+
+def test_the_same_run_again_leaves_finished_cells_alone(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     before = changed_at(finished.out / "poly")
-    assert finished.again(resume=True) == finished.summary
+    assert finished.again() == finished.summary
     assert changed_at(finished.out / "poly") == before
+    assert f"{finished.out}: 2 finished cells are kept" in capsys.readouterr().err
 
 
-def test_resume_goes_on_from_the_checkpoint_of_a_cell_cut_off(finished: Finished, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(finished.out, out)
-    cell = out / "poly/seed-1"
+def test_the_same_run_at_another_place_is_the_same(finished: Finished, tmp_path: Path) -> None:
+    moved = copied(finished, tmp_path)
+    before = changed_at(moved.out / "poly")
+    moved.again()
+    assert changed_at(moved.out / "poly") == before
+
+
+def test_a_cell_that_was_cut_off_goes_on_from_its_checkpoint(finished: Finished, tmp_path: Path) -> None:
+    out = copied(finished, tmp_path).out
+    cell, other = out / "poly/partial-seed-1", changed_at(out / "poly/seed-0")
+    (out / "poly/seed-1").rename(cell)
     (cell / "cell.json").unlink()
-    before, other = changed_at(cell), changed_at(out / "poly/seed-0")
-    summary = run(finished.store, out, categories=["poly"], seeds=(0, 1), resume=True)
-    assert summary == finished.summary
+    before = changed_at(cell)
+    assert run(finished.store, out, categories=["poly"], seeds=(0, 1)) == finished.summary
     assert changed_at(out / "poly/seed-0") == other
-    after = changed_at(cell)
-    assert {name for name, changed in after.items() if changed == before.get(name)} == {"checkpoint.pt", "log.csv"}
+    after = changed_at(out / "poly/seed-1")
+    unchanged = {name for name, changed in after.items() if changed == before.get(name)}
+    assert unchanged == {"checkpoint.pt", "log.csv", "made_of.json"} and not cell.exists()
 
 
-def test_resume_with_other_settings_is_refused_by_name(finished: Finished) -> None:
+def test_other_settings_are_refused_by_name(finished: Finished) -> None:
     before = changed_at(finished.out)
     others: dict[str, Any] = {"steps": 3, "negatives": "cutpaste", "crop": 48, "false_alarms": 0.2}
     for name, value in others.items():
-        message = refusal(finished.store, finished.out, replace(SETTINGS, **{name: value}), resume=True)
-        assert name in message and str(value) in message and "--resume" in message
-        assert "batch_size" not in message
+        message = refusal(finished.store, finished.out, replace(SETTINGS, **{name: value}), categories=["poly"])
+        assert f"{name}: {value} now, " in message and "--overwrite" in message
+        assert "batch_size" not in message and str(finished.out / "poly/seed-0") in message
     assert changed_at(finished.out) == before
 
 
-def test_resume_with_another_cache_is_refused_by_name(finished: Finished, plain_cache: SmallCache) -> None:
-    message = refusal(plain_cache.store, finished.out, resume=True)
-    assert "pairs: 4, not 2" in message and "image_size" not in message
+def other_normal(run: Finished) -> None:
+    group = open_cache(run.store, "r+")["poly"].group
+    group["sha256"][2] = "0" * 64
 
 
-def test_what_other_settings_left_is_not_resumed(plain_cache: SmallCache, tmp_path: Path) -> None:
-    run(plain_cache.store, tmp_path, UNTRAINED, seeds=(0, 1))
-    other = replace(UNTRAINED, coreset=20)
-    run(plain_cache.store, tmp_path, other, seeds=(1,))
-    assert not (tmp_path / "pictures/seed-0/cell.json").exists()
-    before = changed_at(tmp_path / "pictures")
-    assert len(run(plain_cache.store, tmp_path, other, seeds=(0, 1), resume=True)["settings"]["seeds"]) == 2
-    changed = {n for n, time in changed_at(tmp_path / "pictures").items() if time != before.get(n)}
-    assert changed == {"seed-0/cell.json", "seed-0/detector.pt"}
+def dropped_normal(run: Finished) -> None:
+    group = open_cache(run.store, "r+")["poly"].group
+    group["valid"][2] = 0
+
+
+def other_test_image(run: Finished) -> None:
+    Image.new("RGB", (300, 300), "grey").save(run.root / "poly/test/good/002.png")
+
+
+def new_test_image(run: Finished) -> None:
+    shutil.copy(run.root / "poly/test/good/002.png", run.root / "poly/test/good/900.png")
+
+
+def other_class(run: Finished) -> None:
+    (run.root / "poly/test/crack").rename(run.root / "poly/test/scratch")
+    (run.root / "poly/ground_truth/crack").rename(run.root / "poly/ground_truth/scratch")
+
+
+def other_mask(run: Finished) -> None:
+    mask = np.zeros((300, 300), np.uint8)
+    mask[:9] = 255
+    Image.fromarray(mask).save(run.root / "poly/ground_truth/crack/000_mask.png")
+
+
+def fewer_masks(run: Finished) -> None:
+    (run.root / "poly/ground_truth/crack/000_mask.png").unlink()
+
+
+CHANGES: list[tuple[Callable[[Finished], None], str]] = [
+    (other_normal, "5 normal images as then, with other content, names or order"),
+    (dropped_normal, "4 normal images now, 5 then"),
+    (other_test_image, "7 test images as then, with other content"),
+    (new_test_image, "8 test images now, 7 then"),
+    (other_class, "7 test images as then, with other content, names"),
+    (other_mask, "2 masks as then, with other content"),
+    (fewer_masks, "1 masks now, 2 then"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
+def test_other_data_are_refused_in_words(
+    finished: Finished, tmp_path: Path, change: Callable[[Finished], None], words: str
+) -> None:
+    mine = copied(finished, tmp_path)
+    change(mine)
+    before = changed_at(mine.out)
+    message = refusal(mine.store, mine.out, categories=["poly"], seeds=(0, 1))
+    assert words in message and "and 1 other cells" in message and len(message) < 400
+    assert changed_at(mine.out) == before
+
+
+def test_a_cell_is_replaced_only_by_a_whole_one(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = copied(finished, tmp_path), replace(SETTINGS, steps=3)
+    before, asked = changed_at(mine.out), {"categories": ["poly"], "seeds": (0, 1)}
+    evaluated: list[int] = []
+
+    def cut_off(*arguments: Any) -> Any:
+        evaluated.append(1)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.cell, "evaluate", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(mine.store, mine.out, other, overwrite=True, **asked)
+    after = changed_at(mine.out)
+    assert {name: after[name] for name in before if name in after} == before
+    assert (mine.out / "poly/partial-seed-0/cell.json").exists() and "partial-seed-0" in refusal(
+        mine.store, mine.out, **asked
+    )
+    made = changed_at(mine.out / "poly/partial-seed-0")
+    assert run(mine.store, mine.out, other, overwrite=True, **asked)["settings"]["steps"] == 3
+    assert changed_at(mine.out / "poly/seed-0") == made
+    assert sorted(path.name for path in (mine.out / "poly").iterdir()) == ["seed-0", "seed-1"]
+
+
+def test_other_weights_than_those_of_the_cache_are_refused(
+    small_cache: SmallCache, image_root: Path, tmp_path: Path
+) -> None:
+    file, store = tmp_path / "weights.pt", str(tmp_path / "cache.zarr")
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), file)
+    settings = PrecomputeSettings(image_size=32, pairs=2, weights=str(file))
+    precompute([(load("folder", str(image_root), ["poly"]), store)], settings)
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), file)
+    message = refusal(store, tmp_path / "out")
+    assert str(file) in message and store in message and "restore the file" in message
+    file.unlink()
+    assert refusal(store, tmp_path / "out") == message and not (tmp_path / "out").exists()
+
+
+def test_bad_test_images_stop_a_run_before_it_trains_or_are_left_out(finished: Finished, tmp_path: Path) -> None:
+    mine = copied(finished, tmp_path)
+    whole = (mine.root / "poly/test/good/002.png").read_bytes()
+    (mine.root / "poly/test/good/002.png").write_bytes(whole[: len(whole) // 2])
+    (mine.root / "poly/ground_truth/crack/000_mask.png").write_text("no mask")
+    out = tmp_path / "new"
+    message = refusal(mine.store, out, UNTRAINED, categories=["poly"])
+    assert str(mine.root / "poly") in message and "--bad-images skip" in message and not out.exists()
+    results = run(mine.store, out, UNTRAINED, categories=["poly"], bad_images="skip")
+    assert results["categories"]["poly"]["n_test"] == 5
+    (note,) = [note for note in results["notes"] if "cannot be read" in note["what"]]
+    assert note["count"] == 2 and all(str(mine.root) in line for line in note["first"])
 
 
 # --- mistakes, told before anything is trained --------------------------------------------------------------------

@@ -1,7 +1,12 @@
 import csv
+import json
+import os
+import socket
+import subprocess
+import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,42 +14,131 @@ from conftest import REPO
 
 from pipeline.data.samples import Sample
 from pipeline.errors import UserError
+from train.cell_folder import CellFolder
 from train.evaluation.cell_result import CellResult, DefectResult
-from train.run_folder import CellFolder, RunFolder, find_detector
+from train.made_of import Files, MadeOf
+from train.run_folder import RunFolder, find_detector
 
-WANTED: dict[str, Any] = {"train": {"steps": 5, "negatives": "mix"}, "cache": {"pairs": 16}, "images": {"mono": "1f"}}
+MADE_OF = MadeOf.of({"train": {"steps": 5, "crop": (1, 2)}, "cache": {"pairs": 16}}, {"masks": Files.of([("a", "1f")])})
+OTHER = MadeOf.of({"train": {"steps": 6}}, {"masks": Files.of([])})
 RESULT = CellResult(
     "cells", "mono", 3, 57, 7, 1.5, {"image_auroc": 0.5}, {"largest": 0.5}, {"crack": DefectResult(3, {})}
 )
 
 
-def changed(part: str, **values: object) -> dict[str, Any]:
-    return {**WANTED, part: {**WANTED[part], **values}}
-
-
 # --- cells --------------------------------------------------------------------------------------------------------
 
 
-def test_a_cell_is_finished_by_its_result_and_read_back(tmp_path: Path) -> None:
-    cell = RunFolder(tmp_path).cell("mono", 3)
-    assert cell == CellFolder(tmp_path / "mono/seed-3") and not cell.finished
-    cell.clear(keep_checkpoint=False)
-    assert not cell.finished
-    cell.write(RESULT)
-    assert cell.finished and cell.read("cells") == RESULT
-    assert list(RunFolder(tmp_path).cells()) == [cell]
+def begun(run: Path, made_of: MadeOf = MADE_OF) -> CellFolder:
+    cell = RunFolder(run).cell("mono", 3).partial
+    cell.begin(made_of)
+    return cell
 
 
-def test_a_cell_is_cleared_of_every_file_but_the_checkpoint_and_log_that_are_kept(tmp_path: Path) -> None:
-    cell = RunFolder(tmp_path).cell("mono", 3)
-    cell.clear(keep_checkpoint=False)
-    cell.write(RESULT)
-    for path in (cell.checkpoint, cell.log, cell.detector, cell.scores, cell.scores_plot, cell.maps_plot):
-        path.touch()
-    cell.clear(keep_checkpoint=True)
-    assert {path.name for path in cell.path.iterdir()} == {"checkpoint.pt", "log.csv"}
-    cell.clear(keep_checkpoint=False)
-    assert not list(cell.path.iterdir())
+def finish(run: Path, made_of: MadeOf = MADE_OF) -> CellFolder:
+    """A cell that has taken its place, and whose detector tells what it was made of."""
+    begun(run, made_of).write(RESULT)
+    cell = RunFolder(run).cell("mono", 3)
+    cell.partial.detector.write_text(str(made_of.settings["train.steps"]))
+    cell.partial.take_place_of(cell)
+    return cell
+
+
+def test_a_cell_takes_its_place_when_it_is_whole_and_is_read_back(tmp_path: Path) -> None:
+    cell, run = RunFolder(tmp_path).cell("mono", 3), RunFolder(tmp_path)
+    assert cell == CellFolder(tmp_path / "mono/seed-3") and not cell.finished and not run.exists
+    assert begun(tmp_path).path == tmp_path / "mono/partial-seed-3" and cell.partial.seed == cell.seed == 3
+    assert list(run.cells()) == [] and not cell.finished
+    cell.partial.write(RESULT)
+    cell.partial.take_place_of(cell)
+    assert cell.finished and cell.read("cells") == RESULT and not cell.partial.path.exists() and run.exists
+    assert list(run.cells()) == [cell] and cell.changes(MADE_OF) == []
+
+
+def test_what_was_begun_stays_only_if_it_is_made_of_the_same(tmp_path: Path) -> None:
+    cell = begun(tmp_path)
+    cell.checkpoint.touch()
+    begun(tmp_path)
+    assert {path.name for path in cell.path.iterdir()} == {"checkpoint.pt", "made_of.json"}
+    begun(tmp_path, OTHER)
+    assert {path.name for path in cell.path.iterdir()} == {"made_of.json"} and cell.changes(OTHER) == []
+
+
+def test_a_cell_that_is_replaced_goes_at_once_and_files_of_others_stay(tmp_path: Path) -> None:
+    cell = finish(tmp_path)
+    (cell.path / "notes of mine.txt").write_text("good parts of Monday")
+    cell.log.touch()
+    assert finish(tmp_path, OTHER) == cell
+    assert {path.name for path in cell.path.iterdir()} == {
+        "cell.json",
+        "detector.pt",
+        "made_of.json",
+        "notes of mine.txt",
+    }
+    assert cell.detector.read_text() == "6" and [path.name for path in (tmp_path / "mono").iterdir()] == ["seed-3"]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_killed_while_it_replaced_a_cell_is_put_right(tmp_path: Path, moved: bool) -> None:
+    cell = finish(tmp_path)
+    cell.path.rename(tmp_path / "mono/old-seed-3")
+    if moved:
+        finish(tmp_path, OTHER)
+    with RunFolder(tmp_path).owned():
+        assert cell.detector.read_text() == ("6" if moved else "5")
+        assert not (tmp_path / "mono/old-seed-3").exists()
+
+
+def test_changes_are_told_in_words() -> None:
+    assert (
+        MADE_OF.changes(MADE_OF) == MADE_OF.changes(MadeOf.from_json(json.loads(json.dumps(MADE_OF.to_json())))) == []
+    )
+    assert OTHER.changes(MADE_OF) == [
+        "cache.pairs: None now, 16 then",
+        "train.crop: None now, [1, 2] then",
+        "train.steps: 6 now, 5 then",
+        "0 masks now, 1 then",
+    ]
+    for others in ([("a", "2f")], [("b", "1f")]):
+        other = replace(MADE_OF, files={"masks": Files.of(others)})
+        assert other.changes(MADE_OF) == ["1 masks as then, with other content, names or order"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"settings": 1}', "\0\0", "[" * 10**5])
+def test_a_damaged_file_of_a_cell_is_one_line(tmp_path: Path, content: str) -> None:
+    cell = finish(tmp_path)
+    for file in (cell.made_of, cell.result, cell.scores):
+        file.write_text(content)
+    assert cell.changes(MADE_OF) == ["made_of.json is damaged"]
+    with pytest.raises(UserError, match="damaged: make the cell again with --overwrite") as caught:
+        cell.read("cells")
+    assert str(cell.result) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_table_of_scores_is_one_line(tmp_path: Path) -> None:
+    cell = finish(tmp_path)
+    for content in (b"path,label\na,1", b"path,label,score\na,1,high", b"\xff\xfe"):
+        cell.scores.write_bytes(content)
+        with pytest.raises(UserError, match="damaged"):
+            cell.read_scores()
+
+
+# --- one owner ----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_owner_is_told_who_the_first_is(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.owned():
+        command = (
+            "import sys; from pathlib import Path; from train.run_folder import RunFolder\n"
+            "with RunFolder(Path(sys.argv[1])).owned(): pass"
+        )
+        second = subprocess.run(
+            [sys.executable, "-c", command, run.path], cwd=REPO, capture_output=True, text=True, timeout=60
+        )
+        assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in second.stderr.splitlines()[-1]
+    with run.owned():
+        pass
 
 
 def test_a_cell_written_by_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -60,7 +154,7 @@ def test_a_cell_written_by_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
-    cell = RunFolder(tmp_path).cell("mono", 3)
+    cell = begun(tmp_path)
     samples = [Sample("test/good/0, a.png", 0, "good", ()), Sample('test/crack/"ä".png', 1, "crack", ())]
     score = np.array([0.1 + 0.2, 1e-17])
     scorers = {"gaussian": np.array([1e-17, 1 / 3]), "patches": np.array([2.0, -4e22])}
@@ -73,45 +167,6 @@ def test_scores_are_read_back_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(written, np.stack([score, *scorers.values()], 1))
     for found, expected in zip(cell.read_scores(), ([0, 1], score), strict=True):
         np.testing.assert_array_equal(found, expected)
-
-
-# --- settings -----------------------------------------------------------------------------------------------------
-
-
-def test_settings_differ_by_name_and_an_empty_folder_differs_from_none(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    assert run.differing(WANTED) == []
-    run.keep(WANTED)
-    assert run.differing(WANTED) == []
-    assert run.differing(changed("train", steps=6)) == ["train.steps: 5, not 6"]
-    assert run.differing(changed("cache", clusters=4)) == ["cache.clusters: None, not 4"]
-    assert run.differing(changed("images", mono="2f")) == ["images.mono: 1f, not 2f"]
-
-
-def test_a_new_category_joins_and_what_is_finished_stays(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.keep(WANTED)
-    run.cell("mono", 3).clear(keep_checkpoint=False)
-    run.cell("mono", 3).write(RESULT)
-    poly = {**WANTED, "images": {"poly": "3f"}}
-    assert run.differing(poly) == []
-    run.keep(poly)
-    assert run.cell("mono", 3).finished
-    assert run.differing(changed("images", mono="2f")) == ["images.mono: 1f, not 2f"]
-
-
-def test_other_settings_take_results_and_checkpoints_of_all_cells(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.keep(WANTED)
-    for cell in (run.cell("mono", 3), run.cell("poly", 0)):
-        cell.clear(keep_checkpoint=False)
-        cell.write(RESULT)
-        cell.checkpoint.touch()
-        cell.detector.touch()
-    other = changed("train", steps=6)
-    run.keep(other)
-    assert run.differing(other) == []
-    assert {path.name for path in tmp_path.glob("*/*/*")} == {"detector.pt"}
 
 
 # --- which detector -----------------------------------------------------------------------------------------------
@@ -154,9 +209,13 @@ def test_a_folder_without_a_detector_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_arm_kept_no_detector_says_so(tmp_path: Path) -> None:
-    cell = RunFolder(tmp_path).cell("mono", 0)
-    cell.clear(keep_checkpoint=False)
-    cell.write(RESULT)
+    finish(tmp_path).detector.unlink()
     with pytest.raises(UserError, match="kept no detector of this arm: train it again") as caught:
         find_detector(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_that_has_not_finished_its_first_detector_says_so(tmp_path: Path) -> None:
+    begun(tmp_path).detector.touch()
+    with pytest.raises(UserError, match="run the same `train` again"):
+        find_detector(tmp_path)

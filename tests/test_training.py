@@ -3,6 +3,7 @@
 import copy
 import csv
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 from pipeline.threads import CORES
+from train.cell_folder import CellFolder
 from train.finetune import Classifier, finetune
 from train.localiser.examples import Example, make_example
 from train.localiser.fit import fit_localiser
@@ -32,7 +34,6 @@ from train.localiser.labels import CHANGED, IGNORED, UNCHANGED
 from train.localiser.network import Localiser
 from train.negatives.stream import Normal, NormalStream
 from train.recipe import recipe_of
-from train.run_folder import CellFolder
 from train.settings import FinetuneSettings, TrainSettings
 
 CACHE = PrecomputeSettings(image_size=32, stages=("blocks.1", "blocks.4"), pairs=4, patch_area=(0.1, 0.2))
@@ -116,7 +117,9 @@ def run(
     """The weights of the localiser or of the finetuned backbone; die_at: the step that is cut off."""
     advance = Advance(die_at)
     cell = CellFolder(folder)
-    cell.clear(keep_checkpoint=resume)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     trained: nn.Module
     if isinstance(settings, TrainSettings):
         trained = fit_localiser(for_inference(plain), stream(store), settings, seed, cell, advance)
@@ -202,7 +205,7 @@ import test_training
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import load_backbone
 from train.localiser.fit import fit_localiser
-from train.run_folder import CellFolder
+from train.cell_folder import CellFolder
 
 torch.set_num_threads(1)
 done = 0
@@ -238,7 +241,7 @@ def test_the_loss_falls_and_cells_of_unseen_negatives_are_told_apart(
     toy: str, plain: Backbone, pretrained: Backbone, tmp_path: Path
 ) -> None:
     cell = CellFolder(tmp_path)
-    cell.clear(keep_checkpoint=False)
+    cell.path.mkdir(parents=True, exist_ok=True)
     settings = replace(QUICK, steps=30, batch_size=4)
     localiser = fit_localiser(pretrained, stream(toy), settings, SEED, cell, lambda _: None)
     losses = [float(row["loss"]) for row in log_of(tmp_path)]
@@ -264,7 +267,7 @@ def test_the_stages_and_what_is_new_are_trained_and_the_backbone_stays_as_it_is(
     torch.manual_seed(SEED)
     first = copy.deepcopy(Localiser(pretrained).state_dict())
     cell = CellFolder(tmp_path)
-    cell.clear(keep_checkpoint=False)
+    cell.path.mkdir(parents=True, exist_ok=True)
     after = fit_localiser(pretrained, stream(toy), QUICK, SEED, cell, lambda _: None).state_dict()
     assert not changed(before, pretrained.state_dict())
     parts = {".".join(name.split(".")[:2]) for name in changed(first, after)}
@@ -410,7 +413,7 @@ def test_blank_images_are_refused_as_no_swap_of_theirs_shows(plain: Backbone, tm
     store = write_cache(tmp_path / "cache.zarr", {"toy": images}, CACHE)
     category = NormalStream(open_cache(store)["toy"], np.arange(6))
     cell = CellFolder(tmp_path / "cell")
-    cell.clear(keep_checkpoint=False)
+    cell.path.mkdir(parents=True, exist_ok=True)
     with pytest.raises(UserError, match="no negative shows a change") as caught:
         fit_localiser(for_inference(plain), category, replace(QUICK, steps=1), SEED, cell, lambda _: None)
     assert "\n" not in str(caught.value)

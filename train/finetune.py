@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from pipeline.backbones.load import Backbone
 from pipeline.progress import Advance
 from pipeline.threads import CORES
+from train.cell_folder import CellFolder
 from train.features.extract import image_embedding
 from train.negatives.augment import jitter_light
 from train.negatives.make import make_negative
 from train.negatives.stream import Normal, NormalStream
 from train.optimise import Plan, optimise
 from train.recipe import Recipe
-from train.run_folder import CellFolder
 from train.settings import FinetuneSettings
 
 _Part = tuple[Tensor, Tensor]

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_csv, write_tensors
 from pipeline.progress import Advance
 from pipeline.threads import CORES
-from train.run_folder import CellFolder
+from train.cell_folder import CellFolder
 
 _STEPS_BETWEEN_CHECKPOINTS = 50
 _LOWER = "train with lower learning rates (--head-lr, --backbone-lr)"

@@ -60,6 +60,8 @@ def prepare_cache(
     if only_these:
         cache.group.attrs.put(dict(attributes))  # a copy: zarr keeps what it is given, and clears it at the next put
     cache.update_attributes(root=dataset.image_root, versions=_versions())
+    if cache.settings.weights != settings.weights:  # the same file at another place
+        cache.update_attributes(settings=settings.to_attributes())
     ready = cache.names()
     missing = [name for name in listed if name not in ready]
     if missing:

@@ -36,6 +36,11 @@ class Decoding:
     most_pixels: int = MOST_PIXELS
 
 
+def full_name(image_root: str, path: str) -> str:
+    """What messages call the file at `path` below `image_root`: a path or URL that leads to it."""
+    return f"{image_root.rstrip('/')}/{path}"
+
+
 def read_bytes(image_root: str, path: str) -> bytes:
     """Content of the image file at `path` (relative, POSIX) below `image_root` (local folder or fsspec URL).
 
@@ -44,9 +49,9 @@ def read_bytes(image_root: str, path: str) -> bytes:
     try:
         return read_file(image_root, path)
     except FileNotFoundError:
-        raise ImageError(f"{image_root.rstrip('/')}/{path}: no such file; check the path or the copy") from None
+        raise ImageError(f"{full_name(image_root, path)}: no such file; check the path or the copy") from None
     except OSError as error:
-        raise ImageError(f"{image_root.rstrip('/')}/{path}: cannot be read ({error.strerror or error})") from error
+        raise ImageError(f"{full_name(image_root, path)}: cannot be read ({error.strerror or error})") from error
 
 
 def decode_rgb(data: bytes, decoding: Decoding, name: str) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
-from pipeline.data.images import Decoding, decode_rgb, read_bytes
+from pipeline.data.images import Decoding, decode_rgb, full_name, read_bytes
 from pipeline.errors import ImageError
 from pipeline.remote import is_url
 from pipeline.saliency import layercam, scale_maps
@@ -98,7 +98,7 @@ def _load(source: Source, path: str) -> Explained:
     start = time.perf_counter()
     try:
         data = read_bytes(source.image_root, path)
-        pixels = decode_rgb(data, source.decoding, path)
+        pixels = decode_rgb(data, source.decoding, full_name(source.image_root, path))
         loaded = Explained(pixels, hashlib.sha256(data).hexdigest())
     except ImageError as error:
         loaded = Explained(None, "", str(error))

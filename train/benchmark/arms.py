@@ -79,7 +79,6 @@ def open_arm(benchmark: Benchmark, arm: str, categories: Sequence[str] | None = 
         benchmark.settings(arm),
         categories=benchmark.categories if categories is None else categories,
         execution=benchmark.execution,
-        resume=True,
         image_root=benchmark.image_root,
     )
     return run.with_fewer_tests(_QUICK_TESTS) if benchmark.asked.quick else run

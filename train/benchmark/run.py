@@ -6,12 +6,14 @@ Finished cells are kept: the same command continues a stopped benchmark.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 from pipeline.cache.cache import find_cache
 from pipeline.data.datasets import load
 from pipeline.errors import UserError
 from pipeline.files import write_text
+from pipeline.ownership import owned
 from pipeline.precompute import precompute
 from train.benchmark.arms import QUICK_NORMALS, Benchmark, open_arm
 from train.benchmark.cells import run_cells
@@ -19,7 +21,7 @@ from train.benchmark.comparison import Arms, comparison_markdown, write_rows
 from train.benchmark.comparison_plots import plot_comparison
 from train.benchmark.environment import describe_environment
 from train.evaluation.cell_result import CellResult
-from train.run import Run, record, write_results
+from train.run import Run, examined_run, refuse_other_cells, write_results
 
 
 def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
@@ -30,13 +32,19 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
     """
     ensure_cache(benchmark)
     runs = {arm: open_arm(benchmark, arm) for arm in benchmark.asked.arms}
-    for run in runs.values():
-        run.folder.require(run.fingerprint(), "give another --out")
-    for run in runs.values():
-        record(run, benchmark.seeds)
-    run_cells(benchmark, runs)
-    arms = {arm: write_results(run, list(benchmark.seeds)) for arm, run in runs.items()}
-    _write_report(benchmark, runs, arms)
+    # All arms are scored on the same test images.
+    examined = examined_run(next(iter(runs.values()))).examined
+    runs = {arm: run.with_examined(examined) for arm, run in runs.items()}
+    with ExitStack() as stack:
+        stack.enter_context(owned(benchmark.out))
+        for run in runs.values():
+            stack.enter_context(run.folder.owned())
+        for run in runs.values():
+            refuse_other_cells(run, benchmark.seeds, "give another --out")
+        run_cells(benchmark, runs)
+        record = not benchmark.asked.quick
+        arms = {arm: write_results(run, list(benchmark.seeds), record=record) for arm, run in runs.items()}
+        _write_report(benchmark, runs, arms)
     return arms
 
 

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.images import Decoding, decode_rgb, read_bytes
+from pipeline.data.images import Decoding, decode_rgb, full_name, read_bytes
 from pipeline.data.masks import MaskMismatch, Stance, decode_mask
 from pipeline.data.samples import Sample
+from pipeline.errors import ImageError
 from pipeline.threads import CORES
 
 # Bytes of images that stay decoded: about 5,000 images of 256 pixels.
 _MEMORY = 2**30
 
-# What is doubtful about a mask that can be read.
+# What is doubtful about masks that can be read.
 UNFIT = "masks of another shape than their image: these images take no part in pixel metrics"
 EMPTY = "anomalous images whose mask is empty: they take no part in pixel metrics"
 INVERTED = "masks that mark more than half of their image: are they inverted?"
 
 
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """Where N images are anomalous: masks (N,size,size) bool, False all over where an image has none.
+@dataclass(frozen=True)
+class Looked:
+    """What a look at one test image and its masks found.
 
-    doubts: the masks, or images, of which something is doubtful, by what it is.
+    digest: SHA-256 of the image file; masks: those of its masks. doubt: which of the doubts above, and the name of the
+    file; None where there is none. problem: why one of the files cannot be read, which leaves the others empty.
     """
 
-    masks: NDArray[np.bool_]
-    doubts: dict[str, list[str]]
+    digest: str = ""
+    masks: tuple[str, ...] = ()
+    doubt: tuple[str, str] | None = None
+    problem: str = ""
 
 
 class TestSet:
@@ -61,48 +64,60 @@ class TestSet:
         if i in self._kept:
             return self._kept[i]
         path = self.samples[i].path
-        image = decode_rgb(read_bytes(self._root, path), self._decoding, path)
+        image = self._decoded(read_bytes(self._root, path), path)
         if len(self._kept) < self._most:
             self._kept[i] = image
         return image
 
     @cached_property
-    def digests(self) -> list[str]:
-        """SHA-256 of each image file; raises ImageError."""
-        return list(CORES.spread(self._digest, self.samples))
-
-    @property
     def masks(self) -> NDArray[np.bool_]:
-        """(N,size,size): where each image is anomalous; raises ImageError."""
-        return self.truth.masks
-
-    @cached_property
-    def truth(self) -> Truth:
-        """Where each image is anomalous, and what is doubtful about it; raises ImageError."""
+        """(N,size,size): where each image is anomalous, nowhere without a mask that fits; raises ImageError."""
         masks = np.zeros((len(self), self._decoding.size, self._decoding.size), bool)
-        doubts: defaultdict[str, list[str]] = defaultdict(list)
-        for mask, sample, found in zip(masks, self.samples, CORES.spread(self._mask, self.samples), strict=True):
-            if isinstance(found, MaskMismatch):
-                doubts[UNFIT].append(str(found))
-                continue
+        for mask, found in zip(masks, CORES.spread(self._mask_of, self.samples), strict=True):
             mask[:] = found
-            if sample.masks and not found.any():
-                doubts[EMPTY].append(sample.path)
-            elif sample.masks and found.mean() > 1 / 2:
-                doubts[INVERTED].append(sample.path)
-        return Truth(masks, dict(doubts))
+        return masks
 
-    def _digest(self, sample: Sample) -> str:
-        return hashlib.sha256(read_bytes(self._root, sample.path)).hexdigest()
+    def look(self) -> Iterator[Looked]:
+        """Read every image and mask once and decode it, in their order; of the pixels nothing is kept."""
+        return CORES.spread(self._look, self.samples)
 
-    def _mask(self, sample: Sample) -> NDArray[np.bool_] | MaskMismatch:
-        whole = np.zeros((self._decoding.size, self._decoding.size), bool)
-        if not sample.masks:
-            return whole
-        stance = Stance.of(read_bytes(self._root, sample.path), self._decoding.most_pixels, sample.path)
+    def _look(self, sample: Sample) -> Looked:
         try:
-            for path in sample.masks:
-                whole |= decode_mask(read_bytes(self._root, path), stance, self._decoding, path)
+            data = read_bytes(self._root, sample.path)
+            self._decoded(data, sample.path)
+            masks = [read_bytes(self._root, path) for path in sample.masks]
+            doubt = self._doubt(sample, data, masks)
+        except ImageError as error:
+            return Looked(problem=str(error))
+        return Looked(sha256(data).hexdigest(), tuple(sha256(mask).hexdigest() for mask in masks), doubt)
+
+    def _doubt(self, sample: Sample, data: bytes, masks: Sequence[bytes]) -> tuple[str, str] | None:
+        if not masks:
+            return None
+        try:
+            share = self._merged(sample, data, masks).mean()
         except MaskMismatch as error:
-            return error
+            return UNFIT, str(error)
+        if share == 0:
+            return EMPTY, sample.path
+        return (INVERTED, sample.path) if share > 1 / 2 else None
+
+    def _mask_of(self, sample: Sample) -> NDArray[np.bool_] | bool:
+        if not sample.masks:
+            return False
+        masks = [read_bytes(self._root, path) for path in sample.masks]
+        try:
+            return self._merged(sample, read_bytes(self._root, sample.path), masks)
+        except MaskMismatch:
+            return False
+
+    def _merged(self, sample: Sample, data: bytes, masks: Sequence[bytes]) -> NDArray[np.bool_]:
+        """(size,size): where any of the masks of an image says that it is anomalous."""
+        stance = Stance.of(data, self._decoding.most_pixels, full_name(self._root, sample.path))
+        whole = np.zeros((self._decoding.size, self._decoding.size), bool)
+        for path, mask in zip(sample.masks, masks, strict=True):
+            whole |= decode_mask(mask, stance, self._decoding, full_name(self._root, path))
         return whole
+
+    def _decoded(self, data: bytes, path: str) -> NDArray[np.uint8]:
+        return decode_rgb(data, self._decoding, full_name(self._root, path))

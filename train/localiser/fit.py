@@ -15,12 +15,12 @@ from pipeline.backbones.load import Backbone
 from pipeline.errors import UserError
 from pipeline.progress import Advance
 from pipeline.threads import CORES
+from train.cell_folder import CellFolder
 from train.localiser.examples import Example, make_example
 from train.localiser.labels import CHANGED, IGNORED
 from train.localiser.network import Localiser
 from train.negatives.stream import Normal, NormalStream
 from train.optimise import Plan, optimise
-from train.run_folder import CellFolder
 from train.settings import TrainSettings
 
 _WARM_UP = 20

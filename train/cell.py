@@ -1,0 +1,82 @@
+"""One cell: a detector of a category, made with one arm and seed, and scored on the test images."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, replace
+
+from pipeline.backbones.inference import for_inference
+from pipeline.progress import progress
+from pipeline.threads import torch_threads
+from train.calibration import calibrate
+from train.category_data import CategoryData
+from train.cell_folder import CellFolder
+from train.detector import Detector
+from train.evaluate import Evaluation, evaluate
+from train.evaluation.cell_result import CellResult
+from train.features.extract import Images
+from train.finetune import finetune
+from train.localiser.fit import fit_localiser
+from train.made_of import MadeOf
+from train.recipe import recipe_of
+from train.scorers.fit import fit_normals
+from train.scorers.fitted import Fitted
+from train.settings import FinetuneSettings, Settings, TrainSettings
+from train.views.plots import plot_maps, plot_scores
+
+
+def make_cell(
+    settings: Settings, dataset: str, data: CategoryData, seed: int, made_of: MadeOf, folder: CellFolder
+) -> None:
+    """Make one category's detector with one seed in a folder, score its test images and write the results.
+
+    A cell that was begun there and is made of the same goes on, and a whole one stays; anything else there goes.
+    """
+    folder.begin(made_of)
+    if folder.finished:
+        return
+    # One torch thread here, and one in each of those that images are spread over: no sum depends on how many there are.
+    with torch_threads(1):
+        detector = _make_detector(settings, data, seed, folder)
+        detector.save(folder.detector)
+        counts = len(data.trained_on.rows), len(data.tests)
+        result = CellResult(dataset, data.category.name, seed, *counts, detector.threshold)
+        if len(data.tests):
+            found = evaluate(detector, data.tests)
+            folder.write_scores(data.tests.samples, found.decision_scores, found.scores.image)
+            _plot(data, found, detector.threshold, folder)
+            result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
+        folder.write(result)
+
+
+def _plot(data: CategoryData, found: Evaluation, threshold: float, folder: CellFolder) -> None:
+    plot_scores(folder.scores_plot, data.tests.labels, found.decision_scores, threshold, data.category.name)
+    plot_maps(folder.maps_plot, data.tests, found, threshold)
+
+
+def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:
+    recipe = recipe_of(data.settings.backbone, settings)
+    of_normals = data.of_normals(recipe, seed)
+    scorers = {} if of_normals.gaussian is None else {"gaussian": of_normals.gaussian}
+    localiser = finetuned = None
+    negatives: Images = ()
+    what = f"{data.category.name} seed {seed}"
+    if isinstance(settings, TrainSettings) and settings.trains:
+        with progress(f"localiser {what}", settings.steps, "steps") as advance:
+            localiser = fit_localiser(data.pretrained, data.stream, settings, seed, cell, advance)
+        negatives = data.held_out_negatives(settings.negatives, seed)
+    if isinstance(settings, FinetuneSettings):
+        trained = copy.deepcopy(data.plain).to(data.device)
+        with progress(f"finetune {what}", settings.steps, "steps") as advance:
+            finetune(trained, recipe, data.stream, settings, seed, cell, advance)
+        finetuned = for_inference(trained)
+        # Only the Gaussian is wanted: the references stay those of the pretrained backbone.
+        alone = replace(recipe, reference_candidates=1, most_references=1)
+        again = fit_normals(finetuned, alone, data.trained_on, len(data.trained_on.rows), seed)
+        assert again.gaussian is not None
+        scorers = {"finetuned": again.gaussian}
+    fitted = Fitted(
+        recipe, data.pretrained, scorers, of_normals.projection, of_normals.references, localiser, finetuned
+    )
+    calibration = calibrate(fitted, data.held_out, negatives, data.settings.image_size, settings.false_alarms)
+    return Detector(data.settings, data.category.levels, asdict(settings), data.plain.state_dict(), fitted, calibration)

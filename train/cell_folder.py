@@ -1,0 +1,131 @@
+"""The folder of one category and seed of a run; a cell takes its place there when it is whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.samples import Sample
+from pipeline.errors import UserError
+from pipeline.files import write_csv, write_json
+from train.evaluation.cell_result import CellResult
+from train.made_of import MadeOf
+
+SEED = "seed-"
+
+Values = NDArray[np.float64]
+
+
+@dataclass
+class CellFolder:
+    """The folder of one category and seed, `<run>/<category>/seed-<seed>`, or of one that is being made beside it.
+
+    A path names a file that need not be there: an arm that trains nothing has no checkpoint and no log, and a category
+    without test images has neither scores nor plots.
+    """
+
+    PARTIAL: ClassVar[str] = "partial-"  # begins the name of one that is being made
+    OLD: ClassVar[str] = "old-"  # and of one that is being replaced
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.made_of = self.path / "made_of.json"  # what decides it; written first
+        self.checkpoint = self.path / "checkpoint.pt"  # where stopped training continues
+        self.log = self.path / "log.csv"  # a line per step of training
+        self.detector = self.path / "detector.pt"  # all that `predict` needs
+        self.scores = self.path / "scores.csv"  # a line per test image
+        self.scores_plot = self.path / "scores.png"  # how the scores separate
+        self.maps_plot = self.path / "maps.png"  # where the detector sees anomalies
+        self.result = self.path / "cell.json"  # the result of the cell; written last
+
+    @property
+    def seed(self) -> int:
+        """The seed that the folder's name says, 0 where the user copied it to another name."""
+        number = self.path.name.removeprefix(self.PARTIAL).removeprefix(SEED)
+        return int(number) if number.isdecimal() else 0
+
+    @property
+    def partial(self) -> CellFolder:
+        """The folder beside it in which its next content is made."""
+        return CellFolder(self.path.with_name(f"{self.PARTIAL}{self.path.name}"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the cell is whole."""
+        return self.result.exists()
+
+    def begin(self, made_of: MadeOf) -> None:
+        """Make the folder; what lies there stays if it is made of the same, and else goes."""
+        if self.path.exists() and self.changes(made_of):
+            shutil.rmtree(self.path)
+        if not self.made_of.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.made_of, made_of.to_json())
+
+    def changes(self, made_of: MadeOf) -> list[str]:
+        """In words how the cell that lies here differs from one made of this; none where it is the same."""
+        if not self.made_of.exists():
+            return ["nothing says what it was made of, as in an earlier version"]
+        try:
+            return made_of.changes(MadeOf.from_json(_read_json(self.made_of)))
+        except (KeyError, TypeError, AttributeError):
+            return [f"{self.made_of.name} is damaged"]
+
+    def take_place_of(self, cell: CellFolder) -> None:
+        """Move this whole cell to the place of another, whose files go; files that others put there move with it."""
+        old = cell.path.with_name(f"{self.OLD}{cell.path.name}")
+        if not cell.path.exists():
+            self.path.rename(cell.path)
+            return
+        if old.exists():
+            shutil.rmtree(old)
+        ours = {file.name for file in vars(cell).values()}
+        for file in cell.path.iterdir():
+            if file.name not in ours:
+                file.rename(self.path / file.name)
+        cell.path.rename(old)
+        self.path.rename(cell.path)
+        shutil.rmtree(old)
+
+    def read(self, dataset: str) -> CellResult:
+        """The result of a finished cell; category and seed come from the path. UserError where it is damaged."""
+        try:
+            value = _read_json(self.result)
+            return CellResult.from_json(value, dataset, self.path.parent.name, self.seed)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{self.result} is damaged: make the cell again with --overwrite") from error
+
+    def write(self, result: CellResult) -> None:
+        """Write the result of the cell, which finishes it."""
+        write_json(self.result, result.to_json())
+
+    def write_scores(self, samples: Sequence[Sample], score: Values, scorers: Mapping[str, Values]) -> None:
+        """Write `scores.csv`: path, label and the score (N,) that decides, then that of each scorer by name."""
+        paths, labels = ([getattr(sample, name) for sample in samples] for name in ("path", "label"))
+        columns = [paths, labels, score.tolist(), *(values.tolist() for values in scorers.values())]
+        write_csv(self.scores, [("path", "label", "score", *scorers), *zip(*columns, strict=True)])
+
+    def read_scores(self) -> tuple[NDArray[np.int64], Values]:
+        """Labels (N,) and the scores (N,) that decide; UserError where the table is damaged."""
+        try:
+            with self.scores.open(newline="", encoding="utf-8") as file:
+                lines = list(csv.DictReader(file))
+            return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise UserError(f"{self.scores} is damaged: make the cell again with --overwrite") from error
+
+
+def _read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None  # no object, and so refused by whoever reads it
