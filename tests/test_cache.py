@@ -78,6 +78,7 @@ def contract(images: int) -> dict[str, tuple[tuple[int, ...], str, tuple[str, ..
         "images": ((n, side, side, 3), "uint8", ("image", "y", "x", "channel")),
         "paths": ((n,), "string", ("image",)),
         "sha256": ((n,), "string", ("image",)),
+        "stamps": ((n,), "string", ("image",)),
         "valid": ((n,), "uint8", ("image",)),
         "saliency": maps,
         "target_class": ((n,), "int32", ("image",)),

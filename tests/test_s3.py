@@ -168,7 +168,10 @@ def test_images_join_change_and_leave(bucket: Bucket, small_cache: SmallCache, c
     before = open_cache(store)["poly"].read("pairs")
     bucket.fs.copy(f"{folder}/001.png", f"{folder}/000-new.png")
     assert run() == 1
+    assert run() == 0
     bucket.fs.copy(f"{folder}/002.png", f"{folder}/003.png")
+    with pytest.raises(UserError, match=r"1 images have changed .*poly/train/good/003\.png; .*--update"):
+        run()
     bucket.fs.rm(f"{folder}/004.png")
     with pytest.raises(UserError, match=r"1 cached images have vanished .*poly/train/good/004\.png; .*--update"):
         run()
@@ -244,7 +247,7 @@ def test_images_out_of_reach_are_not_taken_for_bad_ones(
 ) -> None:
     dataset, store = load("folder", bucket.root, ("poly",)), str(tmp_path / "c.zarr")
     refusing()
-    with pytest.raises(RunError, match=r"poly/train/good/00.\.png is out of reach .*Access Key.*: run the same"):
+    with pytest.raises(RunError, match=r"poly/train/good.* is out of reach .*Access Key.*: run the same"):
         fill_cache(dataset, store, small_cache.settings, device="cpu", bad_images="skip")
     demand_credentials(endpoint, "inf")
     report = fill_cache(dataset, store, small_cache.settings, device="cpu", bad_images="skip")

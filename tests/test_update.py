@@ -1,11 +1,13 @@
+import os
 from pathlib import Path
 from shutil import copy, copytree
 
 import numpy as np
 import pytest
-from conftest import NORMALS, SmallCache, fill_cache
+from conftest import NORMALS, SmallCache, changed_at, fill_cache
 from PIL import Image
 
+import pipeline.cache.identity
 from pipeline.cache.cache import open_cache
 from pipeline.cache.layout import layout
 from pipeline.cache.verify import Verdict, verify_cache
@@ -103,8 +105,11 @@ def test_a_changed_image_is_computed_again_only_when_asked(
     victim = normals(grown)[5]
     row = int(np.flatnonzero(before["paths"] == f"mono/train/good/{victim.name}")[0])
     Image.open(victim).rotate(180).save(victim)
-    assert run(grown).computed == 0
     changed = f"mono/train/good/{victim.name}"
+    when = changed_at(grown.store)
+    with pytest.raises(UserError, match=f"mono: 1 images have changed since they were computed: {changed}; .*--update"):
+        run(grown)
+    assert changed_at(grown.store) == when
     assert verify_cache(grown.store).problems == (f"{changed}: the source image changed since it was computed",)
 
     assert run(grown, update=True).computed == 1
@@ -117,6 +122,38 @@ def test_a_changed_image_is_computed_again_only_when_asked(
     assert after["sha256"][row] != before["sha256"][row]
     assert (after["images"][row] != before["images"][row]).any()
     assert verify_cache(grown.store, ()).problems == ()
+
+
+def test_files_of_another_time_are_read_once_and_are_no_changed_ones(
+    grown: SmallCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def read_file(root: str, path: str) -> bytes:
+        read.append(path)
+        return (Path(root) / path).read_bytes()
+
+    run(grown)
+    monkeypatch.setattr(pipeline.cache.identity, "read_file", read_file)
+    victim = normals(grown)[5]
+    os.utime(victim)
+    for again in (0, 1):
+        assert run(grown).computed == 0
+        assert read == [f"mono/train/good/{victim.name}"], again
+
+
+def test_a_cache_of_an_earlier_version_says_that_it_cannot_tell_until_all_files_are_read(
+    grown: SmallCache, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(grown)
+    for name in ("mono", "poly"):
+        del open_cache(grown.store, "r+")[name].group["stamps"]
+    Image.open(normals(grown)[5]).rotate(180).save(normals(grown)[5])
+    capfd.readouterr()
+    assert run(grown).computed == 0
+    assert "mono: this cache of an earlier version does not tell" in capfd.readouterr().err
+    assert run(grown, update=True).computed == 1 and run(grown).computed == 0
+    assert "earlier version" not in capfd.readouterr().err
 
 
 def test_many_changes_are_named_in_part_and_counted(grown: SmallCache, capfd: pytest.CaptureFixture[str]) -> None:

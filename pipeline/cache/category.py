@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.cache.layout import CHUNK, DONE, Arrays, locate, pending_rows
+from pipeline.cache.layout import CHUNK, DONE, STAMPS, Arrays, create_stamps, locate, pending_rows
 from pipeline.data.images import Decoding
 from pipeline.data.levels import Levels
 from pipeline.data.pixels import MOST_PIXELS
@@ -85,6 +85,21 @@ class CachedCategory:
     def digests(self) -> list[str]:
         """SHA-256 of each row's source file; "" where none was read."""
         return [str(digest) for digest in self.read("sha256")]
+
+    @property
+    def stamps(self) -> list[str] | None:
+        """What `pipeline.data.listing.stamps` said of each row's source file when it was last looked at.
+
+        None in a cache of an earlier version.
+        """
+        return [str(stamp) for stamp in self.read(STAMPS)] if STAMPS in self.group else None
+
+    def write_stamps(self, stamps: Sequence[str]) -> None:
+        """Write those of every row; the array is made where an earlier version left it out."""
+        if STAMPS not in self.group:
+            create_stamps(self.group, len(stamps), self.chunks_per_shard)
+        if self.stamps != list(stamps):
+            self.array(STAMPS)[:] = np.array(stamps, dtype=object)
 
     @property
     def valid(self) -> NDArray[np.bool_]:

@@ -11,12 +11,21 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
 from pipeline.cache.cache import Cache, find_cache
 from pipeline.cache.group import create_group, holds_anything
 from pipeline.cache.identity import refuse_other_data
-from pipeline.cache.layout import CHUNK, FOLDED, FORMAT, Attributes, choose_shard, images_digest, layout
+from pipeline.cache.layout import (
+    CHUNK,
+    FOLDED,
+    FORMAT,
+    Attributes,
+    choose_shard,
+    create_array,
+    create_stamps,
+    images_digest,
+    layout,
+)
 from pipeline.data.datasets import Dataset
 from pipeline.data.pixels import MOST_PIXELS
 from pipeline.data.survey import survey
@@ -115,15 +124,8 @@ def _create_category(
 ) -> zarr.Group:
     group = cache.group.create_group(name, overwrite=True)
     for key, (shape, dtype, dimensions) in layout(len(paths), settings).items():
-        group.create_array(
-            key,
-            shape=shape,
-            chunks=(CHUNK, *shape[1:]),
-            shards=None if chunks_per_shard == 1 else (chunks_per_shard * CHUNK, *shape[1:]),
-            dtype=str if dtype == "str" else dtype,
-            compressors=ZstdCodec(level=1),
-            dimension_names=dimensions,
-        )
+        create_array(group, key, shape, dtype, dimensions, chunks_per_shard)
+    create_stamps(group, len(paths), chunks_per_shard)
     chunks = (-(-len(paths) // CHUNK),)
     group.create_array("done", shape=chunks, chunks=(chunks_per_shard,), dtype="uint8", dimension_names=("block",))
     group["paths"][:] = np.array(paths, dtype=object)  # type: ignore[index]

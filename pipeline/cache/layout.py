@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
 from pipeline.settings import PrecomputeSettings
 
@@ -25,6 +26,8 @@ LARGE = 100_000
 _SHARD = 8
 # Values of `done` other than 0. A grown chunk was done before rows were added or changed: rows with a digest are whole.
 DONE, GROWN = 1, 2
+# An array of texts beside those of `layout`, which a cache need not have.
+STAMPS = "stamps"
 
 Arrays = dict[str, NDArray[Any]]
 Attributes = dict[str, Any]
@@ -46,6 +49,26 @@ def layout(images: int, settings: PrecomputeSettings) -> dict[str, tuple[tuple[i
         "pairs": ((images, stages, settings.pairs, 6), "int16", ("image", "stage", "pair", "box")),
         "relaxed": ((images, stages, settings.pairs), "uint8", ("image", "stage", "pair")),
     }
+
+
+def create_array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, dimensions: tuple[str, ...], chunks_per_shard: int
+) -> None:
+    """Create an empty array that has a row per image."""
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=(CHUNK, *shape[1:]),
+        shards=None if chunks_per_shard == 1 else (chunks_per_shard * CHUNK, *shape[1:]),
+        dtype=str if dtype == "str" else dtype,
+        compressors=ZstdCodec(level=1),
+        dimension_names=dimensions,
+    )
+
+
+def create_stamps(group: zarr.Group, images: int, chunks_per_shard: int) -> None:
+    """Create the array of stamps, an empty text per image."""
+    create_array(group, STAMPS, (images,), "str", ("image",), chunks_per_shard)
 
 
 def layout_problems(group: zarr.Group, settings: PrecomputeSettings) -> list[str]:

@@ -17,6 +17,7 @@ from pipeline.cache.category import CachedCategory
 from pipeline.cache.identity import changed_rows
 from pipeline.cache.layout import CHUNK, GROWN, images_digest, locate
 from pipeline.data.datasets import Dataset
+from pipeline.data.listing import stamps
 from pipeline.errors import UserError
 
 # Paths that a line names; the others are counted.
@@ -27,11 +28,13 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
     """Make the rows of the cached categories match the data set, and name on standard error what changed.
 
     update: also drop images that have vanished, and mark those whose files have changed, or could not be read, to be
-    computed again, which reads every file. Without it UserError for images that have vanished; changed ones stay.
+    computed again, which reads every file. Without it UserError for images that have vanished or changed; only files
+    of another size or time are read.
     """
     listed = [(cache[one.name], [sample.path for sample in one.train]) for one in dataset.categories]
-    for category, paths in () if update else listed:
-        _refuse_vanished(category, dataset.image_root, paths)  # all of them, before anything is changed
+    for category, paths in () if update else listed:  # all of them, before anything is changed
+        _refuse_vanished(category, dataset.image_root, paths)
+        _refuse_changed(category, dataset.image_root)
     if update:
         cache.update_attributes(complete=False)
     for category, paths in listed:
@@ -39,7 +42,33 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
             # Now, because a run that is killed later could not name them.
             print(line, file=sys.stderr, flush=True)
             cache.update_attributes(complete=False)
+        _stamp(category, dataset.image_root, update)
     cache.refresh_digests()
+
+
+def _refuse_changed(category: CachedCategory, image_root: str) -> None:
+    """UserError where a file has another content than the one that its row was computed from."""
+    paths, digests, known = category.paths, category.digests, category.stamps
+    if known is None:
+        if any(digests):
+            told = "this cache of an earlier version does not tell whether images have changed; --update reads them all"
+            print(f"{category.name}: {told}", file=sys.stderr, flush=True)
+        return
+    found = stamps(image_root, paths)
+    # Of one that is not computed yet, or could not be read, nothing is known.
+    doubtful = [stamp != now and bool(digest) for stamp, now, digest in zip(known, found, digests, strict=True)]
+    looked_at = [path if doubt else "" for path, doubt in zip(paths, doubtful, strict=True)]
+    changed = [paths[row] for row in changed_rows(category, image_root, looked_at, digests)]
+    if changed:
+        raise UserError(
+            f"{category.name}: {len(changed)} images have changed since they were computed: {_listed(changed)};"
+            " give --update to compute them again, or restore them"
+        )
+
+
+def _stamp(category: CachedCategory, image_root: str, update: bool) -> None:
+    if update or category.stamps is not None:
+        category.write_stamps(stamps(image_root, category.paths))
 
 
 def _refuse_vanished(category: CachedCategory, image_root: str, paths: Sequence[str]) -> None:

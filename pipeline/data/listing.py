@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -116,12 +117,46 @@ def read_file(image_root: str, path: str) -> bytes:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(path) from error
     except Exception as error:
-        if (reason := describe_io_error(error)) is None:
-            raise
-        raise RunError(
-            f"{image_root}/{path} is out of reach ({reason}): run the same command when it is back, it continues"
-        ) from error
+        raise _out_of_reach(f"{image_root}/{path}", error) from error
     return content
+
+
+def _out_of_reach(place: str, error: Exception) -> Exception:
+    """The error of a remote side that fails, or what was raised where it is something else."""
+    if (reason := describe_io_error(error)) is None:
+        return error
+    return RunError(f"{place} is out of reach ({reason}): run the same command when it is back, it continues")
+
+
+def stamps(image_root: str, paths: Sequence[str]) -> list[str]:
+    """Size and time of change of each file at `paths` below `image_root`, as one text; "" for "", and for no file.
+
+    Equal ones tell that a file is most likely the same; other ones do not tell that its content is another.
+    """
+    if not is_url(image_root):
+        return [_stamp(Path(image_root, path)) if path else "" for path in paths]
+    filesystem, base = open_filesystem(image_root)
+    folders = {posixpath.dirname(path) for path in paths if path}
+    folder = posixpath.commonpath(folders) if folders else ""
+    try:
+        found = filesystem.find(f"{base}/{folder}".rstrip("/"), detail=True)
+    except Exception as error:
+        raise _out_of_reach(f"{image_root}/{folder}", error) from error
+    # Object stores have a tag of the content; others a time, under one of these names.
+    names = ("ETag", "etag", "LastModified", "updated", "last_modified", "mtime", "created")
+    known = {
+        name[len(base) :].lstrip("/"): "-".join(str(about[key]) for key in ("size", *names) if about.get(key))
+        for name, about in found.items()
+    }
+    return [known.get(path, "") for path in paths]
+
+
+def _stamp(file: Path) -> str:
+    try:
+        found = file.stat()
+    except OSError:
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _list_local(image_root: str) -> tuple[list[str], list[str], dict[str, str]]:
