@@ -20,7 +20,7 @@ from pipeline.path_types import LocalPath, Place
 from pipeline.settings import PrecomputeSettings
 from pipeline.settings_file import settings_file
 from pipeline.threads import sleep_while_waiting
-from pipeline.views.console import console
+from pipeline.views.console import console, print_notes
 from pipeline.workers.execution import Execution
 from train.settings import BenchmarkSettings, TrainSettings
 
@@ -49,15 +49,14 @@ def main() -> None:
 def datasets(dataset: str, root: str | None, as_json: bool) -> None:
     """List what a data set holds against its published counts, and what else lies in its folder."""
     from pipeline.data.counts import compare_counts
-    from pipeline.views.tables import counts_table, notes_table
+    from pipeline.views.tables import counts_table
 
     counted = compare_counts(dataset, root)
     if as_json:
         click.echo(json.dumps(counted.value(), indent=2))
         return
     console().print(counts_table(counted.rows))
-    if counted.left_out:
-        console().print(notes_table(counted.left_out, "left out"))
+    print_notes(counted.left_out, "left out", stderr=False)
 
 
 @main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"))
@@ -101,20 +100,19 @@ def precompute(
     from pipeline.cache.places import cache_of
     from pipeline.data.datasets import load_several
     from pipeline.precompute import precompute as run
-    from pipeline.views.tables import notes_table, work_table
+    from pipeline.views.tables import work_table
 
     places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
     given = _one_each("--store", stores, datasets)
     stores = [store or cache_of(*place) for store, place in zip(given, places, strict=True)]
     works = list(zip(load_several(places, categories), stores, strict=True))
-    said = console(stderr=True)
     result = run(works, settings, execution, overwrite=overwrite, update=update)
     if result.tasks:
-        said.print(work_table(result))
+        console(stderr=True).print(work_table(result))
     elif execution.dask_report is not None:
         click.echo(f"{execution.dask_report} is not written: there was nothing to compute", err=True)
     for (found, store), cache in zip(works, result.caches, strict=True):
-        said.print(notes_table([*found.census, *cache.notes], f"{found.name}: taken and left out"))
+        print_notes([*found.census, *cache.notes], f"{found.name}: taken and left out")
         for line in cache.bad:
             click.echo(f"skipped: {line}", err=True)
         click.echo(f"{store}: {cache.images} images, {cache.computed} computed now, {len(cache.bad)} skipped")
@@ -157,7 +155,6 @@ def train(
     """
     from pipeline.cache.cache import default_store, open_cache
     from pipeline.cache.places import runs_of
-    from pipeline.views.tables import notes_table
     from train.evaluation.results import results_table
     from train.run import open_run
     from train.run import train as run
@@ -167,8 +164,7 @@ def train(
     folder = out or runs_of(cache.dataset, cache.image_root)
     asked = open_run(store, folder, settings, categories=categories, execution=execution, image_root=root)
     trained = run(asked, seeds, overwrite=overwrite)
-    if trained.notes:
-        console(stderr=True).print(notes_table(trained.notes, "to be known of the data"))
+    print_notes(trained.notes, "to be known of the data")
     console().print(results_table(trained.cells))
     click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 
@@ -209,8 +205,9 @@ def benchmark(
     # A quick look has its own cache, with few normals.
     store = store or (str(folder / "cache.zarr") if asked.quick else cache_of(dataset, root))
     whole = Benchmark(dataset, store, folder, asked, execution, tuple(categories), root, typed(context))
-    results = run_benchmark(whole)
-    for table in comparison_tables(results, ": ".join(filter(None, (dataset, whole.note)))):
+    compared = run_benchmark(whole)
+    print_notes(compared.notes, "to be known of the data")
+    for table in comparison_tables(compared.arms, ": ".join(filter(None, (dataset, whole.note)))):
         console().print(table)
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
 

@@ -63,7 +63,7 @@ def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) 
             (train.category_data, "fit_normals"),
         ):
             patch.setattr(module, name, partial(counted, calls, name, getattr(module, name)))
-        return Finished(asked, run_benchmark(asked), calls)
+        return Finished(asked, run_benchmark(asked).arms, calls)
 
 
 def counted(calls: dict[str, int], name: str, function: Callable[..., object], *args: object) -> object:
@@ -210,7 +210,7 @@ def test_a_finished_cell_is_read_back(finished: Finished, tmp_path: Path) -> Non
     shutil.copytree(finished.asked.out, out)
     (out / "cutswap/poly/seed-1/cell.json").unlink()
     before = changes(out, "*/poly/seed-*/*")
-    assert run_benchmark(replace(finished.asked, out=out)) == finished.arms
+    assert run_benchmark(replace(finished.asked, out=out)).arms == finished.arms
     changed = {name for name, when in changes(out, "*/poly/seed-*/*").items() if when != before.get(name)}
     assert changed and all(name.startswith("cutswap/poly/seed-1/") for name in changed)
 
@@ -220,7 +220,7 @@ def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Pa
     shutil.copytree(finished.asked.out, out)
     before = changes(out, "*/poly/seed-*/cell.json")
     more = replace(finished.asked, out=out, asked=BenchmarkSettings(("untrained", "cutpaste-scar"), 1, quick=True))
-    arms = run_benchmark(more)
+    arms = run_benchmark(more).arms
     assert list(arms) == ["untrained", "cutpaste-scar"] and all(len(cells) == 1 for cells in arms.values())
     assert arms["untrained"] == finished.arms["untrained"][:1]
     after = changes(out, "*/poly/seed-*/cell.json")

@@ -254,6 +254,7 @@ def test_the_commands_say_what_they_took_and_left_out(odd: Path, tmp_path: Path)
     made = invoke("precompute", *place, "--store", store, *size)
     for words in ("normal images to train on", "photo.heic", "copies of another one part/train/OK/copy.png"):
         assert words in " ".join(made.stderr.split()), words
+    assert json.loads(invoke("inspect", store, "--json").stdout)["left_out"] == listed["left_out"]
     trained = invoke("train", store, "--negatives", "none", "--out", str(tmp_path / "run"))
     notes = json.loads((tmp_path / "run/results.json").read_text())["notes"]
     found = {(note["category"], note["what"].partition(":")[0]): note["count"] for note in notes}

@@ -88,7 +88,7 @@ class CachedCategory:
 
     @property
     def stamps(self) -> list[str] | None:
-        """What `pipeline.data.listing.stamps` said of each row's source file when it was last looked at.
+        """What `pipeline.data.content.stamps` said of each row's source file when it was last looked at.
 
         None in a cache of an earlier version.
         """

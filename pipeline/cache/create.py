@@ -69,6 +69,9 @@ def prepare_cache(
     if only_these:
         cache.group.attrs.put(dict(attributes))  # a copy: zarr keeps what it is given, and clears it at the next put
     cache.update_attributes(root=dataset.image_root, versions=_versions())
+    # Not into a finished cache of an earlier version: it may be on a store that this run can only read.
+    if not cache.complete or "left_out" in cache.attributes:
+        cache.update_attributes(left_out=[note.value() for note in dataset.left_out])
     if cache.settings.weights != settings.weights:  # the same file at another place
         cache.update_attributes(settings=settings.to_attributes())
     ready = cache.names()

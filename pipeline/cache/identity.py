@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.category import CachedCategory
+from pipeline.data.content import read_file
 from pipeline.data.datasets import Dataset
-from pipeline.data.listing import read_file
 from pipeline.errors import UserError
 from pipeline.progress import progress
 

@@ -62,7 +62,11 @@ class CategorySummary:
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """A cache and the categories asked for; `root` is where its source images were found."""
+    """A cache and the categories asked for; `root` is where its source images were found.
+
+    left_out: what else lay there at the last run, as JSON values of `pipeline.data.census.Note`; None where a cache of
+    an earlier version does not tell.
+    """
 
     store: str
     dataset: str
@@ -71,6 +75,7 @@ class CacheSummary:
     settings: dict[str, Any]
     weights: str
     versions: dict[str, str]
+    left_out: list[dict[str, Any]] | None
     categories: tuple[CategorySummary, ...]
 
 
@@ -106,6 +111,7 @@ def summarise(store: str, categories: Sequence[str] = ()) -> CacheSummary:
         settings=cache.settings.to_attributes(),
         weights=str(cache.attributes["weights"]),
         versions=dict(cache.attributes["versions"]),
+        left_out=cache.attributes.get("left_out"),
         categories=tuple(map(_summarise_category, chosen)),
     )
 

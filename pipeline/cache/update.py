@@ -16,8 +16,8 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.category import CachedCategory
 from pipeline.cache.identity import changed_rows
 from pipeline.cache.layout import CHUNK, GROWN, images_digest, locate
+from pipeline.data.content import stamps
 from pipeline.data.datasets import Dataset
-from pipeline.data.listing import stamps
 from pipeline.errors import UserError
 
 # Paths that a line names; the others are counted.

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.data.census import Note, left_out, taken
+from pipeline.data.content import read_file
 from pipeline.data.layouts import plain_layout
-from pipeline.data.listing import Listing, absolute, last_part, list_images, read_file
+from pipeline.data.listing import Listing, absolute, last_part, list_images
 from pipeline.data.masks import read_mask
 from pipeline.data.pixels import MOST_PIXELS
 from pipeline.data.published import KNOWN, recognise

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.content import read_file
 from pipeline.data.levels import Levels
-from pipeline.data.listing import read_file
 from pipeline.data.pixels import MOST_PIXELS, decode
 from pipeline.errors import ImageError, UserError
 from pipeline.settings import RESIZES

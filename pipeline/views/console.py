@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
+
+from pipeline.data.census import Note
 
 # No table is cut or folded in a log.
 _WIDE = 2000
@@ -15,3 +18,11 @@ def console(*, stderr: bool = False) -> Console:
     # Not Console.is_terminal: FORCE_COLOR makes that True for a file.
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, width=None if terminal else _WIDE)
+
+
+def print_notes(notes: Sequence[Note], title: str, *, stderr: bool = True) -> None:
+    """Print a table of notes, where there are any."""
+    from pipeline.views.tables import notes_table  # here: it imports what most commands do not need
+
+    if notes:
+        console(stderr=stderr).print(notes_table(notes, title))

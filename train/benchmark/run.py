@@ -7,9 +7,10 @@ Finished cells are kept: the same command continues a stopped benchmark.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from pipeline.cache.cache import find_cache
+from pipeline.data.census import Note
 from pipeline.data.datasets import load
 from pipeline.errors import UserError
 from pipeline.files import write_text
@@ -24,8 +25,16 @@ from train.evaluation.cell_result import CellResult
 from train.run import Run, examined_run, refuse_other_cells, write_results
 
 
-def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
-    """Compute the cells that are missing, write the tables and plots to `out`, and return the cells of each arm.
+@dataclass(frozen=True)
+class Compared:
+    """The outcome of a benchmark: the cells of each arm, and what a user should know of the data behind them."""
+
+    arms: dict[str, list[CellResult]]
+    notes: list[Note]
+
+
+def run_benchmark(benchmark: Benchmark) -> Compared:
+    """Compute the cells that are missing, and write the tables and plots to `out`.
 
     A task is a cell. The scheduler "threads" computes one cell at a time in this process, on all cores. "processes"
     computes as many at once as there are cores, each with one torch thread, which is faster on a CPU.
@@ -33,8 +42,8 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
     ensure_cache(benchmark)
     runs = {arm: open_arm(benchmark, arm) for arm in benchmark.asked.arms}
     # All arms are scored on the same test images.
-    examined = examined_run(next(iter(runs.values()))).examined
-    runs = {arm: run.with_examined(examined) for arm, run in runs.items()}
+    first = examined_run(next(iter(runs.values())))
+    runs = {arm: run.with_examined(first.examined) for arm, run in runs.items()}
     with ExitStack() as stack:
         stack.enter_context(owned(benchmark.out))
         for run in runs.values():
@@ -45,7 +54,7 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, list[CellResult]]:
         record = not benchmark.asked.quick
         arms = {arm: write_results(run, list(benchmark.seeds), record=record) for arm, run in runs.items()}
         _write_report(benchmark, runs, arms)
-    return arms
+    return Compared(arms, first.notes)
 
 
 def ensure_cache(benchmark: Benchmark) -> None:
