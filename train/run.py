@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.backbones.inference import for_inference
@@ -22,7 +23,7 @@ from pipeline.progress import progress
 from pipeline.setting import as_toml, asked
 from pipeline.threads import torch_threads
 from pipeline.workers.execution import Execution
-from train.calibration import calibrate
+from train.calibration import calibrate, rounded
 from train.category_data import CategoryData
 from train.detector import Detector
 from train.evaluate import evaluate
@@ -182,7 +183,8 @@ def _compute_cell(run: Run, data: CategoryData, seed: int, cell: CellFolder) -> 
     result = CellResult(run.cache.dataset, name, seed, len(data.trained_on.rows), len(tests), detector.threshold)
     if len(tests):
         found = evaluate(detector, tests)
-        cell.write_scores(tests.samples, found.decision_scores, found.scores.image)
+        told = np.array([rounded(score) for score in found.decision_scores.tolist()])
+        cell.write_scores(tests.samples, told, found.scores.image)
         plot_scores(cell.scores_plot, tests.labels, found.decision_scores, detector.threshold, name)
         plot_maps(cell.maps_plot, tests, found, detector.threshold)
         result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
