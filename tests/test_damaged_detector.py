@@ -17,7 +17,6 @@ from train.detector import Detector
 from train.run import open_run, train
 from train.settings import TrainSettings
 
-
 SETTINGS = TrainSettings(steps=1, batch_size=2, crop=32, coreset=30)
 
 
@@ -144,5 +143,5 @@ def test_a_damaged_checkpoint_is_told_in_one_line(sound: Path, small_cache: Smal
     data[len(data) // 2] ^= 1
     (cell / "checkpoint.pt").write_bytes(data)
     cpu = Execution(device="cpu")
-    with pytest.raises(UserError, match="checkpoint.pt cannot be read: delete it"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt cannot be read: delete it"):
         train(open_run(small_cache.store, run, SETTINGS, categories=["poly"], execution=cpu, resume=True))

@@ -80,7 +80,8 @@ def _inside(folder: Path, below: Below) -> tuple[list[str], list[Note]]:
         but = f" but what lies below --out ({len(own)} files), where nothing is ever scored" if own else ""
         raise UserError(f"no image below {folder}{but}: give image files, or a folder that holds some")
     kinds = {_OWN: sorted(own)} | by_reason(beside)
-    return images, [*notes_of("", kinds), *unlisted(replace(listing, others=others))]
+    passed_over = {name: why for name, why in listing.passed_over.items() if folder / name not in below}
+    return images, [*notes_of("", kinds), *unlisted(replace(listing, others=others, passed_over=passed_over))]
 
 
 def with_overlays(files: Iterable[tuple[Path, str]], foreign: Iterable[str] = ()) -> Iterator[tuple[Path, str]]:
