@@ -215,7 +215,7 @@ def benchmark(
 @main.command()
 @click.argument("run", type=LocalPath(exists=True))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...", type=Place())
-@click.option("--out", type=LocalPath(), default=Path("predictions"), help="For table and overlays.")
+@click.option("--out", type=LocalPath(file_okay=False), default=Path("predictions"), help="For table and overlays.")
 @click.option("--pictures", type=click.Choice(("all", "anomalous", "none")), default="all", help="Overlays to write.")
 @options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
 @settings_file
@@ -224,11 +224,11 @@ def predict(run: Path, images: Sequence[str], out: Path, pictures: str, executio
     from train.deploy.predict import predict as score
 
     found = score(run, images, out, execution, pictures=pictures)
-    lines = found.lines
     for line in (*(note.line for note in found.left_out), *(f"skipped: {bad}" for bad in found.bad)):
         click.echo(line, err=True)
-    said = f"{sum(line.anomalous for line in lines)} of {len(lines)} images anomalous"
-    click.echo(f"{out / 'predictions.csv'}: {said}; {sum(line.drawn for line in lines)} overlays in {out / 'overlays'}")
+    said = f"{sum(bool(line.anomalous) for line in found.scored)} of {len(found.scored)} images anomalous"
+    drawn = sum(line.drawn for line in found.lines)
+    click.echo(f"{out / 'predictions.csv'}: {said}; {drawn} overlays in {out / 'overlays'}")
 
 
 @main.command()
@@ -297,7 +297,7 @@ def export() -> None:
 @export.command("negatives")
 @STORE
 @CATEGORY
-@click.option("--out", type=LocalPath(), default=Path("negatives"), help="Folder for the negatives.")
+@click.option("--out", type=LocalPath(file_okay=False), default=Path("negatives"), help="Folder for the negatives.")
 @click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of their sources."""

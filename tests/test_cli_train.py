@@ -285,6 +285,37 @@ def test_a_cache_is_given_as_an_argument_or_an_option(
     assert command[0] == "inspect" or (tmp_path / "out").is_dir()
 
 
+def test_a_category_that_is_named_twice_counts_once(small_cache: SmallCache, tmp_path: Path) -> None:
+    twice = ("--category", "poly", "--category", "poly,poly")
+    said = invoke("inspect", small_cache.store, *twice, "--json")
+    assert [one["name"] for one in json.loads(said.stdout)["categories"]] == ["poly"]
+    said = invoke("export", "negatives", small_cache.store, *twice, "--out", tmp_path / "out")
+    assert said.stdout == f"20 negatives and negatives.csv in {tmp_path / 'out'}\n"
+    assert len([*tmp_path.glob("out/poly/*.png")]) == 20
+    place = ("--dataset", "folder", "--root", small_cache.root, "--store", small_cache.store)
+    settings = ("--image-size", 64, "--pairs", 4, "--stages", "blocks.1,blocks.2,blocks.4,blocks.6")
+    assert "5 images, 0 computed now" in invoke("precompute", *place, *settings, *twice).stdout
+    trained = invoke("train", small_cache.store, *twice, "--negatives", "none", "--out", tmp_path / "run")
+    assert trained.exit_code == 0 and [path.name for path in tmp_path.glob("run/*/")] == ["poly"]
+
+
+def test_negatives_and_pages_of_before_go_and_other_files_stay(small_cache: SmallCache, tmp_path: Path) -> None:
+    for command, first, second in (
+        (("export", "negatives", small_cache.store, "--out"), "poly/000000-000-blocks.1-0.png", "mono"),
+        (("inspect", small_cache.store, "--html"), "images/1-poly/000000.jpg", "images/1-mono"),
+    ):
+        out = tmp_path / command[0]
+        out.mkdir()
+        assert invoke("inspect", small_cache.store, "--image", "poly/train/good/000", "--html", out).exit_code in (0, 2)
+        (out / "mine").write_text("mine")
+        assert invoke(*command, out, "--category", "poly").exit_code == 0
+        assert (out / first).exists()
+        (out / first).with_name("mine").write_text("mine")
+        assert invoke(*command, out, "--category", "mono").exit_code == 0
+        assert [*(out / first).parent.iterdir()] == [(out / first).with_name("mine")]
+        assert (out / "mine").exists() and any((out / second).iterdir())
+
+
 def test_two_different_caches_are_one_too_many(small_cache: SmallCache) -> None:
     assert_one_line(
         invoke("inspect", small_cache.store, "--store", "other.zarr"), "two caches", "other.zarr", "give one"

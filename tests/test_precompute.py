@@ -290,6 +290,21 @@ def test_unreadable_images_can_be_skipped(damaged_root: Path, elpv: Files, tmp_p
             np.testing.assert_array_equal(values[[0, 3]], whole[name][[0, 3]], err_msg=name)
 
 
+def test_what_is_skipped_is_never_counted_as_computed(damaged_root: Path, elpv: Files, tmp_path: Path) -> None:
+    def counts(**options: Any) -> tuple[int, int, int]:
+        report = run(tmp_path / "c.zarr", damaged_root, bad_images="skip", **options)
+        return report.images, report.computed, len(report.bad)
+
+    assert counts() == (4, 2, 2)
+    assert counts() == (4, 0, 0)
+    assert counts(update=True) == (4, 0, 2)
+    place(damaged_root, "poly/train/good", elpv["poly"][0][:2])
+    assert counts(update=True) == (4, 1, 1)
+    place(damaged_root, "poly/train/good/more", elpv["poly"][0][4:5])
+    assert counts() == (5, 1, 1)
+    assert counts(overwrite=True) == (5, 4, 1)
+
+
 def test_a_block_without_a_readable_image_can_be_skipped(damaged_root: Path, tmp_path: Path) -> None:
     for name in ("000.png", "003.png"):
         (damaged_root / "poly/train/good" / name).unlink()

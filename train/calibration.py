@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,13 @@ from train.scorers.standardise import FUSIONS, Standardiser, fit_standardiser
 _ENOUGH_TO_TRUST = 10
 
 
-# Of scores, when they are held against the threshold.
-_DECIMALS = 4
+# Of scores and thresholds, when they are compared and where they are told: a reader of both comes to our verdict.
+DECIMALS = 4
+
+
+def rounded(score: float) -> float:
+    """A score or a threshold as it is compared and told."""
+    return round(score, DECIMALS)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Calibration:
     """Scales and threshold, from the held-out normals and, for the trust in the localiser, from their negatives.
 
     cells: of distances and logits; standardisers: of the recipe's members and control; map_range: of the normals' maps
-    the median of their medians, and the largest value; threshold: on the scale of the score that decides.
+    the median of their medians, and the largest value; threshold: on the scale of the score that decides, rounded,
+    though not in detectors of earlier versions.
     """
 
     cells: CellScale
@@ -43,7 +50,7 @@ class Calibration:
 
         The threshold is the score of a held-out normal, which must not exceed it on another machine.
         """
-        return round(score, _DECIMALS) > round(self.threshold, _DECIMALS)
+        return rounded(score) > rounded(self.threshold)
 
     def scores(self, recipe: Recipe, found: Evidence) -> tuple[dict[str, Tensor], Tensor]:
         """Scores (B,) float64 by name, those that fuse the others too, and the cells (B,h,w) that the map shows."""
@@ -71,7 +78,9 @@ def calibrate(fitted: Fitted, held_out: Images, negatives: Images, height: int, 
     maps = (smooth_maps(one, height, recipe.blur) for one in cells.split(1))
     medians, largest = zip(*((float(one.median()), float(one.max())) for one in maps), strict=True)
     map_range = float(np.median(medians)), max(largest)
-    threshold = threshold_at(scores[recipe.deciding_score].numpy(), false_alarms)
+    # Up, so that no normal which is not above it becomes so where either is rounded.
+    whole = 10**DECIMALS
+    threshold = math.ceil(threshold_at(scores[recipe.deciding_score].numpy(), false_alarms) * whole) / whole
     return Calibration(scale, standardisers, map_range, threshold)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, replace
 
+import numpy as np
+
 from pipeline.backbones.inference import for_inference
 from pipeline.progress import progress
 from pipeline.threads import torch_threads
-from train.calibration import calibrate
+from train.calibration import calibrate, rounded
 from train.category_data import CategoryData
 from train.cell_folder import CellFolder
 from train.detector import Detector
@@ -43,7 +45,8 @@ def make_cell(
         result = CellResult(dataset, data.category.name, seed, *counts, detector.threshold)
         if len(data.tests):
             found = evaluate(detector, data.tests)
-            folder.write_scores(data.tests.samples, found.decision_scores, found.scores.image)
+            told = np.array([rounded(score) for score in found.decision_scores.tolist()])
+            folder.write_scores(data.tests.samples, told, found.scores.image)
             _plot(data, found, detector.threshold, folder)
             result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
         folder.write(result)

@@ -18,16 +18,17 @@ from pipeline.backbones.load import StateDict, load_backbone
 from pipeline.data.images import Decoding, read_rgb, resize_rgb
 from pipeline.data.levels import Levels
 from pipeline.device import choose_device
-from pipeline.errors import UserError
-from pipeline.files import write_tensors
+from pipeline.errors import UserError, one_line
+from pipeline.files import read_tensors, write_tensors
 from pipeline.settings import PrecomputeSettings
-from train.calibration import Calibration
+from train.calibration import Calibration, rounded
 from train.earlier_detectors import EARLIER, bring_up
 from train.features.extract import Images, Item, as_it_is
 from train.localiser.network import Localiser
 from train.recipe import Recipe
 from train.run_folder import find_detector
 from train.scorers.cells import CellScale
+from train.scorers.finite import not_finite
 from train.scorers.fitted import Evidence, Fitted
 from train.scorers.gaussian import Gaussian
 from train.scorers.maps import smooth_maps
@@ -53,8 +54,9 @@ class Scores:
 class Prediction:
     """What a detector says of an image.
 
-    path: as it was given, None for an array. score: on the scale of threshold, above which it is anomalous. map: (H,W)
-    float32 at the detector's image size, 0 or more, higher where the image is unlike the normals.
+    path: as it was given, None for an array. score: on the scale of threshold, above which it is anomalous; both are
+    rounded to 4 decimals. map: (H,W) float32 at the detector's image size, 0 or more, higher where the image is unlike
+    the normals.
     """
 
     path: str | None
@@ -91,7 +93,7 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """On the scale of `decision_scores`; an image above it is anomalous."""
+        """On the scale of `decision_scores`; an image above it is anomalous (`Calibration.exceeds`)."""
         return self.calibration.threshold
 
     @classmethod
@@ -164,7 +166,8 @@ class Detector:
         for found in self.fitted.each(numbered(), self._load):
             scores, maps = self.judge(found)
             for score, anomaly_map in zip(scores[self.recipe.deciding_score].tolist(), maps.numpy(), strict=True):
-                yield Prediction(paths.popleft(), score, self.threshold, self.calibration.exceeds(score), anomaly_map)
+                verdict = self.calibration.exceeds(score)
+                yield Prediction(paths.popleft(), rounded(score), rounded(self.threshold), verdict, anomaly_map)
 
     def _load(self, numbered: tuple[int, Source]) -> NDArray[np.uint8]:
         number, image = numbered
@@ -176,17 +179,30 @@ class Detector:
 def _read(path: Path, device: torch.device) -> Detector:
     """What `save` wrote, now or as formats 3 (commit 091a564) to 5; UserError for another file or another format."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler met
-        raise UserError(f"{path} cannot be read as a detector: train again") from error
+        state = read_tensors(path, device)
+    except Exception as error:  # read_tensors raises whatever an unpickler met
+        reason = one_line(error)
+        raise UserError(f"{path} is damaged or no detector ({reason}): copy it again, or train again") from error
     found = state.get("format") if isinstance(state, dict) else None
     if found is None:
         raise UserError(f"{path} is no detector: train again")
     if found not in (*EARLIER, FORMAT):
         known = f"this version reads {', '.join(map(str, EARLIER))} and {FORMAT}"
         raise UserError(f"{path} is of format {found}, {known}: train again, or use the version that wrote it")
+    try:
+        # One that was of a format before 6 has no variance beside its directions, which is kept as an infinite one.
+        if wrong := list(not_finite(state, endless="rest")):
+            raise UserError(f"{path} holds values that are not finite ({', '.join(wrong[:3])}): train again")
+        return _made_of(path, state, device)
+    except UserError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no whole detector ({one_line(error)}): train again") from error
+
+
+def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Detector:
     precomputed = PrecomputeSettings.from_attributes(state["cache"])
-    if found != FORMAT:
+    if state["format"] != FORMAT:
         state = bring_up(path, state, precomputed.backbone)
     plain = load_backbone(precomputed.backbone, "none").to(device)
     plain.load_state_dict(state["pretrained"])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.files import write_csv, write_tensors
+from pipeline.files import read_tensors, write_csv, write_tensors
 from pipeline.progress import Advance
 from pipeline.threads import CORES
 from train.cell_folder import CellFolder
@@ -102,12 +102,12 @@ def _restore(checkpoint: Path, trained: dict[str, nn.Parameter], optimiser: torc
     if not checkpoint.exists():
         return 0
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = read_tensors(checkpoint)
         step, weights, steps_of = int(state["step"]), state["weights"], state["optimiser"]
         if {name: w.shape for name, w in weights.items()} != {name: p.shape for name, p in trained.items()}:
             raise ValueError("it holds the weights of another network")
         optimiser.load_state_dict(steps_of)
-    except Exception as error:  # torch.load raises whatever its unpickler met
+    except Exception as error:  # read_tensors raises whatever an unpickler met
         raise UserError(f"{checkpoint} cannot be read: delete it, and training starts anew") from error
     for name, parameter in trained.items():
         parameter.copy_(weights[name])

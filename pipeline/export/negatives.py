@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import UserError
-from pipeline.files import replacing_folder
+from pipeline.files import fitting, replacing_folder
 from pipeline.swap import swap_patches
 
 _ARRAYS = ("images", "paths", "valid", "pairs", "relaxed")
@@ -43,7 +43,7 @@ def export_negatives(store: str, out: Path, categories: Sequence[str] = (), per_
                     for level, stage in enumerate(category.settings.stages):
                         for pair in range(per_stage):
                             box = arrays["pairs"][i, level, pair]
-                            path = f"{category.name}/{stem}-{stage}-{pair}.png"
+                            path = f"{category.name}/{fitting(f'{stem}-{stage}-{pair}.png')}"
                             Image.fromarray(swap_patches(arrays["images"][i], box)).save(new / path)
                             relaxed = int(arrays["relaxed"][i, level, pair])
                             table.writerow([path, source, stage, pair, *box.tolist(), relaxed])

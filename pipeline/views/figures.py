@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.summary import ImageRecord, find_image, read_image, top_shares
-from pipeline.files import replacing
+from pipeline.files import fitting, replacing
 from pipeline.settings import PrecomputeSettings
 from pipeline.swap import swap_patches
 
@@ -89,7 +89,7 @@ def draw_image(store: str, wanted: str, categories: Sequence[str], folder: Path)
     `folder`, is overwritten.
     """
     record = read_image(store, *find_image(store, wanted, categories))
-    name = f"{record.category}-{PurePosixPath(record.path).stem}.png"
+    name = fitting(f"{record.category}-{PurePosixPath(record.path).stem}.png")
     return image_figure(record, open_cache(store)[record.category].settings, folder / name)
 
 

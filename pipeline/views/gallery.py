@@ -19,7 +19,7 @@ from rich.filesize import decimal
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.summary import CacheSummary, ImageRecord, read_images, summarise, top_shares
-from pipeline.files import replacing_folder
+from pipeline.files import fitting, replacing_folder
 from pipeline.progress import progress
 from pipeline.settings import PrecomputeSettings
 from pipeline.swap import swap_patches
@@ -74,7 +74,8 @@ def write_gallery(store: str, out: Path, categories: Sequence[str] = ()) -> Path
     """Write `out`/index.html and the pictures in `out`/images; returns the page.
 
     Shows 24 images per category, evenly spread over those computed, and the summary of the whole category. Files of
-    the same names are replaced. UserError where there is no cache or no such category.
+    the same names are replaced, and those of an earlier gallery go. UserError where there is no cache or no such
+    category.
     """
     summary = summarise(store, categories)
     chosen = open_cache(store).choose(categories)
@@ -83,7 +84,7 @@ def write_gallery(store: str, out: Path, categories: Sequence[str] = ()) -> Path
     shown = sum(map(len, rows.values()))
     with replacing_folder(out, last=_PAGE) as new, progress("gallery", shown, "images") as advance:
         for number, category in enumerate(chosen, 1):
-            folder = f"images/{number}-{re.sub('[^a-z0-9]+', '-', category.name.lower())}"
+            folder = f"images/{fitting(f'{number}-' + re.sub('[^a-z0-9]+', '-', category.name.lower()))}"
             (new / folder).mkdir(parents=True)
             for record in read_images(category, rows[category.name]):
                 cards[category.name].append(_make_card(record, category.settings, new, folder))

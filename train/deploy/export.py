@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.files import replacing
+from train.calibration import DECIMALS
 from train.detector import Detector
 
 
 class DetectorProgram(nn.Module):
-    """Images (B,3,S,S) uint8 to the scores (B,) that decide and anomaly maps (B,S,S), float32, in torch only."""
+    """Images (B,3,S,S) uint8 to the scores (B,) that decide, rounded, and maps (B,S,S), both float32."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -24,7 +25,7 @@ class DetectorProgram(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score."""
         scores, maps = self.detector.judge(self.detector.fitted.evidence(images, at_once=True))
-        return scores[self.detector.recipe.deciding_score].float(), maps
+        return scores[self.detector.recipe.deciding_score].double().round(decimals=DECIMALS).float(), maps
 
 
 def export_model(detector: Detector, out: Path) -> None:

@@ -6,24 +6,27 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.census import Note, by_reason, notes_of, unlisted
-from pipeline.data.ground_truth import beside_photographs
+from pipeline.data.census import Note
 from pipeline.data.images import Decoding, read_rgb
-from pipeline.data.listing import list_images
-from pipeline.errors import ImageError, UserError
-from pipeline.files import replacing_folder, write_csv
+from pipeline.errors import ImageError, UserError, one_line
+from pipeline.files import files_of, refuse_in_the_way, replacing_folder, write_csv
 from pipeline.progress import progress
 from pipeline.threads import CORES
 from pipeline.workers.execution import Execution
+from train.calibration import DECIMALS, rounded
+from train.deploy.inputs import find_inputs, with_overlays
 from train.deploy.overlay import write_overlay
 from train.detector import Detector, Prediction
 
 _TABLE = "predictions.csv"
+_COLUMNS = ("path", "score", "threshold", "anomalous", "status")
+_OVERLAYS = "overlays"
 
 # Overlays that wait to be drawn, per thread: each holds an image and its map.
 _WAITING = 4
@@ -34,32 +37,49 @@ _DRAWN: dict[str, tuple[bool, ...]] = {"all": (False, True), "anomalous": (True,
 
 @dataclass(frozen=True)
 class Line:
-    """What is said of an image; all but the last is a line of the table.
+    """What is said of a file; all but the last is a line of the table.
 
-    path as the user gave it; score on the detector's scale; anomalous above its threshold; whether an overlay was
-    written.
+    path as the user gave it; score and threshold on the detector's scale, rounded; anomalous: whether the score is
+    above it; status: "ok", or why there is no score; drawn: whether an overlay was written.
     """
 
     path: str
-    score: float
-    anomalous: bool
+    score: float | None
+    threshold: float
+    anomalous: bool | None
+    status: str
     drawn: bool
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        """It in the table, where the numbers are as they were compared."""
+        anomalous = None if self.anomalous is None else int(self.anomalous)
+        return self.path, _decimal(self.score), _decimal(self.threshold), anomalous, self.status
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The outcome of `predict`: the table's lines, a line for each image that was skipped, and what was no image."""
+    """The outcome of `predict`: the table's lines, and what was no image."""
 
     lines: list[Line]
-    bad: list[str]
     left_out: list[Note]
+
+    @property
+    def scored(self) -> list[Line]:
+        """The lines of images that have a score."""
+        return [line for line in self.lines if line.score is not None]
+
+    @property
+    def bad(self) -> list[str]:
+        """A line for each image that was skipped."""
+        return [f"{line.path}: {line.status}" for line in self.lines if line.score is None]
 
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """Pixels (size,size,3) uint8 of a file, and the name of its overlay."""
+    """Pixels (size,size,3) uint8 of a file, its place among the files, and the name of its overlay."""
 
-    path: Path
+    number: int
     overlay: str
     pixels: NDArray[np.uint8]
 
@@ -76,14 +96,17 @@ def predict(
 
     execution: the device, the most pixels of an image, and what to do with a bad one: with "stop" the first raises
     ImageError. pictures: "all", "anomalous" or "none", the images that get an overlay. Until all images are scored, an
-    earlier table and its overlays stay. Images are read, scored and drawn a bounded number ahead, in threads.
+    earlier table and its overlays stay; then they go. UserError where `out` holds something, but no prediction.
+    Images are read, scored and drawn a bounded number ahead, in threads.
     """
     execution = execution or Execution()
+    own = _own_files(out)
+    found, left_out = find_inputs(targets, out)
+    files = list(with_overlays(found, _foreign(out, own)))
+    if _DRAWN[pictures]:
+        refuse_in_the_way(out, _TABLE, [f"{_OVERLAYS}/{overlay}" for _, overlay in files])
     detector = Detector.load(run, execution.device)
-    left_out: list[Note] = []
-    files = list(_with_overlays(_files(targets, left_out)))
-    lines: list[Line] = []
-    bad: list[str] = []
+    lines: dict[int, Line] = {}
     drawing: deque[Future[None]] = deque()
     with (
         replacing_folder(out, last=_TABLE) as new,
@@ -92,78 +115,86 @@ def predict(
         ThreadPoolExecutor(CORES.count, "overlays") as threads,
         progress("predict", len(files), "images") as advance,
     ):
-        decoding = replace(detector.decoding, most_pixels=execution.max_pixels)
-        read = _read_ahead(files, decoding, execution.bad_images, bad)
-        for image, prediction in _scored(detector, read):
+        read = _read_ahead(files, replace(detector.decoding, most_pixels=execution.max_pixels))
+        good = _without_bad(read, files, rounded(detector.threshold), execution.bad_images, lines)
+        for image, prediction in _scored(detector, good):
             drawn = prediction.anomalous in _DRAWN[pictures]
             if drawn:
-                file = new / "overlays" / image.overlay
+                file = new / _OVERLAYS / image.overlay
                 what = image.pixels, prediction.map, detector.calibration.map_range
                 drawing.append(threads.submit(write_overlay, file, *what))
             if len(drawing) > _WAITING * CORES.count:
                 drawing.popleft().result()
-            lines.append(Line(str(image.path), prediction.score, prediction.anomalous, drawn))
+            path = str(files[image.number][0])
+            verdict = prediction.score, prediction.threshold, prediction.anomalous
+            lines[image.number] = Line(path, *verdict, "ok", drawn)
             advance(1)
-        if bad:
-            advance(len(bad))
+        if bad := sum(line.score is None for line in lines.values()):
+            advance(bad)
         for waiting in drawing:
             waiting.result()
-        rows = [(line.path, line.score, int(line.anomalous)) for line in lines]
-        write_csv(new / _TABLE, [("path", "score", "anomalous"), *rows])
-    return Predicted(lines, bad, left_out)
+        ordered = [lines[number] for number in range(len(files))]
+        write_csv(new / _TABLE, [_COLUMNS, *(line.row for line in ordered)])
+    return Predicted(ordered, left_out)
 
 
-def _files(targets: Sequence[str], left_out: list[Note]) -> Iterator[tuple[Path, str]]:
-    """Every image file, and the name its overlay starts from; into `left_out` what else lies in the folders."""
-    for target in map(Path, targets):
-        if target.is_dir():
-            listing = list_images(str(target))
-            beside = beside_photographs(listing.files, twins=False)
-            found = [name for name in listing.files if name not in beside]
-            left_out += [*notes_of("", by_reason(beside)), *unlisted(listing)]
-            if not found:
-                raise UserError(f"no image below {target}: give image files, or a folder that holds some")
-            yield from ((target / name, name) for name in found)
-        elif target.is_file():
-            yield target, target.name
-        elif target.exists():
-            raise UserError(f"{target} is no regular file: give image files or folders")
-        else:
-            raise UserError(f"{target} does not exist: give image files or folders")
+def _decimal(value: float | None) -> Decimal | None:
+    """A number with all its decimals; as a text, one below 0 would be taken for a formula."""
+    return None if value is None else Decimal(f"{value:z.{DECIMALS}f}")
 
 
-def _with_overlays(files: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
-    """Every file, and a JPEG name for it; two sources that would share one get a number."""
-    taken: set[str] = set()
-    for path, name in files:
-        stem = str(Path(name).with_suffix(""))
-        overlay, number = f"{stem}.jpg", 1
-        while overlay in taken:
-            number += 1
-            overlay = f"{stem}-{number}.jpg"
-        taken.add(overlay)
-        yield path, overlay
+def _own_files(out: Path) -> frozenset[str]:
+    """What earlier predictions wrote to a folder; UserError where it is not one for predictions."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is no folder: give another --out")
+    if (own := files_of(out, _TABLE)) is not None:
+        return own
+    # Hidden files are the system's, or what a killed `predict` left.
+    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise UserError(
+            f"{out} holds something, but no prediction of this version: give --out a new folder, or empty this one"
+        )
+    return frozenset()
 
 
-def _read_ahead(
-    files: Iterable[tuple[Path, str]], decoding: Decoding, bad_images: str, bad: list[str]
-) -> Iterator[_Image]:
-    """The files that can be read, in their order; a line in `bad` for each of the others, or ImageError."""
+def _foreign(out: Path, own: frozenset[str]) -> Iterator[str]:
+    """Files that others put among the overlays, which keep their names."""
+    for path in (out / _OVERLAYS).rglob("*"):
+        if not path.is_dir() and path.relative_to(out).as_posix() not in own:
+            yield path.relative_to(out / _OVERLAYS).as_posix()
 
-    def read(file: tuple[Path, str]) -> _Image | ImageError:
-        path, name = file
+
+def _read_ahead(files: Iterable[tuple[Path, str]], decoding: Decoding) -> Iterator[_Image | ImageError]:
+    """The files in their order, or what is wrong with them."""
+
+    def read(numbered: tuple[int, tuple[Path, str]]) -> _Image | ImageError:
+        number, (path, overlay) = numbered
         try:
-            return _Image(path, name, read_rgb(path, decoding))
+            return _Image(number, overlay, read_rgb(path, decoding))
         except ImageError as error:
             return error
 
-    for found in CORES.spread(read, files):
+    return CORES.spread(read, enumerate(files))
+
+
+def _without_bad(
+    read: Iterable[_Image | ImageError],
+    files: Sequence[tuple[Path, str]],
+    threshold: float,
+    bad_images: str,
+    lines: dict[int, Line],
+) -> Iterator[_Image]:
+    """The images; a line for each file that is none, or ImageError."""
+    for number, found in enumerate(read):
         if isinstance(found, _Image):
             yield found
         elif bad_images == "stop":
-            raise ImageError(f"{found}, or give --bad-images skip") from found
+            raise ImageError(f"{one_line(found)}, or give --bad-images skip") from found
         else:
-            bad.append(str(found))
+            path = files[number][0]
+            # A file of the working directory is called ./x there.
+            reason = str(found).removeprefix("./").removeprefix(f"{path}: ")
+            lines[number] = Line(str(path), None, threshold, None, one_line(ImageError(reason)), False)
 
 
 def _scored(detector: Detector, images: Iterable[_Image]) -> Iterator[tuple[_Image, Prediction]]:

@@ -1,6 +1,9 @@
-"""Large tensors in chunks of bounded memory, and the check that every value is finite."""
+"""Large tensors in chunks of bounded memory, and the checks that every value is finite."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -27,3 +30,22 @@ def finite(embeddings: Tensor) -> Tensor:
 def finite_tensor(embeddings: NDArray[np.float32]) -> Tensor:
     """A float64 tensor of an array; ValueError where a value is not finite."""
     return finite(torch.from_numpy(np.array(embeddings, dtype=np.float64)))
+
+
+def not_finite(values: object, endless: str, name: str = "") -> Iterator[str]:
+    """The names, such as ``scorers.gaussian.mean``, of numbers and tensors that hold a value which is not finite.
+
+    endless: a name whose values may be infinite, though not below 0.
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from not_finite(value, endless, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, list | tuple):
+        for place, value in enumerate(values):
+            yield from not_finite(value, endless, f"{name}.{place}")
+    elif isinstance(values, float | Tensor):
+        # By numpy: torch would wake its threads for every small tensor, which takes longer than to read the file.
+        found = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+        sound = np.isfinite(found) | (found == math.inf) if name.endswith(f".{endless}") else np.isfinite(found)
+        if not sound.all():
+            yield name
