@@ -21,11 +21,12 @@ from pipeline.files import write_json, write_text
 from pipeline.progress import progress
 from pipeline.setting import as_toml, asked
 from pipeline.threads import torch_threads
+from pipeline.views.drawing import try_to_draw
 from pipeline.workers.execution import Execution
 from train.calibration import calibrate
 from train.category_data import CategoryData
 from train.detector import Detector
-from train.evaluate import evaluate
+from train.evaluate import Evaluation, evaluate
 from train.evaluation.cell_result import CellResult
 from train.evaluation.examine import examine
 from train.evaluation.results import summarise
@@ -39,7 +40,6 @@ from train.scorers.fit import fit_normals
 from train.scorers.fitted import Fitted
 from train.settings import FinetuneSettings, Settings, TrainSettings
 from train.split import Split, split_all
-from train.views.plots import plot_maps, plot_scores
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,24 @@ def _compute_cell(run: Run, data: CategoryData, seed: int, cell: CellFolder) -> 
     if len(tests):
         found = evaluate(detector, tests)
         cell.write_scores(tests.samples, found.decision_scores, found.scores.image)
-        plot_scores(cell.scores_plot, tests.labels, found.decision_scores, detector.threshold, name)
-        plot_maps(cell.maps_plot, tests, found, detector.threshold)
+        _draw(cell, tests, found, detector.threshold, name)
         result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
     cell.write(result)
+
+
+def _draw(cell: CellFolder, tests: TestSet, found: Evaluation, threshold: float, title: str) -> None:
+    def scores() -> None:
+        from train.views.plots import plot_scores  # here: matplotlib starts in the style of `try_to_draw`
+
+        plot_scores(cell.scores_plot, tests.labels, found.decision_scores, threshold, title)
+
+    def maps() -> None:
+        from train.views.plots import plot_maps
+
+        plot_maps(cell.maps_plot, tests, found, threshold)
+
+    try_to_draw(scores, cell.scores_plot)
+    try_to_draw(maps, cell.maps_plot)
 
 
 def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:
