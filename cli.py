@@ -299,7 +299,7 @@ def export() -> None:
 @STORE
 @CATEGORY
 @click.option("--out", type=LocalPath(), default=Path("negatives"), help="Folder for the negatives.")
-@click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")
+@click.option("--per-stage", type=click.IntRange(1, 1000), default=1, help="Negatives per image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of their sources."""
     from pipeline.cache.cache import default_store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import io
 import json
@@ -22,6 +23,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Folders above it are made.
     """
+    if path.is_dir():  # before the work that goes into the file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -36,9 +39,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+    """Write UTF-8 text, atomically; bytes of a name that are no UTF-8 become \\udc.. in it."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -7,6 +7,7 @@ filesystem documents.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ _EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
 _EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
 # Exceptions of these packages mean that the remote side is unreachable, refuses or closes the connection.
 _PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"})
+# Of each of the five times that s3fs asks a server that does not answer: a minute in all.
+_SECONDS = 12
 
 # gcsfs logs every failure with a traceback, in addition to the error that it raises.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
@@ -35,7 +38,25 @@ def options(url: str) -> dict[str, Any]:
     if url.startswith(("s3://", "s3a://")):
         # Else s3fs asks for the size of an object before it reads it: twice the requests.
         chosen["max_concurrency"] = 1
+        chosen["config_kwargs"] = _patience()
     return chosen
+
+
+def _patience() -> dict[str, Any]:
+    """How long botocore waits, and how often it asks; s3fs asks again by itself, so that both would ask 25 times."""
+    from s3fs import core
+
+    waits: dict[str, Any] = {"connect_timeout": _SECONDS, "read_timeout": _SECONDS}
+    if hasattr(core, "set_custom_error_handler") and "AWS_MAX_ATTEMPTS" not in os.environ:
+        waits["retries"] = {"total_max_attempts": 1}
+        core.set_custom_error_handler(_is_servers_fault)
+    return waits
+
+
+def _is_servers_fault(error: Exception) -> bool:
+    """Whether an error of an object store may be gone when it is asked again."""
+    answer = getattr(error, "response", None) or {}
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
 
 
 def need_extra(url: str) -> None:
