@@ -38,8 +38,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def in_memory(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, for what torch writes: on a full disk it would abort the process or hide the cause."""
+    with replacing(path) as file:
+        content = io.BytesIO()
+        yield content
+        file.write(content.getbuffer())
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically; bytes of a name that are no UTF-8 become \\udc.. in it."""
+    r"""Write UTF-8 text, atomically; bytes of a name that are no UTF-8 become \udc.. in it."""
     with replacing(path) as file:
         file.write(text.encode(errors="backslashreplace"))
 
@@ -68,7 +77,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write what `torch.load(path, weights_only=True)` reads back, atomically."""
     import torch  # here, because torch takes seconds to import and most writers do not need it
 
-    with replacing(path) as file:
+    with in_memory(path) as file:
         torch.save(dict(content), file)
 
 

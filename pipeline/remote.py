@@ -7,7 +7,6 @@ filesystem documents.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -19,8 +18,8 @@ _EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
 _EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
 # Exceptions of these packages mean that the remote side is unreachable, refuses or closes the connection.
 _PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"})
-# Of each of the five times that s3fs asks a server that does not answer: a minute in all.
-_SECONDS = 12
+# With the pauses between five of them a minute in all.
+_SECONDS = 10
 
 # gcsfs logs every failure with a traceback, in addition to the error that it raises.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
@@ -43,20 +42,14 @@ def options(url: str) -> dict[str, Any]:
 
 
 def _patience() -> dict[str, Any]:
-    """How long botocore waits, and how often it asks; s3fs asks again by itself, so that both would ask 25 times."""
+    """How long botocore waits for an answer, each of the five times that it asks; then the command ends."""
+    from botocore.exceptions import ConnectionClosedError, HTTPClientError, ResponseStreamingError
     from s3fs import core
 
-    waits: dict[str, Any] = {"connect_timeout": _SECONDS, "read_timeout": _SECONDS}
-    if hasattr(core, "set_custom_error_handler") and "AWS_MAX_ATTEMPTS" not in os.environ:
-        waits["retries"] = {"total_max_attempts": 1}
-        core.set_custom_error_handler(_is_servers_fault)
-    return waits
-
-
-def _is_servers_fault(error: Exception) -> bool:
-    """Whether an error of an object store may be gone when it is asked again."""
-    answer = getattr(error, "response", None) or {}
-    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+    # s3fs would ask a silent server again, 5 or 25 times; it still does where a connection breaks or a body stops.
+    again = [kind for kind in core.S3_RETRYABLE_ERRORS if kind is not HTTPClientError]
+    core.S3_RETRYABLE_ERRORS = tuple(dict.fromkeys((*again, ConnectionClosedError, ResponseStreamingError)))
+    return {"connect_timeout": _SECONDS, "read_timeout": _SECONDS}
 
 
 def need_extra(url: str) -> None:

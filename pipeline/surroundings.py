@@ -8,9 +8,15 @@ import sys
 import warnings
 from pathlib import Path
 
+from pipeline.errors import UserError
+
 
 def settle() -> None:
     """Make this process, and those that it starts, independent of what surrounds it; only in a process of our own."""
+    if sys.flags.optimize:
+        raise UserError(
+            "Python runs without assertions, which the package zarr needs: unset PYTHONOPTIMIZE, leave out -O"
+        )
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         # A name that the encoding has no letters for is printed with \x.. or \u.... in it.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.files import replacing
+from pipeline.files import in_memory
 from train.detector import Detector
 
 
@@ -34,5 +34,5 @@ def export_model(detector: Detector, out: Path) -> None:
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("batch", max=4096)},)
     # The file first: a place that cannot be written is told before the export, which takes long.
-    with replacing(out) as file, torch.no_grad():
+    with in_memory(out) as file, torch.no_grad():
         torch.export.save(torch.export.export(program, (example,), dynamic_shapes=shapes), file)
