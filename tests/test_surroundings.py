@@ -151,17 +151,25 @@ def test_a_file_that_the_disk_has_no_room_for_is_one_line(shell: Run, tmp_path: 
         "$CUTSWAP precompute --dataset folder --root $ROOT --store other.zarr --image-size 256 --device cpu",
     )
     for command in commands:
-        assert "File too large" in one_line(shell(f"ulimit -f 300; {command}"), 1)
+        assert "File too large" in one_line(shell(f"ulimit -f 100; {command}"), 1)
     assert {file: file.read_bytes() for file in before} == before and not Path(tmp_path, "model.pt2").exists()
 
 
-def test_a_store_that_is_deleted_under_a_run_is_one_line(shell: Run, tmp_path: Path) -> None:
-    worked(shell("cp -r $C gone.zarr"))
-    done = threading.Thread(target=delete_when, args=(tmp_path / "run", tmp_path / "gone.zarr"))
-    done.start()
-    result = shell("$CUTSWAP train gone.zarr --out run --steps 100000 --device cpu")
-    done.join()
-    one_line(result, result.returncode)
+@pytest.mark.parametrize(
+    ("command", "there"),
+    [
+        ("$CUTSWAP train gone.zarr --out run --steps 5 --device cpu", "run/settings.json"),
+        ("$CUTSWAP precompute --dataset folder --root $ROOT --store gone.zarr --overwrite --device cpu", "gone.zarr"),
+    ],
+)
+def test_a_store_that_is_deleted_under_a_run_is_one_line(shell: Run, tmp_path: Path, command: str, there: str) -> None:
+    if command.startswith("$CUTSWAP train"):
+        worked(shell("cp -r $C gone.zarr"))
+    deletes = threading.Thread(target=delete_when, args=(tmp_path / there, tmp_path / "gone.zarr"))
+    deletes.start()
+    result = shell(command)
+    deletes.join()
+    assert one_line(result, result.returncode)
 
 
 def delete_when(there: Path, store: Path) -> None:
