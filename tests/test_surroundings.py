@@ -159,7 +159,10 @@ def test_a_file_that_the_disk_has_no_room_for_is_one_line(shell: Run, tmp_path: 
     ("command", "there"),
     [
         ("$CUTSWAP train gone.zarr --out run --steps 5 --device cpu", "run/settings.json"),
-        ("$CUTSWAP precompute --dataset folder --root $ROOT --store gone.zarr --overwrite --device cpu", "gone.zarr"),
+        (
+            "$CUTSWAP precompute --dataset folder --root $ROOT --store gone.zarr --overwrite --device cpu",
+            "gone.zarr/中$x_1$/done/zarr.json",
+        ),
     ],
 )
 def test_a_store_that_is_deleted_under_a_run_is_one_line(shell: Run, tmp_path: Path, command: str, there: str) -> None:
