@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import REPO
 
-from pipeline.files import replacing_folder, write_csv, write_json, write_tensors, write_text
+from pipeline.files import replacing_folder, write_csv, write_json, write_tensors
 
 
 @pytest.mark.parametrize(
