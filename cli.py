@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pipeline.options import numbers, options_of, store_option, typed
 from pipeline.path_types import LocalPath, Place
 from pipeline.settings import PrecomputeSettings
 from pipeline.settings_file import settings_file
+from pipeline.surroundings import settle
 from pipeline.threads import sleep_while_waiting
 from pipeline.views.console import console, print_notes
 from pipeline.workers.execution import Execution
@@ -36,9 +36,8 @@ CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,
 @click.version_option(package_name="cutswap")
 def main() -> None:
     """Saliency-guided CutSwap negatives from normal images, and an anomaly detector trained on them."""
+    settle()
     sleep_while_waiting()  # before torch is imported
-    # Pillow warns of broken metadata without a name; what matters of a file is told with it.
-    warnings.filterwarnings("ignore", module="PIL")
     keep_memory()
 
 
@@ -255,14 +254,17 @@ def inspect(
             raise UserError(f"{run.path} is a run folder: `inspect` takes no options for it")
         click.echo(run.settings_text(), nl=False)
         return
-    if image is not None:
-        from pipeline.views.figures import draw_image
+    if image is not None or folder is not None:
+        from pipeline.views.drawing import own_style
 
-        click.echo(draw_image(store, image, categories, folder or Path()), err=as_json)
-    if folder is not None:
-        from pipeline.views.gallery import write_gallery
+        with own_style():
+            from pipeline.views.figures import draw_image
+            from pipeline.views.gallery import write_gallery
 
-        click.echo(write_gallery(store, folder, categories), err=as_json)
+            if image is not None:
+                click.echo(draw_image(store, image, categories, folder or Path()), err=as_json)
+            if folder is not None:
+                click.echo(write_gallery(store, folder, categories), err=as_json)
     if as_json:
         from pipeline.cache.verify import inspection_value
 
@@ -298,7 +300,7 @@ def export() -> None:
 @STORE
 @CATEGORY
 @click.option("--out", type=LocalPath(file_okay=False), default=Path("negatives"), help="Folder for the negatives.")
-@click.option("--per-stage", type=click.IntRange(1), default=1, help="Negatives per image and stage.")
+@click.option("--per-stage", type=click.IntRange(1, 1000), default=1, help="Negatives per image and stage.")
 def export_negatives(store: str | None, categories: Sequence[str], out: Path, per_stage: int) -> None:
     """Write the negatives of the cache at STORE as PNG files, and a table of their sources."""
     from pipeline.cache.cache import default_store

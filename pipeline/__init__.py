@@ -6,7 +6,7 @@ data: images on a disk or in an object store.
 cache: the Zarr store, made, updated, read and verified.
 workers: tasks, and the threads, processes or Dask cluster that run them.
 views: a cache to look at. export: a cache as files for other programs.
-threads, memory: how this process computes.
+threads, memory: how this process computes. surroundings: what must not decide how a command ends.
 errors, device, progress, files, ownership, remote, setting, options, settings_file: what all of these stand on.
 """
 

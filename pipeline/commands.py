@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import RunError, UserError, brief
 from pipeline.remote import describe_io_error
 
 
@@ -22,15 +22,18 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise _Mistake(str(error)) from error
+            raise _Mistake(brief(str(error))) from error
         except RunError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(brief(str(error))) from error
+        except click.ClickException as error:
+            vars(error)["message"] = brief(error.message)  # it shows the value that was given
+            raise
         except Exception as error:
             # A disk, a network or an object store failed in the middle of the work. Click handles a closed pipe itself.
             if isinstance(error, BrokenPipeError) or (reason := describe_io_error(error)) is None:
                 raise
             raise click.ClickException(
-                f"reading or writing failed ({reason}): fix it and run the command again"
+                f"reading or writing failed ({brief(reason)}): fix it and run the command again"
             ) from error
 
 

@@ -18,3 +18,10 @@ class RunError(Exception):
 def one_line(error: BaseException) -> str:
     """What an error says, in one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def brief(message: str, most: int = 2000) -> str:
+    """A message with a middle left out where it is too long to read, and without what moves a terminal's cursor."""
+    half = most // 2
+    short = message if len(message) <= most else f"{message[:half]} .. {message[-half:]}"
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in short)

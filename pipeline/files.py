@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import io
 import json
@@ -29,6 +30,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Folders above it are made.
     """
+    if path.is_dir():  # before the work that goes into the file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -42,10 +45,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+@contextmanager
+def in_memory(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, for what torch writes: on a full disk it would abort the process or hide the cause."""
     with replacing(path) as file:
-        file.write(text.encode())
+        content = io.BytesIO()
+        yield content
+        file.write(content.getbuffer())
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Write UTF-8 text, atomically; bytes of a name that are no UTF-8 become \udc.. in it."""
+    with replacing(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -72,7 +84,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write what `read_tensors` reads back, atomically."""
     import torch  # here, because torch takes seconds to import and most writers do not need it
 
-    with replacing(path) as file:
+    with in_memory(path) as file:
         torch.save(dict(content), file)
 
 

@@ -45,7 +45,7 @@ def options_of(
 def numbers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> tuple[int, ...]:
     """The callback of a repeatable option of whole numbers from 0 on, also separated by commas."""
     parts = split(values)
-    if not all(part.isascii() and part.isdecimal() and int(part) < 2**63 for part in parts):
+    if not all(part.isascii() and part.isdecimal() and len(part) < 20 and int(part) < 2**63 for part in parts):
         raise click.BadParameter(f"{','.join(values)}: give whole numbers from 0 to 2^63 - 1")
     return tuple(dict.fromkeys(map(int, parts)))
 
@@ -91,6 +91,6 @@ def _option(one: Field[Any], default: object) -> Callable[[Command], Command]:
     elif isinstance(default, tuple):
         attributes |= {"nargs": len(default), "type": float}
     else:
-        kind = LocalPath() if rule["type"] is Path else rule["type"] or type(default)
+        kind = {Path: LocalPath(), "place": Place()}.get(rule["type"]) or rule["type"] or type(default)
         attributes["type"] = click.Choice(rule["choices"]) if rule["choices"] else kind
     return click.option(spelling(one), one.name, **attributes)

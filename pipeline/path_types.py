@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,11 @@ class Place(click.ParamType):  # type: ignore[type-arg]  # not generic in earlie
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The place as text."""
-        return value if is_url(value) else str(_expanded(self, value, param, ctx))
+        if is_url(value):
+            if not value.isprintable():
+                self.fail(f"{value!r} is no URL", param, ctx)
+            return value
+        return str(_expanded(self, value, param, ctx))
 
 
 class LocalPath(click.Path):
@@ -29,13 +35,23 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - as click has it
         """The path, as a Path."""
+        if is_url(str(value)):
+            self.fail(f"{value} is a URL; give a local path", param, ctx)
         return super().convert(_expanded(self, str(value), param, ctx), param, ctx)
 
 
 def _expanded(kind: click.ParamType[Any], value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
     if not value.strip():
         kind.fail("an empty path; give one, such as . for the working directory", param, ctx)
+    path = Path(os.path.expanduser(value))  # noqa: PTH111 - Path takes ./~ for ~
+    if value.startswith("~") and not Path(os.path.expanduser(value.partition("/")[0])).is_dir():  # noqa: PTH111
+        kind.fail(f"{value} names a home folder that is not there; give another path, or ./{value}", param, ctx)
     try:
-        return Path(value).expanduser()
-    except RuntimeError:  # nobody of that name has a home folder
-        kind.fail(f"{value} names the home folder of nobody; give another path, or ./{value}", param, ctx)
+        os.lstat(path)
+    except ValueError:  # a null byte, or what a file system has no bytes for
+        kind.fail(f"{value!r} is no path", param, ctx)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            kind.fail(f"{value} is no path ({error.strerror})", param, ctx)
+    # Else it would be expanded later.
+    return path.absolute() if value.startswith("./~") else path

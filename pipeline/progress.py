@@ -35,7 +35,9 @@ def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
         yield lambda _: None
         return
     console = Console(stderr=True)
-    with _bar(console, label, total, unit) if console.is_terminal else _lines(label, total, unit) as advance:
+    # isatty too: FORCE_COLOR and TTY_COMPATIBLE make Rich take a file for a terminal, and the bar would fill a log.
+    moving = sys.stderr.isatty() and console.is_interactive
+    with _bar(console, label, total, unit) if moving else _lines(label, total, unit) as advance:
         yield advance
 
 

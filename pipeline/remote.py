@@ -18,6 +18,8 @@ _EXTRAS = {"s3": ("s3", "s3fs"), "gs": ("gs", "gcsfs"), "az": ("az", "adlfs")}
 _EXTRAS |= {"s3a": _EXTRAS["s3"], "gcs": _EXTRAS["gs"], "abfs": _EXTRAS["az"]}
 # Exceptions of these packages mean that the remote side is unreachable, refuses or closes the connection.
 _PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"})
+# With the pauses between five of them a minute in all.
+_SECONDS = 10
 
 # gcsfs logs every failure with a traceback, in addition to the error that it raises.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
@@ -35,7 +37,19 @@ def options(url: str) -> dict[str, Any]:
     if url.startswith(("s3://", "s3a://")):
         # Else s3fs asks for the size of an object before it reads it: twice the requests.
         chosen["max_concurrency"] = 1
+        chosen["config_kwargs"] = _patience()
     return chosen
+
+
+def _patience() -> dict[str, Any]:
+    """How long botocore waits for an answer, each of the five times that it asks; then the command ends."""
+    from botocore.exceptions import ConnectionClosedError, HTTPClientError, ResponseStreamingError
+    from s3fs import core
+
+    # s3fs would ask a silent server again, 5 or 25 times; it still does where a connection breaks or a body stops.
+    again = [kind for kind in core.S3_RETRYABLE_ERRORS if kind is not HTTPClientError]
+    core.S3_RETRYABLE_ERRORS = tuple(dict.fromkeys((*again, ConnectionClosedError, ResponseStreamingError)))
+    return {"connect_timeout": _SECONDS, "read_timeout": _SECONDS}
 
 
 def need_extra(url: str) -> None:

@@ -9,6 +9,7 @@ from pipeline.backbones.spec import BACKBONES
 from pipeline.setting import Bounds, check, setting
 
 RESIZES = ("stretch", "pad")
+IMAGE_SIZES = Bounds(32, 1024)
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -19,7 +20,7 @@ class PrecomputeSettings:
     Which of these are ours and not the paper's, and the evidence for each default: docs/method.md.
     """
 
-    image_size: int = setting(256, "Side of the square images, in pixels.", within=Bounds(32, 1024))
+    image_size: int = setting(256, "Side of the square images, in pixels.", within=IMAGE_SIZES)
     resize: str = setting("stretch", "How an image becomes a square; pad keeps its aspect.", choices=RESIZES)
     backbone: str = setting(
         "efficientnet_lite0", "The network whose activations are explained.", choices=tuple(BACKBONES)
@@ -28,6 +29,7 @@ class PrecomputeSettings:
         "imagenet",
         "Weights: those of ImageNet, random ones from --seed, or a file with a state dict.",
         metavar="imagenet|none|FILE",
+        type="place",
     )
     stages: tuple[str, ...] = setting(
         (), "Stages of the backbone, shallow to deep; default four of them.", metavar="A,B,.."

@@ -34,7 +34,7 @@ def _read_settings(context: click.Context, _: click.Parameter, path: Path | None
     context.meta["settings"] = path  # for `pipeline.options.typed`
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         reason = one_line(error)
         raise UserError(
             f"--settings {path} is no TOML file ({reason}): write lines such as image-size = 256"

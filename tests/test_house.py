@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[1]
-PRODUCT = ("cli.py", "pipeline", "train")
+PRODUCT = ("cutswap_command.py", "cli.py", "pipeline", "train")
 FILES = [path for part in PRODUCT for path in ([REPO / part] if part.endswith(".py") else (REPO / part).rglob("*.py"))]
 
 
@@ -34,7 +34,12 @@ def module_of(path: Path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_a_file_is_short_and_imports_only_what_lies_behind_it(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= (330 if path.name == "cli.py" else 250)
-    behind = {"cli": ("cli", "train", "pipeline"), "train": ("train", "pipeline"), "pipeline": ("pipeline",)}
+    behind = {
+        "cutswap_command": (),
+        "cli": ("cli", "train", "pipeline"),
+        "train": ("train", "pipeline"),
+        "pipeline": ("pipeline",),
+    }
     allowed = behind[module_of(path).partition(".")[0]]
     assert not [name for name in imported(path) if name.partition(".")[0] not in allowed]
 

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.backbones.inference import for_inference
 from pipeline.progress import progress
 from pipeline.threads import torch_threads
+from pipeline.views.drawing import try_to_draw
 from train.calibration import calibrate, rounded
 from train.category_data import CategoryData
 from train.cell_folder import CellFolder
@@ -24,7 +25,6 @@ from train.recipe import recipe_of
 from train.scorers.fit import fit_normals
 from train.scorers.fitted import Fitted
 from train.settings import FinetuneSettings, Settings, TrainSettings
-from train.views.plots import plot_maps, plot_scores
 
 
 def make_cell(
@@ -47,14 +47,24 @@ def make_cell(
             found = evaluate(detector, data.tests)
             told = np.array([rounded(score) for score in found.decision_scores.tolist()])
             folder.write_scores(data.tests.samples, told, found.scores.image)
-            _plot(data, found, detector.threshold, folder)
+            _draw(data, found, detector.threshold, folder)
             result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
         folder.write(result)
 
 
-def _plot(data: CategoryData, found: Evaluation, threshold: float, folder: CellFolder) -> None:
-    plot_scores(folder.scores_plot, data.tests.labels, found.decision_scores, threshold, data.category.name)
-    plot_maps(folder.maps_plot, data.tests, found, threshold)
+def _draw(data: CategoryData, found: Evaluation, threshold: float, folder: CellFolder) -> None:
+    def scores() -> None:
+        from train.views.plots import plot_scores  # here: matplotlib starts in the style of `try_to_draw`
+
+        plot_scores(folder.scores_plot, data.tests.labels, found.decision_scores, threshold, data.category.name)
+
+    def maps() -> None:
+        from train.views.plots import plot_maps
+
+        plot_maps(folder.maps_plot, data.tests, found, threshold)
+
+    try_to_draw(scores, folder.scores_plot)
+    try_to_draw(maps, folder.maps_plot)
 
 
 def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
-from pipeline.setting import POSITIVE, SHARE, Bounds, check, setting
+from pipeline.setting import SHARE, Bounds, check, setting
+from pipeline.settings import IMAGE_SIZES
 
 NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "mix", "none")
 SCORERS = ("largest", "sum", "gaussian", "patches", "localiser")
@@ -23,8 +24,8 @@ class TrainSettings:
     """
 
     negatives: str = setting("cutswap", "How negatives are made; none: the untrained arm.", choices=NEGATIVES)
-    steps: int = setting(1200, "Steps of training of the localiser; 0: the untrained arm.", within=Bounds(0))
-    batch_size: int = setting(4, "Negatives per step; half as many normals come with them.", within=POSITIVE)
+    steps: int = setting(1200, "Steps of training of the localiser; 0: the untrained arm.", within=Bounds(0, 10**7))
+    batch_size: int = setting(4, "Negatives per step; half as many normals come with them.", within=Bounds(1, 1024))
     crop: int = setting(
         160, "Side in pixels of the crops to train on, at most; a multiple of 16 is used.", within=Bounds(16)
     )
@@ -106,10 +107,13 @@ class BenchmarkSettings:
 
     arms: tuple[str, ...] = setting(_DEFAULT_ARMS, "The arms to compare.", choices=ARMS, metavar="A,B,..")
     seeds: int | None = setting(
-        None, "Number of seeds, counted from 0; default 3, with --quick 1.", within=POSITIVE, type=int
+        None, "Number of seeds, counted from 0; default 3, with --quick 1.", within=Bounds(1, 1000), type=int
     )
     image_size: int | None = setting(
-        None, "Image size of a new cache; default that of precompute, with --quick 128.", type=int
+        None,
+        "Image size of a new cache; default that of precompute, with --quick 128.",
+        within=IMAGE_SIZES,
+        type=int,
     )
     quick: bool = setting(False, "A quick check with few normals, steps and test images; its results mean nothing.")
 

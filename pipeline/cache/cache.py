@@ -72,14 +72,18 @@ class Cache:
         # Zarr would take "mono/" and "./mono" for paths.
         group = self.group.get(name) if name.strip(".") and "/" not in name else None
         if not isinstance(group, zarr.Group) or not group.attrs.get("ready"):
-            held = ", ".join(self.names()) or "none"
-            raise UserError(f"{self.store} holds no category {name!r}: it holds {held}")
+            raise self._lacks(name)
         return CachedCategory(name, self.settings, group, self.folded)
 
     def choose(self, asked: Sequence[str] = ()) -> list[CachedCategory]:
         """The categories asked for (commas separate several), or all; UserError for one that the cache lacks."""
         names = self.names()
-        return [self[name] for name in split(asked, names) or names]
+        chosen = split(asked, names) or names
+        for name in chosen:
+            # Before it becomes a path: not every text can be one.
+            if name not in names:
+                raise self._lacks(name)
+        return [self[name] for name in chosen]
 
     def pending(self, names: Sequence[str] = ()) -> Iterator[tuple[str, int, int]]:
         """Category, number and images to compute of every shard to be computed, of the categories asked for or all."""
@@ -102,6 +106,9 @@ class Cache:
         complete = all(category.complete for category in self.choose())
         self.update_attributes(complete=complete)
         return complete
+
+    def _lacks(self, name: str) -> UserError:
+        return UserError(f"{self.store} holds no category {name!r}: it holds {', '.join(self.names()) or 'none'}")
 
     def _ready(self) -> dict[str, zarr.Group]:
         return {name: group for name, group in self.group.groups() if group.attrs.get("ready")}

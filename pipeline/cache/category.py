@@ -17,6 +17,7 @@ from pipeline.cache.layout import CHUNK, DONE, STAMPS, Arrays, create_stamps, lo
 from pipeline.data.images import Decoding
 from pipeline.data.levels import Levels
 from pipeline.data.pixels import MOST_PIXELS
+from pipeline.errors import RunError
 from pipeline.settings import PrecomputeSettings
 
 
@@ -70,7 +71,11 @@ class CachedCategory:
 
     def array(self, name: str) -> zarr.Array[Any]:
         """One array, not read yet."""
-        return cast("zarr.Array[Any]", self.group[name])
+        try:
+            return cast("zarr.Array[Any]", self.group[name])
+        except KeyError as error:
+            place = f"{self.group.store_path}/{name}"
+            raise RunError(f"{place} is gone, deleted since the cache was opened: run `precompute` again") from error
 
     def read(self, name: str) -> NDArray[Any]:
         """One whole array."""

@@ -126,7 +126,7 @@ def find_image(store: str, wanted: str, categories: Sequence[str] = ()) -> tuple
     listed = [(category.name, row, path) for category in chosen for row, path in enumerate(category.paths)]
     fits = (
         [one for one in listed if one[2] == wanted],
-        [one for one in listed if wanted.isdecimal() and one[1] == int(wanted)],
+        [one for one in listed if wanted.isdecimal() and len(wanted) < 20 and one[1] == int(wanted)],
         [one for one in listed if one[2].endswith(f"/{wanted}")],
         [one for one in listed if wanted in one[2]],
     )

@@ -43,7 +43,10 @@ class Listing:
 
 def absolute(image_root: str) -> str:
     """`image_root` as an absolute local path, ``~`` expanded; a URL as it is."""
-    return image_root if is_url(image_root) else str(Path(image_root).expanduser().absolute())
+    try:
+        return image_root if is_url(image_root) else str(Path(image_root).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"{image_root} names a home folder that is not there: give another path") from error
 
 
 def last_part(image_root: str) -> str:

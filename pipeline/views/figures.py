@@ -22,6 +22,7 @@ from pipeline.cache.summary import ImageRecord, find_image, read_image, top_shar
 from pipeline.files import fitting, replacing
 from pipeline.settings import PrecomputeSettings
 from pipeline.swap import swap_patches
+from pipeline.views.drawing import drawable, own_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,6 +94,7 @@ def draw_image(store: str, wanted: str, categories: Sequence[str], folder: Path)
     return image_figure(record, open_cache(store)[record.category].settings, folder / name)
 
 
+@own_style()
 def image_figure(record: ImageRecord, settings: PrecomputeSettings, out: Path) -> Path:
     """Write a PNG of one image with its maps, clusters, pairs and negatives, a row per stage; returns its path."""
     rows = len(record.stages)
@@ -114,19 +116,20 @@ def _draw_header(figure: Figure, grid: GridSpec, record: ImageRecord, settings: 
     text = figure.add_subplot(grid[0, 1:])
     text.axis("off")
     name = class_name(settings, record.target_class)
+    category, weights, path = map(drawable, (record.category, Path(settings.weights).name, record.path))
     facts = (
-        f"category {record.category}, row {record.row};  explained class {record.target_class}{name and f', {name}'}\n"
-        f"{settings.backbone}, weights {Path(settings.weights).name};  "
+        f"category {category}, row {record.row};  explained class {record.target_class}{name and f', {name}'}\n"
+        f"{settings.backbone}, weights {weights};  "
         f"{settings.image_size} x {settings.image_size} px ({settings.resize})"
     )
     lines = (
-        (0.99, record.path, 17 * min(1, 80 / len(record.path)), "bold", "0"),
+        (0.99, path, 17 * min(1, 80 / len(path)), "bold", "0"),
         (0.83, facts, 11, "normal", "0"),
         (0.57, _HOW_TO_READ, 11, "normal", "0.25"),
     )
     for y, words, size, weight, colour in lines:
-        # A file name may hold dollar signs, which are no mathematics, and a long one must not push the pictures aside.
-        one = text.text(0, y, words, fontsize=size, weight=weight, color=colour, va="top", parse_math=False)
+        one = text.text(0, y, words, fontsize=size, weight=weight, color=colour, va="top")
+        # A long name must not push the pictures aside.
         one.set(linespacing=1.5, in_layout=False)
 
 

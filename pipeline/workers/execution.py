@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.data.pixels import MOST_PIXELS
 from pipeline.device import DEVICES
 from pipeline.errors import UserError
-from pipeline.setting import POSITIVE, check, setting
+from pipeline.setting import POSITIVE, Bounds, check, setting
 
 SCHEDULERS = ("threads", "processes", "cluster", "cuda")
 LOCAL = ("threads", "processes")
@@ -24,7 +24,7 @@ class Execution:
     workers: int | None = setting(
         None,
         "Default one per core, with cuda one per GPU; a cluster at an address has its own.",
-        within=POSITIVE,
+        within=Bounds(1, 4096),
         type=int,
     )
     dask_report: Path | None = setting(

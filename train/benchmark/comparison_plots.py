@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from pipeline.files import replacing
+from pipeline.views.drawing import drawable
 from train.benchmark.comparison import Arms, arm_folder
 from train.evaluation.cell_result import CellResult
 from train.evaluation.metrics import METRICS
@@ -53,7 +54,7 @@ def _bars(arms: Arms, colours: dict[str, str], note: str) -> Figure:
                 place = x + (i - (len(colours) - 1) / 2) * 0.8 / len(colours)
                 axes.bar(place, 100 * mean, 0.8 / len(colours), yerr=100 * (error or 0), color=colour)
                 lowest = min(lowest, 100 * mean)
-    axes.set_xticks(range(len(categories)), categories, rotation=30 if len(categories) > 4 else 0)
+    axes.set_xticks(range(len(categories)), [*map(drawable, categories)], rotation=30 if len(categories) > 4 else 0)
     # Bars of 70 to 99 percent from 0 on would all look alike; the axis says where it starts.
     axes.set(
         ylim=(max(0, lowest - 5), 101), ylabel=f"{metric.title}, percent", title="mean and standard error over seeds"
@@ -74,7 +75,7 @@ def _roc_curves(folder: Path, arms: Arms, colours: dict[str, str], note: str) ->
             if curves:
                 axes.plot(_RATES, np.mean(curves, 0), color=colour, label=arm)
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-        axes.set(title=category, xlabel="false positive rate", ylabel="true positive rate")
+        axes.set(title=drawable(category), xlabel="false positive rate", ylabel="true positive rate")
         if len(axes.get_lines()) > 1:
             axes.legend(fontsize=7)
     figure.suptitle(f"ROC, mean over seeds\n{note}".strip(), fontsize=9)
@@ -88,7 +89,7 @@ def _histograms(folder: Path, arms: Arms, note: str) -> Figure:
     for axes, (cell, arm) in zip(panels, sorted(shown, key=lambda one: one[0].category), strict=False):
         labels, scores = _scores(folder, arm, cell)
         histogram(axes, labels, scores, 30)
-        axes.set_title(f"{cell.category}: {arm}", fontsize=9)
+        axes.set_title(f"{drawable(cell.category)}: {arm}", fontsize=9)
         axes.tick_params(labelsize=7)
     if shown:
         panels[0].legend(fontsize=7)

@@ -16,10 +16,10 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.ownership import owned
 from pipeline.precompute import precompute
+from pipeline.views.drawing import try_to_draw
 from train.benchmark.arms import QUICK_NORMALS, Benchmark, open_arm
 from train.benchmark.cells import run_cells
 from train.benchmark.comparison import Arms, comparison_markdown, write_rows
-from train.benchmark.comparison_plots import plot_comparison
 from train.benchmark.environment import describe_environment
 from train.evaluation.cell_result import CellResult
 from train.run import Run, examined_run, refuse_other_cells, write_results
@@ -83,8 +83,14 @@ def ensure_cache(benchmark: Benchmark) -> None:
 
 def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> None:
     out, cache = benchmark.out, next(iter(runs.values())).cache.settings
+
+    def draw() -> None:
+        from train.benchmark.comparison_plots import plot_comparison  # here, because it imports matplotlib
+
+        plot_comparison(out, arms, benchmark.note)
+
     write_rows(out / "results.csv", arms)
-    plot_comparison(out, arms, benchmark.note)
+    try_to_draw(draw, *(out / name for name in ("bars.png", "roc.png", "histograms.png")))
     shared = {name: value for name, value in asdict(benchmark.training).items() if name != "negatives"}
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in shared.items())
     cells = [cell for found in arms.values() for cell in found]

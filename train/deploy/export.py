@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.files import replacing
+from pipeline.files import in_memory
 from train.calibration import DECIMALS
 from train.detector import Detector
 
@@ -33,7 +33,7 @@ def export_model(detector: Detector, out: Path) -> None:
     program = DetectorProgram(detector).eval()
     size = detector.precompute_settings.image_size
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    with torch.no_grad():
-        exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=4096)},))
-    with replacing(out) as file:
-        torch.export.save(exported, file)
+    shapes = ({0: torch.export.Dim("batch", max=4096)},)
+    # The file first: a place that cannot be written is told before the export, which takes long.
+    with in_memory(out) as file, torch.no_grad():
+        torch.export.save(torch.export.export(program, (example,), dynamic_shapes=shapes), file)

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.metrics import RocCurveDisplay
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from pipeline.files import replacing
+from pipeline.views.drawing import drawable
 from train.evaluate import Evaluation
 from train.evaluation.test_set import TestSet
 
@@ -38,12 +39,22 @@ def plot_scores(
     left, right = figure.subplots(1, 2)
     histogram(left, labels, scores, 40, [f"{name} ({(labels == i).sum()})" for i, name in enumerate(LABELS)])
     left.axvline(threshold, color="black", linestyle="--", label="threshold")
-    left.set(xlabel="anomaly score", ylabel="test images", title=title)
+    left.set(xlabel="anomaly score", ylabel="test images", title=drawable(title))
     left.legend()
     if 0 < labels.sum() < len(labels):
-        RocCurveDisplay.from_predictions(labels, scores, ax=right, name="image", plot_chance_level=True)
+        _draw_roc(right, labels, scores)
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=100)
+
+
+def _draw_roc(axes: Axes, labels: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+    # Not by RocCurveDisplay: it imports pyplot, which looks for the backend of the user's notebook.
+    false_positives, true_positives, _ = roc_curve(labels, scores)
+    axes.plot(false_positives, true_positives, label=f"image (AUC = {roc_auc_score(labels, scores):.2f})")
+    axes.plot((0, 1), (0, 1), "k--", label="chance level (AUC = 0.5)")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.legend(loc="lower right")
 
 
 def plot_maps(path: Path, tests: TestSet, evaluation: Evaluation, threshold: float) -> None:
@@ -62,7 +73,7 @@ def plot_maps(path: Path, tests: TestSet, evaluation: Evaluation, threshold: flo
         above, below = (figure.add_subplot(2, len(rows), 1 + column + len(rows) * line) for line in range(2))
         image = tests.image(i)
         above.imshow(image)
-        above.set_title(f"{tests.samples[i].defect}\nscore {scores[i]:.1f}", fontsize=9)
+        above.set_title(f"{drawable(tests.samples[i].defect)}\nscore {scores[i]:.1f}", fontsize=9)
         below.imshow(image)
         below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
         if tests.samples[i].masks:
