@@ -11,6 +11,11 @@ from pathlib import Path
 import click
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
+from pipeline.ending import end_at_signals
+
+if __name__ == "__main__" or Path(sys.argv[0]).stem == "cutswap":  # not where tests or other programs import it
+    end_at_signals()  # before what takes long to import
+
 from pipeline.commands import Commands, renamed
 from pipeline.data.datasets import DATASETS
 from pipeline.errors import UserError
@@ -30,6 +35,8 @@ ROOT = click.option(
 )
 STORE = store_option("The cache; default the only one in data/cache.")
 CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
+CHUNKS_KEPT = "Stopped: finished chunks are kept; run the same command, without --overwrite, to continue."
+CELLS_KEPT = "Stopped: finished cells and checkpoints (every 50 steps) are kept; run it with --resume to continue."
 
 
 @click.group(cls=Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -60,7 +67,7 @@ def datasets(dataset: str, root: str | None, as_json: bool) -> None:
         console().print(notes_table(counted.left_out, "left out"))
 
 
-@main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"))
+@main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"), epilog=CHUNKS_KEPT)
 @click.option("--dataset", "datasets", type=click.Choice(DATASETS), multiple=True, required=True, help="Data sets.")
 @click.option(
     "--root",
@@ -126,7 +133,7 @@ def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Seq
     return given or [None] * len(datasets)
 
 
-@main.command(context_settings=renamed(false_alarms="false_positive_rate"))
+@main.command(context_settings=renamed(false_alarms="false_positive_rate"), epilog=CELLS_KEPT)
 @STORE
 @CATEGORY
 @click.option(
@@ -171,7 +178,7 @@ def train(
     click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 
 
-@main.command()
+@main.command(epilog="Stopped: finished chunks and cells are kept; run the same command to continue.")
 @DATASET
 @ROOT
 @CATEGORY
@@ -211,7 +218,7 @@ def benchmark(
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
 
 
-@main.command()
+@main.command(epilog="Stopped: the table and overlays of an earlier run stay as they were.")
 @click.argument("run", type=LocalPath(exists=True))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...", type=Place())
 @click.option("--out", type=LocalPath(), default=Path("predictions"), help="For table and overlays.")
@@ -230,7 +237,7 @@ def predict(run: Path, images: Sequence[str], out: Path, pictures: str, executio
     click.echo(f"{out / 'predictions.csv'}: {said}; {sum(line.drawn for line in lines)} overlays in {out / 'overlays'}")
 
 
-@main.command()
+@main.command(epilog="Stopped: the cache and an earlier gallery stay as they were.")
 @STORE
 @CATEGORY
 @click.option("--image", metavar="ID", help="Draw one image as <category>-<name>.png, in the --html folder if given.")
@@ -293,7 +300,7 @@ def export() -> None:
     """Write negatives or a detector for use without this package."""
 
 
-@export.command("negatives")
+@export.command("negatives", epilog="Stopped: an earlier export stays as it was.")
 @STORE
 @CATEGORY
 @click.option("--out", type=LocalPath(), default=Path("negatives"), help="Folder for the negatives.")
@@ -307,7 +314,7 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
     click.echo(f"{count} negatives and negatives.csv in {out}")
 
 
-@export.command("model")
+@export.command("model", epilog="Stopped: an earlier file stays as it was.")
 @click.argument("run", type=LocalPath(exists=True))
 @click.option("--out", type=LocalPath(), default=Path("detector.pt2"), help="The file to write.")
 def export_model(run: Path, out: Path) -> None:

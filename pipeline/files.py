@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from pipeline.ending import unbroken
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -84,10 +86,11 @@ def replacing_folder(folder: Path, last: str) -> Iterator[Path]:
     try:
         yield temporary
         files = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
-        (folder / last).unlink(missing_ok=True)
-        for file in sorted(files, key=lambda file: file == Path(last)):
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / file).replace(folder / file)
+        with unbroken():
+            (folder / last).unlink(missing_ok=True)
+            for file in sorted(files, key=lambda file: file == Path(last)):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / file).replace(folder / file)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,9 @@ from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import RunError, UserError, one_line
 from pipeline.files import replacing
-from pipeline.workers.execution import Execution
+from pipeline.workers.bounded import children_ended, closing, within
+from pipeline.workers.execution import OWN_PROCESSES, Execution
+from pipeline.workers.processes import track_quietly
 
 Result = TypeVar("Result")
 # Futures per worker thread: so many that no worker waits for the driver, so few that the scheduler stays small.
@@ -139,20 +142,28 @@ def _threads(client: Client) -> int:
 @contextmanager
 def _client(scheduler: str, workers: int | None) -> Iterator[Client]:
     """A client of a cluster that has a worker."""
-    own = scheduler in ("cluster", "cuda")
-    # Never the default client: one that found no scheduler would stay it, and Dask work of the caller would hang.
-    if own:
-        with _own_cluster(scheduler, workers) as cluster, Client(cluster, set_as_default=False) as client:
+    own = scheduler in OWN_PROCESSES
+    with ExitStack() as stack:
+        if own:
+            stack.enter_context(children_ended())
+            cluster = _own_cluster(scheduler, workers)
+            stack.enter_context(closing(cluster))
+        try:
+            # Never the default client: one that found no scheduler would stay it, and Dask work of the caller would
+            # hang.
+            open_client = partial(Client, cluster if own else scheduler, timeout=_CONNECTING, set_as_default=False)
+            client = within(2 * _CONNECTING, open_client, Client.close)
+        except (OSError, TimeoutError, ValueError) as error:  # ValueError: an address without a port
+            if own:
+                raise RunError(f"--scheduler {scheduler} did not start ({one_line(error)})") from error
+            raise UserError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
+        stack.enter_context(closing(client))
+        if own:
             yield _with_worker(client, f"no worker of --scheduler {scheduler} started in {_PATIENCE:.0f} s")
-        return
-    try:
-        client = Client(scheduler, timeout=_CONNECTING, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:  # ValueError: an address without a port
-        raise UserError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
-    with client:
-        yield _with_worker(
-            client, f"the cluster at {scheduler} has no worker: start one with `dask worker {scheduler}`"
-        )
+        else:
+            yield _with_worker(
+                client, f"the cluster at {scheduler} has no worker: start one with `dask worker {scheduler}`"
+            )
 
 
 def _with_worker(client: Client, otherwise: str) -> Client:
@@ -164,23 +175,28 @@ def _with_worker(client: Client, otherwise: str) -> Client:
 
 
 def _own_cluster(scheduler: str, workers: int | None) -> LocalCluster:
+    track_quietly()
     try:
         if scheduler == "cuda":
             from dask_cuda import LocalCUDACluster
 
-            gpus: LocalCluster = LocalCUDACluster(
-                n_workers=workers, threads_per_worker=_TASKS_PER_GPU, dashboard_address=None, silence_logs=_LOGGED
-            )
-            return gpus
-        # OpenMP's threads sleep while they wait (`pipeline.threads.sleep_while_waiting`).
-        waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-        return LocalCluster(
-            n_workers=workers, threads_per_worker=1, env=waiting, dashboard_address=None, silence_logs=_LOGGED
-        )
+            start = partial(LocalCUDACluster, threads_per_worker=_TASKS_PER_GPU)
+        else:
+            # OpenMP's threads sleep while they wait (`pipeline.threads.sleep_while_waiting`).
+            waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+            start = partial(LocalCluster, threads_per_worker=1, env=waiting)
+        start = partial(start, n_workers=workers, dashboard_address=None, silence_logs=_LOGGED)
+        cluster: LocalCluster = within(_PATIENCE, start, LocalCluster.close)
     except ImportError as error:
         raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
+    except TimeoutError as error:
+        raise RunError(
+            f"--scheduler {scheduler} did not start in {_PATIENCE:.0f} s, for example because a worker was killed:"
+            " run the same command again"
+        ) from error
     except Exception as error:  # dask-cuda also lets out whatever the GPU's driver raises
-        raise RunError(f"--scheduler {scheduler} did not start ({' '.join(str(error).split())})") from error
+        raise RunError(f"--scheduler {scheduler} did not start ({one_line(error)})") from error
+    return cluster
 
 
 @contextmanager
