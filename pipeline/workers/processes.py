@@ -27,11 +27,9 @@ Result = TypeVar("Result")
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes; the block ends after they have ended, killed where it is broken off by no mere error."""
     others = set(multiprocessing.active_children())
-    track_quietly()
-    try:
+    prepare_to_start()
+    with _semaphores():
         pool = _Pool(workers, multiprocessing.get_context("spawn"), _begin)
-    except (OSError, ImportError, NotImplementedError) as error:
-        raise no_semaphores(error) from error
     try:
         yield pool
     except Exception:
@@ -44,12 +42,16 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def no_semaphores(error: BaseException) -> RunError:
-    """What to say where the system gives processes nothing to talk by."""
-    return RunError(
-        f"worker processes cannot start ({one_line(error)}): they need a writable /dev/shm with free space;"
-        " give --scheduler threads"
-    )
+@contextmanager
+def _semaphores() -> Iterator[None]:
+    """A block that makes what processes talk by; RunError where the system has no place for it."""
+    try:
+        yield
+    except (OSError, ImportError, NotImplementedError) as error:
+        raise RunError(
+            f"worker processes cannot start ({one_line(error)}): they need a writable /dev/shm with free space;"
+            " give --scheduler threads"
+        ) from error
 
 
 class _Pool(ProcessPoolExecutor):
@@ -81,13 +83,15 @@ def no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def track_quietly() -> None:
-    """Start the process that frees what killed processes held; it would print a warning of several lines then."""
+def prepare_to_start() -> None:
+    """Check that processes can be started here, and start the one that frees what killed ones held, without a word."""
     name = "PYTHONWARNINGS"
     before = os.environ.get(name)
     os.environ[name] = ",".join(filter(None, (before, "ignore:resource_tracker")))
     try:
         resource_tracker.ensure_running()
+        with _semaphores():
+            multiprocessing.get_context("spawn").Lock()
     finally:
         if before is None:
             del os.environ[name]
