@@ -10,11 +10,16 @@ from pathlib import Path
 import click
 
 import pipeline as pipeline  # first: repairs torchvision where its compiled part does not fit torch
+from pipeline.ending import end_at_signals
+
+if __name__ == "__main__" or Path(sys.argv[0]).stem == "cutswap":  # not where tests or other programs import it
+    end_at_signals()  # before what takes long to import
+
 from pipeline.commands import Commands, renamed
 from pipeline.data.datasets import DATASETS
 from pipeline.errors import UserError
 from pipeline.memory import keep_memory
-from pipeline.options import numbers, options_of, store_option, typed
+from pipeline.options import numbers, one_each, options_of, store_option, typed
 from pipeline.path_types import LocalPath, Place
 from pipeline.settings import PrecomputeSettings
 from pipeline.settings_file import settings_file
@@ -30,6 +35,9 @@ ROOT = click.option(
 )
 STORE = store_option("The cache; default the only one in data/cache.")
 CATEGORY = click.option("--category", "categories", multiple=True, metavar="A,B,..", help="Categories; default all.")
+COMPARING = ("scheduler", "workers", "device", "bad_images", "max_pixels")
+CHUNKS_KEPT = "Stopped: finished chunks are kept; run the same command, without --overwrite, to continue."
+CELLS_KEPT = "Stopped: finished cells and checkpoints (every 50 steps) are kept; run the same command to continue."
 
 
 @click.group(cls=Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -58,7 +66,7 @@ def datasets(dataset: str, root: str | None, as_json: bool) -> None:
     print_notes(counted.left_out, "left out", stderr=False)
 
 
-@main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"))
+@main.command(context_settings=renamed(batch_size="gpu_batch", report="dask_report"), epilog=CHUNKS_KEPT)
 @click.option("--dataset", "datasets", type=click.Choice(DATASETS), multiple=True, required=True, help="Data sets.")
 @click.option(
     "--root",
@@ -101,8 +109,8 @@ def precompute(
     from pipeline.precompute import precompute as run
     from pipeline.views.tables import work_table
 
-    places = list(zip(datasets, _one_each("--root", roots, datasets), strict=True))
-    given = _one_each("--store", stores, datasets)
+    places = list(zip(datasets, one_each("--root", roots, datasets), strict=True))
+    given = one_each("--store", stores, datasets)
     stores = [store or cache_of(*place) for store, place in zip(given, places, strict=True)]
     works = list(zip(load_several(places, categories), stores, strict=True))
     result = run(works, settings, execution, overwrite=overwrite, update=update)
@@ -117,13 +125,7 @@ def precompute(
         click.echo(f"{store}: {cache.images} images, {cache.computed} computed now, {len(cache.bad)} skipped")
 
 
-def _one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Sequence[str | None]:
-    if given and len(given) != len(datasets):
-        raise UserError(f"{option} is given {len(given)} times for {len(datasets)} data sets: give one each, or none")
-    return given or [None] * len(datasets)
-
-
-@main.command(context_settings=renamed(false_alarms="false_positive_rate"))
+@main.command(context_settings=renamed(false_alarms="false_positive_rate"), epilog=CELLS_KEPT)
 @STORE
 @CATEGORY
 @click.option(
@@ -168,7 +170,7 @@ def train(
     click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
 
 
-@main.command()
+@main.command(epilog="Stopped: finished chunks and cells are kept; run the same command to continue.")
 @DATASET
 @ROOT
 @CATEGORY
@@ -211,7 +213,7 @@ def benchmark(
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
 
 
-@main.command()
+@main.command(epilog="Stopped: the table and overlays of an earlier run stay as they were.")
 @click.argument("run", type=LocalPath(exists=True))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...", type=Place())
 @click.option("--out", type=LocalPath(file_okay=False), default=Path("predictions"), help="For table and overlays.")
@@ -230,7 +232,7 @@ def predict(run: Path, images: Sequence[str], out: Path, pictures: str, executio
     click.echo(f"{out / 'predictions.csv'}: {said}; {drawn} overlays in {out / 'overlays'}")
 
 
-@main.command()
+@main.command(epilog="Stopped: the cache and an earlier gallery stay as they were.")
 @STORE
 @CATEGORY
 @click.option("--image", metavar="ID", help="Draw one image as <category>-<name>.png, in the --html folder if given.")
@@ -296,7 +298,7 @@ def export() -> None:
     """Write negatives or a detector for use without this package."""
 
 
-@export.command("negatives")
+@export.command("negatives", epilog="Stopped: an earlier export stays as it was.")
 @STORE
 @CATEGORY
 @click.option("--out", type=LocalPath(file_okay=False), default=Path("negatives"), help="Folder for the negatives.")
@@ -310,7 +312,7 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
     click.echo(f"{count} negatives and negatives.csv in {out}")
 
 
-@export.command("model")
+@export.command("model", epilog="Stopped: an earlier file stays as it was.")
 @click.argument("run", type=LocalPath(exists=True))
 @click.option("--out", type=LocalPath(), default=Path("detector.pt2"), help="The file to write.")
 def export_model(run: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ cache: the Zarr store, made, updated, read and verified.
 workers: tasks, and the threads, processes or Dask cluster that run them.
 views: a cache to look at. export: a cache as files for other programs.
 threads, memory: how this process computes. surroundings: what must not decide how a command ends.
-errors, device, progress, files, ownership, remote, setting, options, settings_file: what all of these stand on.
+errors, ending, device, progress, files, ownership, remote, setting, options, settings_file: what all of these stand on.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,9 +1,10 @@
-"""What all commands share: how they end at an error, and the old spellings of their options."""
+"""What all commands share: how they end at an error or a signal, and the old spellings of their options."""
 
 from __future__ import annotations
 
 import click
 
+from pipeline.ending import end_if_stopped, keeps
 from pipeline.errors import RunError, UserError, brief
 from pipeline.remote import describe_io_error
 
@@ -14,8 +15,21 @@ def renamed(**names: str) -> dict[str, object]:
     return {"token_normalize_func": lambda token: old.get(token, token)}
 
 
+class Command(click.Command):
+    """A command whose epilog, the last line of its help, is also what it says where a signal ends it."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        if self.epilog:
+            keeps(self.epilog)
+        return super().invoke(ctx)
+
+
 class Commands(click.Group):
     """A click group whose commands end with one line and status 2 for a user's mistake, 1 for another failure."""
+
+    command_class = Command
+    group_class = type  # groups in it are of this class too
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; turns the package's errors into click's."""
@@ -35,6 +49,8 @@ class Commands(click.Group):
             raise click.ClickException(
                 f"reading or writing failed ({brief(reason)}): fix it and run the command again"
             ) from error
+        finally:
+            end_if_stopped()
 
 
 class _Mistake(click.ClickException):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 from zipfile import BadZipFile, ZipFile
 
+from pipeline.ending import unbroken
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def replacing_folder(folder: Path, last: str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        _move_in(temporary, folder, last)
+        with unbroken():
+            _move_in(temporary, folder, last)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if made:

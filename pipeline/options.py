@@ -50,6 +50,13 @@ def numbers(_context: click.Context, _parameter: click.Parameter, values: Sequen
     return tuple(dict.fromkeys(map(int, parts)))
 
 
+def one_each(option: str, given: Sequence[str], datasets: Sequence[str]) -> Sequence[str | None]:
+    """The value of an option for each data set, None for all where it is not given; UserError for another number."""
+    if given and len(given) != len(datasets):
+        raise UserError(f"{option} is given {len(given)} times for {len(datasets)} data sets: give one each, or none")
+    return given or [None] * len(datasets)
+
+
 def store_option(help: str) -> Callable[[Command], Command]:
     """A decorator that gives a command a cache, None where none is given: as STORE, or as `--store STORE`."""
 

@@ -20,6 +20,7 @@ from pipeline.errors import RunError, UserError
 from pipeline.progress import progress
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
+from pipeline.workers.processes import refuse_unguarded_script
 from pipeline.workers.schedule import run_tasks
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def precompute(
     and the shards done so far stay; with bad_images "skip" its row stays empty and not `valid`.
     """
     execution = execution or Execution()
+    refuse_unguarded_script(execution.scheduler)
     # Workers have other working directories.
     places = [(dataset, absolute(store)) for dataset, store in places]
     _refuse_shared_stores([store for _, store in places])

@@ -25,9 +25,12 @@ class Bounds:
         return above and (value < self.high if self.without_high else value <= self.high)
 
     def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.without_low else f"from {self.low:g}"
-        high = f"below {self.high:g}" if self.without_high else f"to {self.high:g}"
-        return f"{self.low:g} or more" if self.high == inf else f"{low} {high}"
+        least, most = (
+            f"{end:,}" if isinstance(end, int) and end >= 10_000 else f"{end:g}" for end in (self.low, self.high)
+        )
+        low = f"above {least}" if self.without_low else f"from {least}"
+        high = f"below {most}" if self.without_high else f"to {most}"
+        return f"{least} or more" if self.high == inf else f"{low} {high}"
 
 
 POSITIVE = Bounds(1)

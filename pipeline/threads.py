@@ -6,12 +6,14 @@ splits a sum by its number of threads, and picks a convolution by the size of th
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,13 +23,48 @@ Result = TypeVar("Result")
 _AHEAD = 4
 
 
+def available_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may use: those it is bound to, and no more than its container's limit, rounded up.
+
+    root: where the folders proc and sys lie.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *(math.ceil(limit) for limit in _container_limits(root))]))
+
+
+def _container_limits(root: Path) -> Iterator[float]:
+    """Cores that each control group of Linux above this process may use at most; both versions of groups."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    mounted = root / "sys/fs/cgroup"
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # A container may see the groups of its host in the path, and have its own at the top: so all above count too.
+        group = Path(*(part for part in path.split("/") if part not in ("", "..")))
+        tops = ("cpu", controllers) if controllers else (".", "unified")
+        for above in (group, *group.parents):
+            for top in tops:
+                yield from _limit(mounted / top / above)
+
+
+def _limit(group: Path) -> Iterator[float]:
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # not there, or no limit: "max" and -1
+            quota, period = map(int, " ".join((group / file).read_text() for file in files).split())
+            if quota > 0 and period > 0:
+                yield quota / period
+
+
 class Cores:
     """The threads that compute in this process; as many as there are cores, unless `use` says otherwise."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self.count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.count = available_cores()
 
     def use(self, count: int) -> None:
         """Compute in so many threads from now on; work that is already submitted keeps its own."""

@@ -90,7 +90,7 @@ def test_options_reach_the_run(small_cache: SmallCache, tmp_path: Path) -> None:
     [
         (["--category", "polly"], ["polly", "mono, poly"]),
         (["--root", "nowhere"], ["nowhere"]),
-        (["--steps", "-1"], ["--steps -1", "0 or more"]),
+        (["--steps", "-1"], ["--steps -1", "give from 0 to 10,000,000"]),
         (["--crop", "15"], ["--crop 15", "16 or more"]),
         (["--backbone-lr", "1.5"], ["--backbone-lr 1.5"]),
         (["--head-lr", "nan"], ["--head-lr nan"]),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.threads import Cores, torch_threads
+from pipeline.threads import Cores, available_cores, torch_threads
 
 
 @settings(max_examples=20, deadline=None)
@@ -105,3 +107,44 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert [run.stderr for run in runs] == ["", ""]
     faults = [int(run.stdout) for run in runs]
     assert faults[0] < faults[1] / 10
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {}, 16),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 16),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "5000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "9900000 100000\n"}, 16),
+        ("0::/\n", {"cpu.max": "nonsense\n"}, 16),
+        ("0::/a/b\n", {"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "max 100000\n"}, 3),
+        ("0::/../host\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("4:cpu,cpuacct:/x\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "7\n", "cpu,cpuacct/x/cpu.cfs_period_us": "1 "}, 7),
+        ("4:cpu,cpuacct:/x\n", {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ("4:cpu:/docker/7\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
+        ("3:memory:/m\n", {"memory/m/cpu.cfs_quota_us": "100000\n", "memory/m/cpu.cfs_period_us": "100000\n"}, 16),
+        ("damaged\n", {"cpu.max": "100000 100000\n"}, 16),
+        ("4:cpu:/\n0::/s\n", {"unified/s/cpu.max": "400000 100000\n"}, 4),
+    ],
+)
+def test_no_more_cores_than_the_container_may_use(
+    groups: str, files: Mapping[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    for name, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{name}": t for name, t in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_cores(tmp_path) == cores
+
+
+def test_cores_without_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert available_cores(tmp_path) == 3 and 1 <= available_cores() <= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process to cores")
+def test_a_process_bound_to_one_core_computes_in_one_thread() -> None:
+    bind = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    code = f"{bind}; from pipeline.threads import CORES; print(CORES.count)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

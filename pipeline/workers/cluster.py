@@ -5,8 +5,6 @@ Every wait is bounded: a cluster without workers, a lost scheduler and a task th
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +18,13 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import cloudpickle
-from distributed import Client, Future, KilledWorker, LocalCluster, performance_report
+from distributed import Client, Future, KilledWorker, performance_report
 from distributed.comm.core import CommClosedError
 from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import RunError, UserError, one_line
 from pipeline.files import replacing
+from pipeline.workers.clients import LOGGED, open_client
 from pipeline.workers.execution import Execution
 
 Result = TypeVar("Result")
@@ -33,12 +32,7 @@ Result = TypeVar("Result")
 WINDOW = 4
 # Seconds that a cluster may be without workers, and a scheduler without an answer.
 _PATIENCE = 60.0
-_CONNECTING = 10.0
 _BETWEEN_COUNTS = 1.0
-# Tasks that share a GPU: one is in the network while the others decode or write.
-_TASKS_PER_GPU = 4
-# Our own line says what ended a run; Dask's log has tracebacks, and warns of workers that are slow to stop.
-_LOGGED = logging.CRITICAL
 
 
 def run_on_cluster(
@@ -58,8 +52,8 @@ def run_on_cluster(
 
     try:
         with (
-            silence_logging_cmgr(_LOGGED),
-            _client(scheduler, execution.workers) as client,
+            silence_logging_cmgr(LOGGED),
+            open_client(scheduler, execution.workers, _PATIENCE) as client,
             _performance_report(client, execution.dask_report),
         ):
 
@@ -134,53 +128,6 @@ def _threads(client: Client) -> int:
     except OSError as error:
         raise CommClosedError(str(error)) from error
     raise CommClosedError(client.status)
-
-
-@contextmanager
-def _client(scheduler: str, workers: int | None) -> Iterator[Client]:
-    """A client of a cluster that has a worker."""
-    own = scheduler in ("cluster", "cuda")
-    # Never the default client: one that found no scheduler would stay it, and Dask work of the caller would hang.
-    if own:
-        with _own_cluster(scheduler, workers) as cluster, Client(cluster, set_as_default=False) as client:
-            yield _with_worker(client, f"no worker of --scheduler {scheduler} started in {_PATIENCE:.0f} s")
-        return
-    try:
-        client = Client(scheduler, timeout=_CONNECTING, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:  # ValueError: an address without a port
-        raise UserError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
-    with client:
-        yield _with_worker(
-            client, f"the cluster at {scheduler} has no worker: start one with `dask worker {scheduler}`"
-        )
-
-
-def _with_worker(client: Client, otherwise: str) -> Client:
-    try:
-        client.wait_for_workers(1, timeout=_PATIENCE)
-    except TimeoutError as error:
-        raise UserError(otherwise) from error
-    return client
-
-
-def _own_cluster(scheduler: str, workers: int | None) -> LocalCluster:
-    try:
-        if scheduler == "cuda":
-            from dask_cuda import LocalCUDACluster
-
-            gpus: LocalCluster = LocalCUDACluster(
-                n_workers=workers, threads_per_worker=_TASKS_PER_GPU, dashboard_address=None, silence_logs=_LOGGED
-            )
-            return gpus
-        # OpenMP's threads sleep while they wait (`pipeline.threads.sleep_while_waiting`).
-        waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-        return LocalCluster(
-            n_workers=workers, threads_per_worker=1, env=waiting, dashboard_address=None, silence_logs=_LOGGED
-        )
-    except ImportError as error:
-        raise UserError("--scheduler cuda needs dask-cuda: pip install 'cutswap[cuda]'") from error
-    except Exception as error:  # dask-cuda also lets out whatever the GPU's driver raises
-        raise RunError(f"--scheduler {scheduler} did not start ({' '.join(str(error).split())})") from error
 
 
 @contextmanager

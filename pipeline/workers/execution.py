@@ -12,6 +12,8 @@ from pipeline.setting import POSITIVE, Bounds, check, setting
 
 SCHEDULERS = ("threads", "processes", "cluster", "cuda")
 LOCAL = ("threads", "processes")
+# Those whose processes we start.
+OWN_PROCESSES = ("processes", "cluster", "cuda")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.cache.category import CachedCategory
+from pipeline.threads import available_cores
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def _once_per_process(load: Callable[..., T]) -> Callable[..., T]:
 @_once_per_process
 def readers() -> ThreadPoolExecutor:
     """Threads that read and decode images ahead of the network, at most two chunks of them per task."""
-    return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
+    return ThreadPoolExecutor(max(2, available_cores()), thread_name_prefix="read")
 
 
 @_once_per_process

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import parent_process
 from typing import Any, TypeVar
 
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UserError, one_line
 from pipeline.memory import keep_memory
-from pipeline.threads import CORES, sleep_while_waiting, torch_threads
-from pipeline.workers.execution import LOCAL, Execution
+from pipeline.threads import CORES, torch_threads
+from pipeline.workers.execution import LOCAL, OWN_PROCESSES, Execution
+from pipeline.workers.processes import process_pool, refuse_unguarded_script
 
 Result = TypeVar("Result")
 T = TypeVar("T")
@@ -42,6 +43,7 @@ def run_tasks(
     default its share of all (docs/architecture.md). An exception in a task or in `on_result` ends the run; RunError
     says that workers or a scheduler were lost.
     """
+    refuse_unguarded_script(execution.scheduler)
     scheduler, workers = execution.scheduler, execution.workers or CORES.count
     at_once = workers
     if scheduler in ("processes", "cluster"):
@@ -51,7 +53,7 @@ def run_tasks(
     elif scheduler == "threads" and threads is None:
         # One task more than threads that compute: while one writes, the threads have the images of others.
         at_once, threads = workers + 1, workers
-    call = partial(_call, function, threads, scheduler in ("processes", "cluster", "cuda"))
+    call = partial(_call, function, threads, scheduler in OWN_PROCESSES)
     # Tasks that run in this process change both numbers.
     with ExitStack() as kept:
         kept.enter_context(torch_threads())
@@ -60,7 +62,8 @@ def run_tasks(
             _run_local(call, tasks, replace(execution, workers=at_once), on_result)
         else:
             # Imported here, because a run in threads does not need distributed, which takes long to import.
-            from pipeline.workers.cluster import run_on_cluster
+            with _dask_settings():
+                from pipeline.workers.cluster import run_on_cluster
 
             own = replace(execution, workers=at_once) if scheduler == "cluster" else execution
             run_on_cluster(call, tasks, own, on_result)
@@ -91,15 +94,27 @@ def _dask_worker(ask: Callable[[Any], T]) -> T | None:
     return None
 
 
+@contextmanager
+def _dask_settings() -> Iterator[None]:
+    """A block that imports Dask, which reads its settings then; UserError where it cannot use them."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:  # whatever its parsers raise
+        raise UserError(f"Dask cannot use its settings ({one_line(error)}): correct that file or variable") from error
+
+
 def _run_local(
     call: Callable[..., Result],
     tasks: Sequence[tuple[Any, ...]],
     execution: Execution,
     on_result: Callable[[Result], None],
 ) -> None:
-    from dask.base import compute
-    from dask.callbacks import Callback
-    from dask.delayed import delayed
+    with _dask_settings():
+        from dask.base import compute
+        from dask.callbacks import Callback
+        from dask.delayed import delayed
 
     names = {f"task-{i}": task for i, task in enumerate(tasks)}
     delayed_call = delayed(call, pure=False)
@@ -114,11 +129,11 @@ def _run_local(
         "num_workers": execution.workers,
         "optimize_graph": False,
     }
-    if execution.scheduler == "processes":
-        # chunksize 1: a process takes one task at a time, not six. The initializer comes before torch is imported.
-        options |= {"chunksize": 1, "initializer": sleep_while_waiting}
     try:
-        with Callback(posttask=finished):
+        with Callback(posttask=finished), ExitStack() as stack:
+            if execution.scheduler == "processes":
+                # chunksize 1: a process takes one task at a time, not six.
+                options |= {"chunksize": 1, "pool": stack.enter_context(process_pool(execution.workers or CORES.count))}
             compute(*calls, **options)
     except BrokenProcessPool as error:
         raise RunError(

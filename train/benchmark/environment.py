@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
+
+from pipeline.threads import available_cores
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", "zarr", "dask")
 
@@ -17,5 +18,5 @@ def describe_environment(device: str = "auto") -> str:
     used = device != "cpu" and torch.cuda.is_available()
     gpu = torch.cuda.get_device_name() if used else "no GPU"
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    cores = f"{available_cores()} CPU cores ({platform.machine()})"
     return f"Written on {datetime.now(UTC).date()}: {cores}, {gpu}. Python {platform.python_version()}, {versions}."
