@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-all test-newest lint docs benchmark gpu clean
+.PHONY: help setup demo test test-slow test-all reliability test-newest lint docs benchmark gpu clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## the main job on real solar-cell images: precompute, gallery, train, score
 	$(BIN)/python cli.py precompute --dataset elpv --category mono --image-size 128 --store data/cache/demo.zarr
 	$(BIN)/python cli.py inspect data/cache/demo.zarr --html runs/demo/gallery
-	$(BIN)/python cli.py train --store data/cache/demo.zarr --steps 300 --out runs/demo
+	$(BIN)/python cli.py train --store data/cache/demo.zarr --steps 300 --out runs/demo --overwrite
 
 test: $(STAMP) ## the tests that take seconds, in two processes
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
@@ -29,6 +29,10 @@ test-slow: $(STAMP) ## the tests that start processes or take longer
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow ## every test
+
+reliability: $(STAMP) ## hundreds of random kills, thousands of values of every option; about an hour
+	$(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/reliability/campaign_kills.py
+	EXAMPLES=3000 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_any_value.py
 
 test-newest: ## the main job and the fast tests with the newest packages that pyproject.toml allows, no constraints
 	$(PYTHON) -m venv --clear $(NEWEST)

@@ -33,6 +33,10 @@ class Bounds:
         return f"{least} or more" if self.high == inf else f"{low} {high}"
 
 
+def _in_words(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) and number >= 10_000 else f"{number:g}"
+
+
 POSITIVE = Bounds(1)
 SHARE = Bounds(0, 1, without_low=True, without_high=True)
 
