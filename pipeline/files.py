@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 from zipfile import BadZipFile, ZipFile
 
+from filelock import FileLock
+
 from pipeline.ending import unbroken
 from pipeline.errors import UserError
 
@@ -116,7 +118,8 @@ def replacing_folder(folder: Path, last: str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        with unbroken():
+        # Of two calls at once the later one finds the files of the earlier one, and they go.
+        with unbroken(), FileLock(_beside(folder, last, "lock")):
             _move_in(temporary, folder, last)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -194,7 +197,11 @@ def _folders(file: str) -> list[str]:
 
 
 def _manifest(folder: Path, last: str) -> Path:
-    return folder / f".{last}.files"
+    return _beside(folder, last, "files")
+
+
+def _beside(folder: Path, last: str, kind: str) -> Path:
+    return folder / f".{last}.{kind}"
 
 
 def _temporary(path: Path) -> Path:

@@ -218,7 +218,7 @@ with replacing_folder(Path(sys.argv[1]), last="list") as new:
 """
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPO, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (130, "Stopped: nothing was changed.\n")
-    assert {file.name for file in tmp_path.iterdir()} == {"list", "a", "b", ".list.files"}
+    assert {file.name for file in tmp_path.iterdir()} == {"list", "a", "b", ".list.files", ".list.lock"}
 
 
 def test_nothing_changes_where_no_command_runs(tmp_path: Path) -> None:

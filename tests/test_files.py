@@ -132,7 +132,7 @@ def test_a_killed_process_leaves_a_folder_as_it_was(page: Path) -> None:
         assert set(page.glob(".*")) == {first, second}
         for new in (first, second):
             (new / "index.html").write_text("new")
-    assert [path.name for path in page.glob(".*")] == [".index.html.files"]
+    assert sorted(path.name for path in page.glob(".*")) == [".index.html.files", ".index.html.lock"]
 
 
 def written(folder: Path, *names: str) -> dict[str, str]:
@@ -212,10 +212,25 @@ def test_a_process_killed_between_any_two_steps_leaves_no_list_of_what_is_not_th
             outcomes.add("none")
             assert files_of(folder, "list") is not None
         assert set(written(folder, "d")) == {"list", "d"}
-        assert len([*folder.iterdir()]) == 3
+        assert {path.name for path in folder.iterdir()} == {"list", "d", ".list.files", ".list.lock"}
         if child.returncode == 0:
             break
     assert child.returncode == 0 and outcomes == {"a,b", "b,c", "none"}
+
+
+@pytest.mark.slow
+def test_of_many_processes_at_once_the_files_of_one_stay(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from pipeline.files import replacing_folder\n"
+        "for turn in range(20):\n"
+        "    names = [f'{sys.argv[2]}{turn}{i}' for i in range(5)]\n"
+        "    with replacing_folder(Path(sys.argv[1]), last='list') as new:\n"
+        "        for name in (*names, 'list'): (new / name).write_text(','.join(names))\n"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", script, tmp_path, who], cwd=REPO) for who in "abcd"]
+    assert [child.wait(timeout=100) for child in children] == [0] * 4
+    found = contents(tmp_path)
+    assert set(found) == {"list", *found["list"].split(",")} and len(found) == 6
 
 
 def test_a_name_that_no_file_can_have_is_cut(tmp_path: Path) -> None:
