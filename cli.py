@@ -158,7 +158,7 @@ def train(
     from pipeline.cache.places import runs_of
     from train.evaluation.results import results_table
     from train.run import open_run
-    from train.run import train as run
+    from train.training import train as run
 
     store = store or default_store()
     cache = open_cache(store)

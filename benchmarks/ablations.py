@@ -26,8 +26,9 @@ from pipeline.clusters import cluster_maps
 from pipeline.settings import PrecomputeSettings
 from train.evaluation.metrics import METRICS
 from train.evaluation.results import over_seeds, percent
-from train.run import open_run, train
+from train.run import open_run
 from train.settings import TrainSettings
+from train.training import train
 
 Pairs = NDArray[np.int16]
 

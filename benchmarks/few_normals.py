@@ -17,9 +17,10 @@ from rich.table import Table
 
 from pipeline.progress import hide_progress
 from train.evaluation.cell_result import CellResult
-from train.run import Run, open_run, train
+from train.run import Run, open_run
 from train.settings import TrainSettings
 from train.split import split_rows
+from train.training import train
 
 # A count beyond the category's takes all.
 COUNTS = (10, 20, 50, 100, 1_000_000)

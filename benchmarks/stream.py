@@ -149,7 +149,7 @@ def loop_ratios(stream: NormalStream, repeats: int) -> list[float]:
     def fixed() -> None:
         fixed_steps(backbone, settings.steps)
 
-    with torch_threads(1):  # as in `train.run`
+    with torch_threads(1):  # as in `train.cell`
         loop()
         fixed()
         return time_ratios(loop, fixed, repeats)

@@ -43,8 +43,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno and not error.filename:  # such as a full disk
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -132,10 +135,10 @@ def files_of(folder: Path, last: str) -> frozenset[str] | None:
     """The files below `folder` that calls of `replacing_folder` wrote there; None where there was no such call."""
     try:
         names = json.loads(_manifest(folder, last).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        # Others may write there: nothing outside the folder is ever deleted.
+        paths = [PurePosixPath(name) for name in names]
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, RecursionError):
         return None
-    # Others may write there: nothing outside the folder is ever deleted.
-    paths = (PurePosixPath(name) for name in names)
     return frozenset(str(path) for path in paths if not path.is_absolute() and ".." not in path.parts)
 
 

@@ -26,17 +26,20 @@ def owned(folder: Path) -> Iterator[None]:
     UserError, which names the owner, where another process owns it. The system takes the lock from a process that
     ends, however it ends, so the file that is left behind locks nothing. Processes that this one starts do not own it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+        write_json(folder / _OWNER, {"host": socket.gethostname(), "process": os.getpid(), "since": since})
     except Timeout as error:
         raise UserError(
             f"{folder} is being written by {_owner(folder)}: wait for its end, or give another --out"
         ) from error
+    except OSError as error:
+        lock.release()
+        raise UserError(f"{folder} cannot be written to ({error.strerror}): allow it, or give another --out") from error
     try:
-        since = datetime.now().astimezone().isoformat(" ", "seconds")
-        write_json(folder / _OWNER, {"host": socket.gethostname(), "process": os.getpid(), "since": since})
         yield
     finally:
         (folder / _OWNER).unlink(missing_ok=True)

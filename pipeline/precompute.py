@@ -124,7 +124,7 @@ def _prepare(
     dataset, store = place
     weights = weights_digest(settings.backbone, settings.weights)
     most = execution.max_pixels
-    cache = prepare_cache(store, dataset, settings, weights, overwrite=overwrite, most_pixels=most)
+    cache = prepare_cache(store, dataset, settings, weights, overwrite=overwrite, update=update, most_pixels=most)
     update_cache(cache, dataset, update)
     return _Work(dataset, cache, tuple(cache.pending(dataset.category_names)))
 

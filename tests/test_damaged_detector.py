@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.workers.execution import Execution
 from train.detector import Detector
-from train.run import open_run, train
+from train.run import open_run
 from train.settings import TrainSettings
+from train.training import train
 
 SETTINGS = TrainSettings(steps=1, batch_size=2, crop=32, coreset=30)
 

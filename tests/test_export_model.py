@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from pipeline.workers.execution import Execution
 from train.detector import Detector
-from train.run import open_run, train
+from train.run import open_run
 from train.settings import SCORERS, FinetuneSettings, PatchCoreSettings, Settings, TrainSettings
+from train.training import train
 
 QUICK = TrainSettings(steps=1, batch_size=2, crop=32, coreset=30, head_lr=0.01)
 ARMS: dict[str, Settings] = {

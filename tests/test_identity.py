@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from conftest import invoke
+from conftest import changed_at, invoke
 from PIL import Image
 
 from pipeline.cache.cache import open_cache
@@ -50,7 +50,7 @@ def test_images_of_other_names_are_other_data(tmp_path: Path, monkeypatch: pytes
     for file in sorted((other / "train/good").iterdir()):
         file.rename(file.with_stem(f"x{file.stem}"))
     assert precompute(mine).exit_code == 0
-    assert "no image is the same" in precompute(other).stderr
+    assert "no image of parts is the same" in precompute(other).stderr
 
 
 def test_the_same_images_moved_are_taken_and_new_ones_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +65,32 @@ def test_the_same_images_moved_are_taken_and_new_ones_join(tmp_path: Path, monke
     assert again.exit_code == 0 and "4 images, 1 computed now" in again.stdout
     assert f"the images of {mine} now lie in {moved}: 3 are the same" in again.stderr
     assert open_cache("data/cache/parts.zarr").image_root == str(moved)
+
+
+def test_one_category_does_not_move_the_root_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, numbers in (("A", (0, 1)), ("B", (0, 2))):
+        for name, number in zip(("mono", "poly"), numbers, strict=True):
+            part(tmp_path / folder / "parts" / name, number)
+    mine, other = tmp_path / "A/parts", tmp_path / "B/parts"
+    assert precompute(mine).exit_code == 0
+    before = changed_at(tmp_path / "data")
+    refused = precompute(other, "--category", "mono")
+    assert refused.exit_code == 2 and "3 of 6 images differ, such as poly/train/good" in refused.stderr
+    shutil.rmtree(other / "poly")
+    assert "no image of poly is the same" in precompute(other, "--category", "mono").stderr
+    assert changed_at(tmp_path / "data") == before
+
+
+def test_a_refused_root_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = part(tmp_path / "A/parts", 0)
+    assert precompute(mine).exit_code == 0
+    moved = Path(shutil.copytree(mine, tmp_path / "B/parts"))
+    next((moved / "train/good").iterdir()).unlink()
+    before = changed_at(tmp_path / "data")
+    refused = precompute(moved)
+    assert refused.exit_code == 2 and "vanished" in refused.stderr and changed_at(tmp_path / "data") == before
 
 
 def test_default_places_are_named_after_the_folder_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,11 @@ from train.calibration import calibrate
 from train.detector import Detector
 from train.features.extract import patch_embedding
 from train.recipe import recipe_of
-from train.run import open_run, train
+from train.run import open_run
 from train.scorers.fit import fit_normals
 from train.scorers.fitted import Fitted
 from train.settings import PatchCoreSettings
+from train.training import train
 
 CACHE = PrecomputeSettings(image_size=64, stages=("blocks.1", "blocks.4"))
 # Of 64 pixels at stride 8.

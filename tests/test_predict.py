@@ -21,8 +21,9 @@ from pipeline.workers.execution import Execution
 from train.deploy.overlay import inferno, overlay, write_overlay
 from train.deploy.predict import predict
 from train.detector import Detector
-from train.run import open_run, train
+from train.run import open_run
 from train.settings import TrainSettings
+from train.training import train
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from pipeline.errors import UserError
 from pipeline.workers.execution import Execution
 from train.deploy.inputs import find_inputs, with_overlays
 from train.deploy.predict import Predicted, predict
-from train.run import open_run, train
+from train.run import open_run
 from train.settings import TrainSettings
+from train.training import train
 
 CPU = Execution(device="cpu")
 

@@ -8,8 +8,9 @@ from conftest import REPO, fill_cache, place
 from pipeline.data.datasets import load
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
-from train.run import open_run, train
+from train.run import open_run
 from train.settings import TrainSettings
+from train.training import train
 
 
 def test_the_lines_of_python_in_the_readme_run(

@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 import train.cell
 import train.run
+import train.training
 from pipeline.cache.cache import open_cache
 from pipeline.data.datasets import load
 from pipeline.errors import UserError
@@ -41,7 +42,7 @@ def run(store: str, out: Path, settings: Settings = SETTINGS, **options: Any) ->
     seeds, overwrite = options.pop("seeds", (0,)), options.pop("overwrite", False)
     execution = Execution(device="cpu", bad_images=options.pop("bad_images", "stop"))
     opened = train.run.open_run(store, out, settings, execution=execution, **options)
-    found = train.run.train(opened, seeds, overwrite=overwrite)
+    found = train.training.train(opened, seeds, overwrite=overwrite)
     results: dict[str, Any] = json.loads(RunFolder(out).results.read_text())
     said = {"notes": [note.value() for note in found.notes]}
     assert summarise(found.cells, results["settings"]) | said == results
@@ -330,13 +331,52 @@ def test_a_cell_is_replaced_only_by_a_whole_one(
             run(mine.store, mine.out, other, overwrite=True, **asked)
     after = changed_at(mine.out)
     assert {name: after[name] for name in before if name in after} == before
-    assert (mine.out / "poly/partial-seed-0/cell.json").exists() and "partial-seed-0" in refusal(
-        mine.store, mine.out, **asked
-    )
+    assert (mine.out / "poly/partial-seed-0/cell.json").exists()
     made = changed_at(mine.out / "poly/partial-seed-0")
     assert run(mine.store, mine.out, other, overwrite=True, **asked)["settings"]["steps"] == 3
     assert changed_at(mine.out / "poly/seed-0") == made
     assert sorted(path.name for path in (mine.out / "poly").iterdir()) == ["seed-0", "seed-1"]
+
+
+def test_the_seed_is_part_of_a_cell(finished: Finished, tmp_path: Path) -> None:
+    mine = copied(finished, tmp_path)
+    shutil.rmtree(mine.out / "poly/seed-1")
+    shutil.copytree(mine.out / "poly/seed-0", mine.out / "poly/seed-1")
+    message = refusal(mine.store, mine.out, categories=["poly"], seeds=(0, 1))
+    assert "poly/seed-1 was made otherwise (train.seed: 1 now, 0 then)" in message
+
+
+def test_a_finished_cell_that_lost_a_file_is_told(finished: Finished, tmp_path: Path) -> None:
+    mine = copied(finished, tmp_path)
+    (mine.out / "poly/seed-1/detector.pt").unlink()
+    message = refusal(mine.store, mine.out, categories=["poly"], seeds=(0, 1))
+    assert f"{mine.out / 'poly/seed-1/detector.pt'} is gone" in message and "--overwrite" in message
+
+
+def test_a_cache_that_changes_meanwhile_ends_the_run(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, out = copied(finished, tmp_path), tmp_path / "new"
+
+    def changed(*arguments: Any) -> Any:
+        other_normal(mine)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(train.cell, "evaluate", changed)
+    message = refusal(mine.store, out, UNTRAINED, categories=["poly"])
+    assert mine.store in message and "the images of poly changed while it was trained on" in message
+    assert not (out / "poly/seed-0").exists() and not (out / "results.json").exists()
+
+
+def test_what_an_overwrite_left_half_done_does_not_matter_to_the_run_before_it(
+    finished: Finished, tmp_path: Path
+) -> None:
+    mine = copied(finished, tmp_path)
+    shutil.copytree(mine.out / "poly/seed-0", mine.out / "poly/partial-seed-0")
+    (mine.out / "poly/partial-seed-0/made_of.json").write_text("{}")
+    before = changed_at(mine.out / "poly/seed-0")
+    mine.again()
+    assert changed_at(mine.out / "poly/seed-0") == before
 
 
 def test_other_weights_than_those_of_the_cache_are_refused(

@@ -115,6 +115,35 @@ def test_a_damaged_file_of_a_cell_is_one_line(tmp_path: Path, content: str) -> N
     assert str(cell.result) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["detector.pt", "scores.csv", "cell.json"])
+def test_a_finished_cell_whose_files_are_gone_or_changed_is_damaged(tmp_path: Path, file: str) -> None:
+    cell = begun(tmp_path)
+    cell.detector.write_text("weights")
+    cell.scores.write_text("scores")
+    cell.write(RESULT)
+    cell.refuse_damage("cells")
+    whole = (cell.path / file).read_bytes()
+    changes = [whole.replace(b"0.5", b"0.9")] if file == "cell.json" else [b"", whole + b"x"]
+    for content in changes:
+        (cell.path / file).write_bytes(content)
+        with pytest.raises(UserError, match=f"{file} is .*damaged: make the cell again with --overwrite"):
+            cell.refuse_damage("cells")
+    (cell.path / file).unlink()
+    if file != "cell.json":
+        with pytest.raises(UserError, match=f"{file} is gone"):
+            cell.refuse_damage("cells")
+
+
+def test_a_folder_in_the_place_of_a_file_is_damage(tmp_path: Path) -> None:
+    cell = finish(tmp_path)
+    for file in (cell.made_of, cell.result):
+        file.unlink()
+        file.mkdir()
+    assert cell.changes(MADE_OF) == ["made_of.json is damaged"]
+    with pytest.raises(UserError, match="damaged"):
+        cell.read("cells")
+
+
 def test_a_damaged_table_of_scores_is_one_line(tmp_path: Path) -> None:
     cell = finish(tmp_path)
     for content in (b"path,label\na,1", b"path,label,score\na,1,high", b"\xff\xfe"):
@@ -190,9 +219,32 @@ def test_a_copied_seed_folder_may_have_any_name(name: str, tmp_path: Path) -> No
     assert find_detector(detectors(tmp_path, name) / name) == tmp_path / name / "detector.pt"
 
 
-def test_a_seed_folder_beside_its_copy_is_taken(tmp_path: Path) -> None:
-    run = detectors(tmp_path, "seed-1", "seed-1-old", "seed-old")
-    assert find_detector(run).parent.name in {"seed-1", "seed-1-old", "seed-old"}
+@pytest.mark.parametrize("copy", ["seed-1.bak", "seed-0 (copy)", "seed-old", "seed--1", "seed-1-old"])
+def test_a_copy_beside_a_seed_folder_is_not_taken(tmp_path: Path, copy: str) -> None:
+    run = detectors(tmp_path / "run", "mono/seed-1", f"mono/{copy}")
+    assert find_detector(run) == run / "mono/seed-1/detector.pt"
+    assert [cell.path.name for cell in RunFolder(run).cells()] == ["seed-1"]
+
+
+def test_a_category_that_is_hidden_does_not_give_its_place_to_another(tmp_path: Path) -> None:
+    run = detectors(tmp_path / "run", "mono/old-seed-0", "mono/partial-seed-0", "poly/seed-0")
+    with pytest.raises(UserError, match="several categories"):
+        find_detector(run)
+    assert find_detector(run / "mono") == run / "mono/old-seed-0/detector.pt"
+    (run / "mono/old-seed-0").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="several categories"):
+        find_detector(run)
+    with pytest.raises(UserError, match="run the same `train` again"):
+        find_detector(run / "mono")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    run = detectors(tmp_path / "run", "mono/seed-0", "poly/seed-0")
+    (run / "mono").chmod(0)
+    with pytest.raises(UserError, match="mono cannot be read"):
+        find_detector(run)
+    (run / "mono").chmod(0o700)
 
 
 def test_a_run_of_several_categories_is_refused(tmp_path: Path) -> None:

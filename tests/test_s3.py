@@ -23,8 +23,9 @@ from pipeline.data.datasets import load
 from pipeline.errors import RunError, UserError
 from pipeline.workers.execution import Execution
 from train.deploy.predict import predict
-from train.run import open_run, train
+from train.run import open_run
 from train.settings import TrainSettings
+from train.training import train
 
 SMALL = ("--image-size", 64, "--pairs", 4, "--device", "cpu")
 # Seconds within which a command tells of a remote side that does not answer.

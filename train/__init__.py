@@ -1,9 +1,10 @@
 """Train: a cache in, a detector and its scores out; from Python, `from train import Detector`.
 
-run: every category and seed. cell: one of each. category_data: what the cells of a category share. settings: what
-decides a detector. recipe: its rules. made_of: what decided a cell. optimise: the training loop. finetune: the arm
-`finetuned`. calibration: scales and threshold. detector: the result. earlier_detectors: those of earlier formats.
-evaluate: a detector against test images. run_folder, cell_folder: the layout of what is written.
+run: what a run is. training: every category and seed of it. cell: one of each. category_data: what the cells of a
+category share. settings: what decides a detector. recipe: its rules. made_of: what decided a cell. optimise: the
+training loop. finetune: the arm `finetuned`. calibration: scales and threshold. detector: the result.
+earlier_detectors: those of earlier formats. evaluate: a detector against test images. run_folder, cell_folder: the
+layout of what is written.
 negatives: normals out of the cache, and the negatives made of them.
 features: embeddings of images and of patches.
 localiser: the network that learns from negatives.

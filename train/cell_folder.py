@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,9 @@ from train.evaluation.cell_result import CellResult
 from train.made_of import MadeOf
 
 SEED = "seed-"
+
+# In `cell.json`: the SHA-256 of files by name, and of all else in it.
+_FILES, _DIGEST = "files", "sha256"
 
 Values = NDArray[np.float64]
 
@@ -77,7 +81,7 @@ class CellFolder:
             return ["nothing says what it was made of, as in an earlier version"]
         try:
             return made_of.changes(MadeOf.from_json(_read_json(self.made_of)))
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError):
             return [f"{self.made_of.name} is damaged"]
 
     def take_place_of(self, cell: CellFolder) -> None:
@@ -100,13 +104,25 @@ class CellFolder:
         """The result of a finished cell; category and seed come from the path. UserError where it is damaged."""
         try:
             value = _read_json(self.result)
+            if value.get(_DIGEST, _digest(value)) != _digest(value):
+                raise ValueError("its content is another than was written")
             return CellResult.from_json(value, dataset, self.path.parent.name, self.seed)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{self.result} is damaged: make the cell again with --overwrite") from error
 
     def write(self, result: CellResult) -> None:
-        """Write the result of the cell, which finishes it."""
-        write_json(self.result, result.to_json())
+        """Write the result of the cell, which finishes it, and the digests of what it rests on."""
+        files = {file.name: _sha256(file) for file in (self.detector, self.scores) if file.exists()}
+        value = {**result.to_json(), _FILES: files}
+        write_json(self.result, {**value, _DIGEST: _digest(value)})
+
+    def refuse_damage(self, dataset: str) -> None:
+        """UserError where a file of a finished cell is gone or is not what was written."""
+        self.read(dataset)
+        for name, digest in _read_json(self.result).get(_FILES, {}).items():
+            file = self.path / name
+            if not file.is_file() or _sha256(file) != digest:
+                raise UserError(f"{file} is gone or damaged: make the cell again with --overwrite")
 
     def write_scores(self, samples: Sequence[Sample], score: Values, scorers: Mapping[str, Values]) -> None:
         """Write `scores.csv`: path, label and the score (N,) that decides, then that of each scorer by name."""
@@ -127,5 +143,15 @@ class CellFolder:
 def _read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None  # no object, and so refused by whoever reads it
+
+
+def _digest(value: dict[str, Any]) -> str:
+    rest = {name: found for name, found in value.items() if name != _DIGEST}
+    return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()

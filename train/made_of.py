@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -62,4 +62,11 @@ class MadeOf:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> MadeOf:
         """The inverse of `to_json`; KeyError, TypeError or AttributeError for anything else."""
-        return cls(dict(value["settings"]), {kind: Files(**files) for kind, files in value["files"].items()})
+        settings, files = value["settings"].items(), value["files"].items()
+        if not settings:
+            raise KeyError("settings")
+        return cls(dict(settings), {kind: Files(**found) for kind, found in files})
+
+    def of_seed(self, seed: int) -> MadeOf:
+        """With the seed of one cell."""
+        return replace(self, settings={**self.settings, "train.seed": seed})

@@ -35,7 +35,7 @@ class RunFolder:
 
     def cells(self) -> Iterator[CellFolder]:
         """All that are there, of whatever category and seed."""
-        return map(CellFolder, self.path.glob(f"*/{SEED}*"))
+        return (CellFolder(path) for path in self.path.glob(f"*/{SEED}*") if path.name.removeprefix(SEED).isdecimal())
 
     def settings_text(self) -> str:
         """The settings file of the last call of `train`; UserError where there is none."""
@@ -66,21 +66,44 @@ class RunFolder:
 def find_detector(run: Path) -> Path:
     """The detector of a seed's folder, of a category's (its lowest seed), or of a run with one category.
 
-    A path to a file is that of a detector. UserError where there is none, or where there are several categories.
+    A path to a file is that of a detector. UserError where there is none, where there are several categories, and
+    where a folder cannot be read.
     """
     if run.is_file():
         return run
-    for above in ("", f"{SEED}*/", f"*/{SEED}*/"):
-        found = sorted(
-            (CellFolder(path.parent) for path in run.glob(f"{above}detector.pt")), key=lambda cell: cell.seed
-        )
-        categories = sorted({cell.path.parent.name for cell in found})
-        if len(categories) > 1:
-            raise UserError(f"{run} holds several categories: give one, such as {run / categories[0]}")
-        if found:
-            return found[0].detector
-    if any(run.rglob(f"{SEED}*/cell.json")):
-        raise UserError(f"{run} was made by a version that kept no detector of this arm: train it again")
-    if any(run.rglob(f"{CellFolder.PARTIAL}{SEED}*")):
+    try:
+        if (alone := CellFolder(run).detector).is_file():
+            return alone
+        by_category = {run: _seeds(run)}
+        if not by_category[run]:
+            found = {folder: _seeds(folder) for folder in sorted(run.iterdir()) if folder.is_dir()}
+            by_category = {folder: seeds for folder, seeds in found.items() if seeds}
+        if len(by_category) > 1:
+            raise UserError(f"{run} holds several categories: give one, such as {next(iter(by_category))}")
+        whole = {seed: cell for seeds in by_category.values() for seed, cell in seeds.items() if cell is not None}
+        for seed in sorted(whole):
+            if whole[seed].detector.is_file():
+                return whole[seed].detector
+        if any(cell.finished for cell in whole.values()):
+            raise UserError(f"{run} was made by a version that kept no detector of this arm: train it again")
+    except OSError as error:
+        raise UserError(f"{error.filename or run} cannot be read ({error.strerror}): allow it") from error
+    if by_category and not whole:
         raise UserError(f"no detector below {run} is finished: run the same `train` again, which continues")
     raise UserError(f"no detector below {run}: give the folder that `train --out` wrote")
+
+
+def _seeds(category: Path) -> dict[int, CellFolder | None]:
+    """The cells of a category's folder by seed, None for one that has only been begun.
+
+    A cell that was being replaced when its `train` was killed is the old one.
+    """
+    found: dict[int, CellFolder | None] = {}
+    kinds = (CellFolder.PARTIAL, CellFolder.OLD, "")  # the last one counts
+    names = {path.name: path for path in category.iterdir() if path.is_dir()}
+    for kind in kinds:
+        for name, path in names.items():
+            number = name.removeprefix(f"{kind}{SEED}")
+            if name.startswith(f"{kind}{SEED}") and number.isdecimal():
+                found[int(number)] = None if kind == CellFolder.PARTIAL else CellFolder(path)
+    return found

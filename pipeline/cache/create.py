@@ -26,6 +26,7 @@ from pipeline.cache.layout import (
     images_digest,
     layout,
 )
+from pipeline.cache.update import refuse_changes
 from pipeline.data.datasets import Dataset
 from pipeline.data.pixels import MOST_PIXELS
 from pipeline.data.survey import survey
@@ -42,6 +43,7 @@ def prepare_cache(
     weights: str,
     *,
     overwrite: bool = False,
+    update: bool = False,
     chunks_per_shard: int | None = None,
     most_pixels: int = MOST_PIXELS,
 ) -> Cache:
@@ -51,8 +53,9 @@ def prepare_cache(
     and with them the whole cache where it holds no others. chunks_per_shard: of categories that are created; None
     chooses by their number of images. most_pixels: larger images take no part in the look at the normals of a category
     (`pipeline.data.survey`).
-    Raises UserError where `store` holds something else, or a cache with other settings or of other images. The images
-    of an existing category stay as they are: `pipeline.cache.update` updates them.
+    Raises UserError, before anything is written, where `store` holds something else, or a cache with other settings or
+    of other images, and unless update is True also for images that have vanished or changed. The images of an existing
+    category stay as they are: `pipeline.cache.update` updates them.
     """
     attributes: Attributes = {"dataset": dataset.name, "settings": settings.to_attributes(), "weights": weights}
     attributes |= {"format": FORMAT, "cache_id": uuid.uuid4().hex, "network": FOLDED}
@@ -62,6 +65,8 @@ def prepare_cache(
     if not only_these:
         _refuse_others(cache, dataset.name, settings, weights)
         refuse_other_data(cache, dataset)
+    if not (overwrite or update):
+        refuse_changes(cache, dataset)
     for name in cache.names():
         if overwrite and name in listed:
             # Before anything is deleted: a run that is killed now must not leave a category that looks whole.

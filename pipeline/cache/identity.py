@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.cache.cache import Cache
 from pipeline.cache.category import CachedCategory
 from pipeline.data.content import read_file
-from pipeline.data.datasets import Dataset
+from pipeline.data.datasets import Dataset, find_categories
 from pipeline.errors import UserError
 from pipeline.progress import progress
 
@@ -23,29 +23,34 @@ _READERS = 8
 def refuse_other_data(cache: Cache, dataset: Dataset) -> None:
     """UserError where a data set at another root than the cache's is not the same one, moved.
 
-    It is the same if every path that both have has the same SHA-256, and there is one; this is said on standard error.
-    A cache without categories may be of any root. Nothing is written.
+    It is the same if in every category of the cache, also in those not asked for, there is a path that both have, and
+    each such path has the same SHA-256; this is said on standard error. A cache without categories may be of any root.
+    Nothing is written.
     """
-    names = cache.names()
-    if not names or dataset.image_root == cache.image_root:
+    names, root = cache.names(), dataset.image_root
+    if not names or root == cache.image_root:
         return
-    shared, differing = 0, list[str]()
-    for category in dataset.categories:
-        if category.name in names:
-            cached, there = cache[category.name], {sample.path for sample in category.train}
-            paths, digests = cached.paths, cached.digests
-            known = [path if path in there and digest else "" for path, digest in zip(paths, digests, strict=True)]
-            shared += sum(path != "" for path in known)
-            differing += [paths[row] for row in changed_rows(cached, dataset.image_root, known, digests)]
-    if differing or not shared:
+    there = {one.name: {sample.path for sample in one.train} for one in find_categories(dataset.name, root).categories}
+    shared, differing, missing = 0, list[str](), list[str]()
+    for name in names:
+        cached = cache[name]
+        paths, digests = cached.paths, cached.digests
+        known = [
+            path if path in there.get(name, ()) and digest else "" for path, digest in zip(paths, digests, strict=True)
+        ]
+        if not any(known) and any(digests):
+            missing.append(name)
+        shared += sum(path != "" for path in known)
+        differing += [paths[row] for row in changed_rows(cached, root, known, digests)]
+    if differing or missing:
         count = f"{len(differing)} of {shared} images differ"
-        why = f"{count}, such as {differing[0]}" if differing else "no image is the same"
+        why = f"{count}, such as {differing[0]}" if differing else f"no image of {missing[0]} is the same"
         raise UserError(
-            f"{cache.store} was made of {cache.image_root}, and {dataset.image_root} holds other images ({why}): "
+            f"{cache.store} was made of {cache.image_root}, and {root} holds other images ({why}): "
             "give --store with another path, or --overwrite to start this cache again"
         )
     print(
-        f"{cache.store}: the images of {cache.image_root} now lie in {dataset.image_root}: {shared} are the same",
+        f"{cache.store}: the images of {cache.image_root} now lie in {root}: {shared} are the same",
         file=sys.stderr,
         flush=True,
     )

@@ -28,13 +28,9 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
     """Make the rows of the cached categories match the data set, and name on standard error what changed.
 
     update: also drop images that have vanished, and mark those whose files have changed, or could not be read, to be
-    computed again, which reads every file. Without it UserError for images that have vanished or changed; only files
-    of another size or time are read.
+    computed again, which reads every file. Without it there are none, see `refuse_changes`.
     """
     listed = [(cache[one.name], [sample.path for sample in one.train]) for one in dataset.categories]
-    for category, paths in () if update else listed:  # all of them, before anything is changed
-        _refuse_vanished(category, dataset.image_root, paths)
-        _refuse_changed(category, dataset.image_root)
     if update:
         cache.update_attributes(complete=False)
     for category, paths in listed:
@@ -44,6 +40,18 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
             cache.update_attributes(complete=False)
         _stamp(category, dataset.image_root, update)
     cache.refresh_digests()
+
+
+def refuse_changes(cache: Cache, dataset: Dataset) -> None:
+    """UserError for images of the cached categories that have vanished or changed; nothing is written.
+
+    Only files of another size or time than before are read.
+    """
+    names = cache.names()
+    for one in dataset.categories:
+        if one.name in names:
+            _refuse_vanished(cache[one.name], dataset.image_root, [sample.path for sample in one.train])
+            _refuse_changed(cache[one.name], dataset.image_root)
 
 
 def _refuse_changed(category: CachedCategory, image_root: str) -> None:

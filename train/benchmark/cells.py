@@ -15,7 +15,8 @@ from pipeline.workers.schedule import run_tasks
 from train.benchmark.arms import Benchmark, open_arm
 from train.category_data import CategoryData
 from train.made_of import MadeOf
-from train.run import Run, run_cell
+from train.run import Run
+from train.training import run_cell
 
 
 @dataclass(frozen=True)

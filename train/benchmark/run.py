@@ -22,7 +22,8 @@ from train.benchmark.cells import run_cells
 from train.benchmark.comparison import Arms, comparison_markdown, write_rows
 from train.benchmark.environment import describe_environment
 from train.evaluation.cell_result import CellResult
-from train.run import Run, examined_run, refuse_other_cells, write_results
+from train.run import Run, examined_run
+from train.training import refuse_other_cells, write_results
 
 
 @dataclass(frozen=True)
