@@ -21,6 +21,7 @@ from pipeline.data.ground_truth import beside_photographs, match_masks
 from pipeline.data.listing import list_images
 from pipeline.data.samples import Layout
 from pipeline.errors import UserError
+from train.deploy.inputs import find_inputs
 
 
 def told(root: Path, name: str = "folder") -> dict[str, int]:
@@ -138,9 +139,10 @@ def test_a_name_that_only_ends_like_a_label_is_a_photograph() -> None:
     assert beside_photographs(["a_label.png", "b_mask.png", "label.png", "depth.png", "bottle_1.png"]) == {}
 
 
-def test_categories_of_no_name_of_ours_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path, ["zarr.json/train/good/0.png"])
-    with pytest.raises(UserError, match=r"a category cannot be called zarr\.json: rename its folder"):
+@pytest.mark.parametrize("name", ["zarr.json", "results.json", "settings.toml", "index.html"])
+def test_categories_of_a_name_of_ours_are_refused(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, [f"{name}/train/good/0.png"])
+    with pytest.raises(UserError, match=f"a category cannot be called {name}: rename its folder"):
         load("folder", str(tmp_path))
 
 
@@ -232,6 +234,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(root / "part/train/OK/1.png", root / "part/test/ok/leak.png")
     for i in range(3):
         write(f"part/test/crack/{i}.png")
+    shutil.copy(root / "part/test/ok/0.png", root / "part/test/crack/2.png")
     write("part/ground_truth/crack/0_mask.png", 0)
     write("part/ground_truth/crack/1_mask.png", 90)
     write("part/ground_truth/crack/9_mask.png", 255)
@@ -263,6 +266,8 @@ def test_the_commands_say_what_they_took_and_left_out(odd: Path, tmp_path: Path)
         ("part", "test images that are among the normals of the cache"): 1,
         ("part", "anomalous images whose mask is empty"): 1,
         ("part", "masks that mark more than half of their image"): 1,
+        ("part", "anomalous images without a mask"): 1,
+        ("part", "test images that are there both as normal and as anomalous"): 2,
     }
     assert "leak.png" in trained.stderr
     (odd / "part/test/note.txt").write_text("x")
@@ -413,12 +418,10 @@ def test_a_pipe_in_place_of_a_table_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_predict_leaves_out_what_stands_beside_photographs(tmp_path: Path) -> None:
-    from train.deploy.predict import _files
-
     touch(tmp_path, ["a.png", "a.tiff", "b.png", "b_mask.png", "masks/b.png"])
-    left: list[Note] = []
     # A file that differs only in its suffix may be another part: it is scored.
-    assert [name for _, name in _files([str(tmp_path)], left)] == ["a.png", "a.tiff", "b.png"]
+    found, left = find_inputs([str(tmp_path)], tmp_path / "out")
+    assert [name for _, name in found] == ["a.png", "a.tiff", "b.png"]
     assert sum(note.count for note in left) == 2
 
 

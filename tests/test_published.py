@@ -383,8 +383,25 @@ def visa(root: Path, header: str = "object,split,label,image,mask", rows: Iterab
                 "candle,test,anomaly,candle/data/images/anomaly/000.jpg,candle/Data/masks/Anomaly/000.PNG",
             ),
         ),
+        (
+            "object,split,label,image,mask",
+            (
+                "Candle,train,normal,candle/Data/Images/Normal/0000.JPG,",
+                "candle,test,normal,candle/Data/Images/Normal/0001.JPG,",
+                "CANDLE,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png",
+            ),
+        ),
+        (
+            "object,split,label,image,mask",
+            (
+                "candle,train,normal,/candle/Data/Images/Normal/0000.JPG,",
+                "candle,test,normal,VisA/candle/Data/Images/Normal/0001.JPG,",
+                ",,,,",
+                "candle,test,anomaly,VisA/candle/Data/Images/Anomaly/000.JPG,/candle/Data/Masks/Anomaly/000.png",
+            ),
+        ),
     ],
-    ids=["columns", "backslashes", "case"],
+    ids=["columns", "backslashes", "case", "category", "root"],
 )
 def test_visa_tables_of_other_spelling_are_read_alike(tmp_path: Path, header: str, rows: tuple[str, ...]) -> None:
     usual, other = layout_of("visa", visa(tmp_path / "a")), layout_of("visa", visa(tmp_path / "b", header, rows))
@@ -462,3 +479,10 @@ def test_published_totals() -> None:
     assert (totals["btad"], sum(totals["btad"])) == ((1799, 451, 290), 2540)
     assert totals["mpdd"] == (888, 176, 282)
     assert totals["kolektor2"] == (2085, 894, 110)
+
+
+def test_a_tree_of_mvtec_ad_is_none_of_ad_2_or_of_others(tmp_path: Path) -> None:
+    touch(tmp_path, ["screw/train/good/000.png", "screw/test/good/000.png", "screw/test/scratch/000.png"])
+    for name in ("mvtec_ad2", "mvtec_3d", "kolektor"):
+        told = error_of(name, tmp_path)
+        assert "no category found: needs" in told and f"give --root {tmp_path};" not in told and "deeper" not in told

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.data.listing import Listing
-from pipeline.data.samples import Category, Layout
+from pipeline.data.samples import Category, Layout, Sample
 
 _NAMED = 3
 
@@ -70,10 +70,16 @@ def taken(category: Category) -> list[Note]:
     classes = Counter(sample.defect for sample in anomalous)
     notes = [Note(category.name, count, what) for what, count in counts.items() if count or what.endswith("train on")]
     notes += [Note(category.name, count, f"of these of the class {name}") for name, count in sorted(classes.items())]
-    without = [sample.path for sample in anomalous if not sample.masks] if masked else []
-    return notes + notes_of(
-        category.name, {"anomalous images without a mask: they take no part in pixel metrics": without}
-    )
+    return notes + unmasked(category.name, category.test)
+
+
+def unmasked(category: str, test: Sequence[Sample]) -> list[Note]:
+    """A note of the anomalous test images without a mask, where others have one."""
+    anomalous = [sample for sample in test if sample.label]
+    without = [sample.path for sample in anomalous if not sample.masks]
+    if len(without) == len(anomalous):
+        return []
+    return notes_of(category, {"anomalous images without a mask: they take no part in pixel metrics": without})
 
 
 def left_out(listing: Listing, layout: Layout) -> list[Note]:

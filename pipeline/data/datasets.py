@@ -27,8 +27,10 @@ from pipeline.setting import split
 
 DATASETS: tuple[str, ...] = tuple(KNOWN)
 
-# Zarr's own files, which lie beside the categories of a cache.
-_RESERVED = frozenset({"zarr.json", ".zgroup", ".zattrs", ".zmetadata"})
+# Files that lie beside the folders of the categories: Zarr's in a cache, ours in a run folder and a gallery.
+_RESERVED = frozenset(
+    {"zarr.json", ".zgroup", ".zattrs", ".zmetadata", "results.json", "settings.toml", "settings.json", "index.html"}
+)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def nothing_found(name: str, found: Found) -> str:
         return f"{found.image_root}: no labels.csv with images; leave out --root to use the package elpv-dataset"
     # <root>/a/b/<category>/train/good: the root to give is <root>/a/b.
     inner = [folder for folder in found.listing.folders if folder.endswith("/train/good")]
-    outer = sorted({f"{found.image_root}/{folder}".rsplit("/", 3)[0] for folder in inner})
+    outer = sorted({f"{found.image_root}/{folder}".rsplit("/", 3)[0] for folder in inner} - {found.image_root})
     if outer:
         return f"{found.image_root}: categories lie deeper; give --root {' or '.join(outer[:4])}"
     top = sorted(folder for folder in found.listing.folders if "/" not in folder)

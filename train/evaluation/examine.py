@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.cache.category import CachedCategory
-from pipeline.data.census import Note, notes_of
+from pipeline.data.census import Note, notes_of, unmasked
 from pipeline.data.samples import Sample
 from pipeline.errors import ImageError
 from train.evaluation.test_set import TestSet
@@ -33,7 +33,8 @@ def examine(tests: TestSet, category: CachedCategory, bad_images: str) -> Examin
     """Read every test image and every mask, and look at what they are.
 
     bad_images: "stop" raises ImageError at the first that cannot be read, "skip" leaves the image out. Notes are of
-    these, of test images that are normals to train on as well, of doubtful masks, and of metrics that cannot be.
+    these, of test images that are normals to train on as well or have both labels, of masks that are missing or
+    doubtful, and of metrics that cannot be.
     """
     kinds: defaultdict[str, list[str]] = defaultdict(list)
     known = set(category.digests) - {""}
@@ -54,8 +55,17 @@ def examine(tests: TestSet, category: CachedCategory, bad_images: str) -> Examin
         if found.doubt is not None:
             kinds[found.doubt[0]].append(found.doubt[1])
     files = {"test images": Files.of(images), "masks": Files.of(masks)}
-    notes = *notes_of(category.name, kinds), *_missing(category.name, samples)
+    kinds["test images that are there both as normal and as anomalous"] = _of_both_labels(images)
+    notes = *notes_of(category.name, kinds), *unmasked(category.name, samples), *_missing(category.name, samples)
     return Examined(tuple(samples), tuple(left_out), files, notes)
+
+
+def _of_both_labels(images: Sequence[tuple[str, int, str, str]]) -> list[str]:
+    """Paths of the images, each with its label, class and digest, whose content has both labels."""
+    labels: defaultdict[str, set[int]] = defaultdict(set)
+    for _, label, _, digest in images:
+        labels[digest].add(label)
+    return [path for path, _, _, digest in images if len(labels[digest]) > 1]
 
 
 def _missing(category: str, samples: list[Sample]) -> list[Note]:

@@ -30,6 +30,8 @@ def ad2_layout(tree: Tree) -> Layout:
     left_out: dict[str, str] = {}
     categories: list[Category] = []
     for name, prefix in categories_with(tree, "train/good", "test_public").items():
+        if f"{prefix}test" in tree.listing.folders and f"{prefix}test_public" not in tree.listing.folders:
+            continue  # the tree of MVTec AD
         test = f"{prefix}test_public/"
         below = {path[len(test) :]: path for path in files_below(tree, test)}
         masks = {key.removeprefix(_TRUTH): path for key, path in below.items() if key.startswith(_TRUTH)}

@@ -20,9 +20,9 @@ def visa_layout(tree: Tree) -> Layout:
     r"""VisA (Zou et al., ECCV 2022): the rows of ``split_csv/1cls.csv``, or what the authors' converter makes of them.
 
     Columns object, split (train/test), label (normal/anomaly), image, mask; paths are relative to the root. Copies
-    differ: columns, values and paths may have other upper and lower case than here and on the disk, and paths may have
-    ``\`` for ``/``. The table names no defect class, so it is "anomaly" for all. The converted tree is MVTec AD's, also
-    in a folder ``1cls``.
+    differ: columns, values and paths may have other upper and lower case than here and on the disk, paths may have
+    ``\`` for ``/`` and begin with ``/`` or the name of the root, and lines may be empty. The table names no defect
+    class, so it is "anomaly" for all. The converted tree is MVTec AD's, also in a folder ``1cls``.
 
     Raises `UserError` naming the line that has another value or a missing column.
     """
@@ -32,6 +32,7 @@ def visa_layout(tree: Tree) -> Layout:
     on_disk = _paths_on_disk(tree)
     # A row that is there twice counts once.
     rows: dict[str, dict[str, dict[Sample, None]]] = {}
+    names = {name.casefold(): name for name in VISA.counts}
     reader = csv.DictReader(io.StringIO(table))
     try:
         lines = list(reader)
@@ -44,8 +45,10 @@ def visa_layout(tree: Tree) -> Layout:
         lacking = [column for column in _COLUMNS if column not in plain]
         if lacking:
             raise UserError(f"{where}: no column {lacking[0]!r}; the file is split_csv/1cls.csv of VisA")
+        if not any(plain.values()):
+            continue
         name, split, label, image, mask = (plain[column] for column in _COLUMNS)
-        split, label = split.casefold(), label.casefold()
+        name, split, label = names.setdefault(name.casefold(), name), split.casefold(), label.casefold()
         if (split, label) not in _ROWS or not image:
             raise UserError(f"{where}: {split},{label},{image} is no row of split_csv/1cls.csv; get it again")
         anomalous = label == "anomaly"
@@ -62,8 +65,12 @@ def _paths_on_disk(tree: Tree) -> Callable[[str], str]:
     folded = {path.casefold(): path for path in tree.listing.files}
 
     def find(written: str) -> str:
-        path = written.replace("\\", "/").removeprefix("./")
-        return path if path in exact else folded.get(path.casefold(), path)
+        path = written.replace("\\", "/").removeprefix("./").lstrip("/")
+        if path in exact:
+            return path
+        # Some tables also name the folder that the root is.
+        inner = path.partition("/")[2].casefold()
+        return folded.get(path.casefold(), folded.get(inner, path))
 
     return find
 
