@@ -225,6 +225,16 @@ def test_a_class_may_hold_a_folder_of_photographs_and_one_of_masks(
     assert masks_of(tmp_path, [image], [mask]) == ({image: [mask]}, 0)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["0_good", "good_images_2", "2 OK parts", "images_good", "samples-3-normal", "good2_images", "01.ok.imgs.02"],
+)
+def test_normals_may_be_called_with_words_and_numbers_on_both_sides(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, [f"c/{side}/{name}/0.png" for side in ("train", "test")])
+    touch(tmp_path, [f"c/test/{other}/0.png" for other in ("images_2", "goodness", "0_bad", "not_good", "good_crack")])
+    assert sizes(load("folder", str(tmp_path)).categories[0]) == (1, 1, 5)
+
+
 def test_numbered_folders_of_photographs_are_not_mixed(tmp_path: Path) -> None:
     images = [f"test/crack/image{i}/0.png" for i in (1, 2)]
     masks = [f"gt/crack/image{i}/0.png" for i in (1, 2)]

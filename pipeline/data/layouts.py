@@ -22,10 +22,9 @@ _NORMAL_NAMES = frozenset(
         *("defectfree", "nodefect", "nodefects", "nondefective", "anomalyfree", "noanomaly", "nonanomalous"),
     ]
 )
-# What may stand beside such a word.
-_MORE = re.compile(r"(?:images?|imgs?|parts?|samples?|pictures?|\d+)$")
-
-
+# What may stand before and behind such a word, any number of times.
+_WORD = r"(?:images?|imgs?|parts?|samples?|pictures?|\d+)"
+_MORE = re.compile(rf"^{_WORD}+|{_WORD}+$")
 _SIDE = re.compile("(?:train|test)/", re.IGNORECASE)
 
 
