@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encode
+from conftest import encode, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -43,6 +43,43 @@ def test_so_it_is_in_sixteen_bits(value: int) -> None:
 def test_so_it_is_in_floating_point(value: float) -> None:
     image = Image.fromarray(np.where(WHERE, value, 0).astype(np.float32))
     assert np.array_equal(marked(encode(image, "TIFF")), WHERE)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("value", [1, 200, 255])
+def test_a_tiff_whose_white_is_zero_marks_what_it_shows(dtype: type, value: int) -> None:
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 255.0}[dtype]
+    # Pillow's own writer turns 8 bits over, too.
+    stored = WHERE * value if dtype is np.uint8 else white - WHERE * value
+    data = encode(Image.fromarray(stored.astype(dtype)), "TIFF", tiffinfo={262: 0})
+    assert np.array_equal(marked(data), WHERE)
+
+
+def deep(channels: NDArray[np.integer], colour_type: int) -> bytes:
+    """A PNG of 16 bits per channel, (H,W,C); 2 is RGB, 4 LA and 6 RGBA."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    return png(channels.shape[1], channels.shape[0], 16, colour_type, rows)
+
+
+@pytest.mark.parametrize("value", [1, 9, 255, 256, 4095, 65535])
+@pytest.mark.parametrize(("colour_type", "count"), [(2, 3), (4, 1), (6, 3)])
+@pytest.mark.parametrize("one_channel", [True, False])
+def test_colours_of_sixteen_bits_are_labels(value: int, colour_type: int, count: int, one_channel: bool) -> None:
+    channels = np.repeat((WHERE * value)[..., None], count, axis=2)
+    channels[..., : count - 1] *= not one_channel
+    if colour_type != 2:
+        channels = np.concatenate([channels, np.full((*WHERE.shape, 1), 65535)], axis=2)
+    assert np.array_equal(marked(deep(channels, colour_type)), WHERE)
+
+
+def test_soft_colours_of_sixteen_bits_are_cut_at_half_and_transparent_ones_are_black() -> None:
+    soft = np.asarray(grey(255).filter(ImageFilter.GaussianBlur(2))).astype(np.int64)
+    channels = np.stack([soft * 257, soft * 100, soft * 0], axis=2)
+    assert np.array_equal(marked(deep(channels, 2)), soft > soft.max() / 2)
+    opacity = np.stack([np.full(WHERE.shape, 900), WHERE * 65535], axis=2)
+    assert np.array_equal(marked(deep(opacity, 4)), WHERE)
+    hidden = Image.fromarray(np.where(WHERE, 900, 70).astype(np.uint16))
+    assert np.array_equal(marked(encode(hidden, transparency=900)), ~WHERE)
 
 
 def test_one_bit() -> None:
