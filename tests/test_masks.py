@@ -11,9 +11,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from pipeline.data.images import Decoding
 from pipeline.data.levels import Levels
-from pipeline.data.masks import MaskMismatch, Stance, decode_mask, read_mask, shrink
+from pipeline.data.masks import MaskMismatch, Stance, decode_mask, may_stand_otherwise, read_mask, shrink
 from pipeline.data.pixels import MOST_PIXELS
+from pipeline.data.samples import Sample
 from pipeline.errors import ImageError
+from train.evaluation.test_set import TURNED, TestSet
 
 WHERE = np.zeros((24, 32), np.bool_)
 WHERE[4:9, 6:20] = True
@@ -168,6 +170,36 @@ def test_a_mask_turns_with_its_image(orientation: int, kind: str, drawn: str) ->
     found = decode_mask(mask, stance, decoding, "m")
     straight = decode_mask(encode(upright), Stance(upright.size, None), decoding, "m")
     assert found.any() and np.array_equal(found, straight)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("square", [False, True])
+def test_a_mask_of_the_size_before_turning_turns_with_its_image(orientation: int, own: bool, square: bool) -> None:
+    stored = Image.fromarray((WHERE[:, :24] if square else WHERE).astype(np.uint8) * 255)
+    stance = Stance.of(encode(stored, exif=exif(orientation)), MOST_PIXELS, "x")
+    mask = encode(stored, exif=exif(orientation)) if own else encode(stored)
+    assert stance.turn is not None
+    upright = encode(stored.transpose(stance.turn))
+    decoding = Decoding(24, "stretch", Levels())
+    straight = decode_mask(upright, Stance(stance.upright, None), decoding, "m")
+    assert np.array_equal(decode_mask(mask, stance, decoding, "m"), straight)
+    # Only where the sides are the same both ways, nobody can know what was meant.
+    unclear = not own and (square or orientation < 5)
+    assert may_stand_otherwise(mask, stance, MOST_PIXELS, "m") == unclear
+    half = encode(stored.resize((stored.width // 2, stored.height // 2)))
+    assert may_stand_otherwise(half, stance, MOST_PIXELS, "m") == (square or orientation < 5)
+
+
+def test_train_names_masks_that_may_be_turned(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8))
+    samples = []
+    for i, orientation in enumerate((1, 3, 6)):
+        (tmp_path / f"{i}.png").write_bytes(encode(picture, exif=exif(orientation)))
+        (tmp_path / f"{i}_mask.png").write_bytes(encode(Image.fromarray(WHERE[:, :24])))
+        samples.append(Sample(f"{i}.png", 1, "crack", (f"{i}_mask.png",)))
+    found = TestSet(str(tmp_path), samples, Decoding(24, "stretch", Levels())).look()
+    assert [one.doubt for one in found] == [None, (TURNED, "1_mask.png"), (TURNED, "2_mask.png")]
 
 
 def test_a_mask_at_another_scale_is_taken_and_one_of_another_shape_is_named() -> None:

@@ -66,22 +66,40 @@ def decode_mask(data: bytes, stance: Stance, decoding: Decoding, name: str) -> N
     """Decode a ground-truth mask, shape (size, size), bool; True is defect.
 
     data: the content of its file; stance: of its image. A mask stands as its own EXIF orientation says; one that has
-    the size of the image as stored, and not as it stands upright, is turned as the image is. Each pixel of the result
-    is True if any pixel of the mask that it stands for is a defect, so that no small defect is lost; the border of
-    "pad" is False.
+    none, and the size of the image as stored, is turned as the image is. Each pixel of the result is True if any pixel
+    of the mask that it stands for is a defect, so that no small defect is lost; the border of "pad" is False.
 
     Raises what `decode_rgb` raises, and MaskMismatch for a mask with neither the sides of its image nor their ratio.
     """
     defect, size = read_mask(data, decoding.most_pixels, name), stance.upright
     found = defect.shape[::-1]
-    if stance.turn is not None and found == stance.stored != size:
+    as_stored = stance.turn is not None and found == stance.stored
+    if as_stored and Stance.of(data, decoding.most_pixels, name).turn is None:
         defect = np.asarray(upright(Image.fromarray(defect), stance.turn))
-    elif abs(found[0] * size[1] / (found[1] * size[0]) - 1) > _SAME_ASPECT:
+    elif not _is_alike(found, size):
         raise MaskMismatch(f"{name}: a mask of {found[0]} x {found[1]} pixels, and its image has {size[0]} x {size[1]}")
     wide, high, left, top = place(*size, decoding)
     mask = np.zeros((decoding.size, decoding.size), np.bool_)
     mask[top : top + high, left : left + wide] = shrink(defect, high, wide)
     return mask
+
+
+def may_stand_otherwise(data: bytes, stance: Stance, most_pixels: int, name: str) -> bool:
+    """Whether neither the orientation nor the size of a mask says if it is turned as its image; of that is the stance.
+
+    Raises what `decode_mask` raises, but for MaskMismatch.
+    """
+    if stance.turn is None:
+        return False
+    mask, both = Stance.of(data, most_pixels, name), (stance.stored, stance.upright)
+    if mask.turn is not None:
+        return False
+    return both[0] == both[1] if mask.stored in both else all(_is_alike(mask.stored, sides) for sides in both)
+
+
+def _is_alike(sides: tuple[int, ...], others: tuple[int, ...]) -> bool:
+    """Whether two pictures have the same ratio of width and height."""
+    return abs(sides[0] * others[1] / (sides[1] * others[0]) - 1) <= _SAME_ASPECT
 
 
 def read_mask(data: bytes, most_pixels: int, name: str) -> NDArray[np.bool_]:
