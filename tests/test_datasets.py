@@ -181,6 +181,7 @@ def masks_of(root: Path, tests: Sequence[str], masks: Sequence[str]) -> tuple[di
         ["ground_truth/crack/001_mask/0.png", "ground_truth/crack/001_mask/002.png"],
         ["gt/crack/mask001.png", "gt/crack/001mask.png"],
         ["gt/crack/001_1_mask.png", "gt/crack/001_2_mask.png", "gt/crack/001_3.png"],
+        ["gt/crack/001 (2).png", "gt/crack/001(1)_mask.png", "gt/crack/001_mask (3).png"],
         ["gt/crack/img_001_mask.png", "gt/crack/rgb_001.png"],
     ],
 )
@@ -206,6 +207,7 @@ def test_words_for_photographs_need_not_be_in_the_name_of_a_mask(photograph: str
         (["bad/scratch.png", "Scratch/0.png"], "gt/scratch/5.png"),
         (["bad/7.png", "bad/7/0.png"], "gt/bad/7/5.png"),
         (["bad/part.png", "bad/part_1.png"], "gt/bad/part_2_mask.png"),  # the image part_2 may have been removed
+        (["bad/part.png", "bad/part (1).png"], "gt/bad/part (2).png"),
         (["bad/img_1.png", "bad/rgb_1.png"], "gt/bad/mask_1.png"),
         (["a/1.png", "b/1.png"], "gt/1.png"),
     ],

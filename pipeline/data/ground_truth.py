@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 # What people call masks, and what else stands beside photographs: in the name of a folder, or at an end of a file's
 # name. Singular, in lower case.
@@ -33,7 +33,7 @@ _LAST_MASK_WORD = re.compile(rf"{_AFTER}{_MASK}$", re.IGNORECASE)
 _MASK_AT_START = re.compile(rf"^{_MASK}{_BEFORE}", re.IGNORECASE)
 _PHOTO_AT_END = re.compile(rf"{_AFTER}(?:{'|'.join(_PHOTO_WORDS)})$", re.IGNORECASE)
 _PHOTO_AT_START = re.compile(rf"^(?:{'|'.join(_PHOTO_WORDS)}){_BEFORE}", re.IGNORECASE)
-_NUMBER_AT_END = re.compile(r"[-_ .]\d+$")
+_NUMBER_AT_END = re.compile(r"(?:[-_ .]\d+|[-_ .]?\(\d+\))$")
 _SUFFIX_AT_END = re.compile(r"\.(?:jpe?g|png|bmp|tiff?|webp)$", re.IGNORECASE)
 # A part of each of the words: a first look at many names at once.
 _HINTS = ("mask", "gt", "label", "annotation", "seg", "truth", "depth", "xyz", "cloud", "heat", "overlay", "thumb")
@@ -159,26 +159,34 @@ class _Owners:
     def of(self, mask: str) -> list[str]:
         """The images that a mask belongs to: one, or several of one folder and stem, or none."""
         below = _OF_TESTS.sub("", mask)
-        paths = dict.fromkeys([_without_folders(below), _without_folders(below, numbered=True)])
-        keys = [key for path in paths for key in self._keys(path)]
-        for by, form in ((self._exact, str), (self._folded, _same), (self._bare, _bare)):
+        paths = dict.fromkeys(_without_folders(below, numbered=numbered) for numbered in (False, True))
+        keys: list[str] = []
+        for path in paths:
+            for key in self._keys(path):
+                if found := self._exact.get(key):
+                    return found
+                keys.append(key)
+        for by, form in ((self._folded, _same), (self._bare, _bare)):
             for key in keys:
                 if found := by.get(form(key)):
                     return found
         return []
 
-    def _keys(self, path: str) -> list[str]:
+    def _keys(self, path: str) -> Iterator[str]:
         """The images that a mask may belong to, without their suffixes, the first one most likely."""
         folder, _, name = path.rpartition("/")
         stem = name.rpartition(".")[0]
         start = f"{folder}/" if folder else ""
+        yield start + _LAST_MASK_WORD.sub("", stem)
+        yield start + stem
         shorter = _SUFFIX_AT_END.sub("", _without(stem, _MASK_AT_START, _MASK_AT_END))
-        stems = [_LAST_MASK_WORD.sub("", stem), stem, shorter, _PHOTO_AT_END.sub("", shorter)]
-        keys = [start + one for one in stems]
+        yield start + shorter
+        yield start + _PHOTO_AT_END.sub("", shorter)
         called = (folder, _without(folder, _MASK_AT_START, _MASK_AT_END)) if folder else ()
-        keys += [key for key in called if _same(key) not in self._folders]
+        yield from (key for key in called if _same(key) not in self._folders)
         unnumbered = start + _NUMBER_AT_END.sub("", shorter)
-        return keys if _bare(unnumbered) in self._numbered else [*keys, unnumbered]
+        if _bare(unnumbered) not in self._numbered:
+            yield unnumbered
 
 
 def _without_folders(path: str, *, numbered: bool = False) -> str:

@@ -220,8 +220,7 @@ def _numbers(channels: NDArray[np.float32], hidden: tuple[int, ...] | None) -> N
     red, green, blue = (colours[..., i] for i in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return red.astype(np.uint16)
-    numbers: NDArray[np.uint64] = red << 32 | green << 16 | blue
-    return numbers
+    return np.asarray(red << 32 | green << 16 | blue)
 
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:
