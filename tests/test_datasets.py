@@ -147,7 +147,7 @@ def test_folder_masks_may_have_any_suffix_and_either_name(tmp_path: Path) -> Non
     assert list(masks.values()) == [
         ("w/ground_truth/dent/a_mask.bmp",),
         ("w/ground_truth/dent/b.PNG",),
-        ("w/ground_truth/dent/c.v2_mask.png",),
+        ("w/ground_truth/dent/c.v2.gif", "w/ground_truth/dent/c.v2_mask.png"),
         (),
     ]
 
@@ -155,6 +155,101 @@ def test_folder_masks_may_have_any_suffix_and_either_name(tmp_path: Path) -> Non
 def test_a_category_may_be_called_test(tmp_path: Path) -> None:
     touch(tmp_path, [*tree("test", 2, 0, 0), *tree("train", 1, 0, 0)])
     assert [c.name for c in load("folder", str(tmp_path)).categories] == ["test", "train"]
+
+
+def masks_of(root: Path, tests: Sequence[str], masks: Sequence[str]) -> tuple[dict[str, list[str]], int]:
+    """The masks by test image in a category of these files, and how many files are left out."""
+    touch(root, ["c/train/good/0.png", *(f"c/{path}" for path in (*tests, *masks))])
+    dataset = load("folder", str(root))
+    found = {sample.path[2:]: [mask[2:] for mask in sample.masks] for sample in dataset.categories[0].test}
+    return found, sum(note.count for note in dataset.left_out)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ["ground_truth/crack/001_mask.png", "ground_truth/crack/001_mask_2.png"],
+        ["ground_truth/crack/001.png", "ground_truth/crack/001_mask.png"],
+        ["ground_truth/crack/001.png", "ground_truth/crack/001_gt.png"],
+        ["ground_truth/crack/001/0.png", "ground_truth/crack/001_mask.png"],
+        ["ground_truth/crack/001.png", "masks/crack/001.png"],
+        ["ground_truth/crack/001_mask.png", "test/crack/001_mask.png"],
+        ["ground_truth/crack/001_gt.png", "test/crack/001_gt.png"],
+        ["ground_truth/crack/001.png", "test/crack/masks/001.png"],
+        ["Ground_Truth/crack/001.png", "ground_truth/crack/001.png"],
+        ["ground_truth/001.png", "ground_truth/crack/001.png", "gt/001/0.png"],
+        ["ground_truth/crack/001_mask/0.png", "ground_truth/crack/001_mask/002.png"],
+        ["gt/crack/mask001.png", "gt/crack/001mask.png"],
+        ["gt/crack/001_1_mask.png", "gt/crack/001_2_mask.png", "gt/crack/001_3.png"],
+        ["gt/crack/001 (2).png", "gt/crack/001(1)_mask.png", "gt/crack/001_mask (3).png"],
+        ["gt/crack/img_001_mask.png", "gt/crack/rgb_001.png"],
+    ],
+)
+def test_every_mask_that_the_names_give_an_image_is_of_it(masks: list[str], tmp_path: Path) -> None:
+    tests = ["test/crack/001.png", "test/crack/002.png", "test/crack/003_mask.png"]
+    found, left_out = masks_of(tmp_path, tests, masks)
+    assert found == {tests[0]: sorted(masks), tests[1]: [], tests[2]: []} and left_out == 0
+
+
+@pytest.mark.parametrize("photograph", ["img_001.png", "IMG001.png", "001_rgb.png", "image1.png"])
+def test_words_for_photographs_need_not_be_in_the_name_of_a_mask(photograph: str, tmp_path: Path) -> None:
+    number = "1" if photograph == "image1.png" else "001"
+    masks = [f"gt/crack/{name}.png" for name in (f"mask_{number}", f"mask{number}", f"{number}_mask", number)]
+    found, left_out = masks_of(tmp_path, [f"test/crack/{photograph}"], masks)
+    assert found == {f"test/crack/{photograph}": sorted(masks)} and left_out == 0
+
+
+@pytest.mark.parametrize(
+    ("tests", "mask"),
+    [
+        (["bad/1.png", "1/0.png"], "gt/1/5.png"),  # 1 is a class
+        (["bad/1.png", "1/0.png"], "gt/1_mask/5.png"),
+        (["bad/scratch.png", "Scratch/0.png"], "gt/scratch/5.png"),
+        (["bad/7.png", "bad/7/0.png"], "gt/bad/7/5.png"),
+        (["bad/part.png", "bad/part_1.png"], "gt/bad/part_2_mask.png"),  # the image part_2 may have been removed
+        (["bad/part.png", "bad/part (1).png"], "gt/bad/part (2).png"),
+        (["bad/img_1.png", "bad/rgb_1.png"], "gt/bad/mask_1.png"),
+        (["a/1.png", "b/1.png"], "gt/1.png"),
+    ],
+)
+def test_a_mask_that_may_be_of_another_image_is_of_none(tests: list[str], mask: str, tmp_path: Path) -> None:
+    images = [f"test/{path}" for path in tests]
+    found, left_out = masks_of(tmp_path, images, [mask])
+    assert found == {image: [] for image in sorted(images)} and left_out == 1
+
+
+@pytest.mark.parametrize("photographs", ["images", "imgs", "Images", "RGB", "photos", "rgb_images"])
+@pytest.mark.parametrize("masks", ["masks", "Mask", "gts"])
+def test_a_class_may_hold_a_folder_of_photographs_and_one_of_masks(
+    photographs: str, masks: str, tmp_path: Path
+) -> None:
+    image, mask = f"test/crack/{photographs}/0.png", f"test/crack/{masks}/0.png"
+    assert masks_of(tmp_path, [image], [mask]) == ({image: [mask]}, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["0_good", "good_images_2", "2 OK parts", "images_good", "samples-3-normal", "good2_images", "01.ok.imgs.02"],
+)
+def test_normals_may_be_called_with_words_and_numbers_on_both_sides(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, [f"c/{side}/{name}/0.png" for side in ("train", "test")])
+    touch(tmp_path, [f"c/test/{other}/0.png" for other in ("images_2", "goodness", "0_bad", "not_good", "good_crack")])
+    assert sizes(load("folder", str(tmp_path)).categories[0]) == (1, 1, 5)
+
+
+def test_numbered_folders_of_photographs_are_not_mixed(tmp_path: Path) -> None:
+    images = [f"test/crack/image{i}/0.png" for i in (1, 2)]
+    masks = [f"gt/crack/image{i}/0.png" for i in (1, 2)]
+    assert masks_of(tmp_path, images, masks) == ({image: [mask] for image, mask in zip(images, masks, strict=True)}, 0)
+
+
+def test_sides_in_two_spellings_are_both_taken(tmp_path: Path) -> None:
+    images = ["Test/crack/0.png", "TEST/good/0.png", "test/crack/0.png", "test/crack/1.png", "test/good/0.png"]
+    touch(tmp_path, ["c/Train/good/0.png"])
+    found, left_out = masks_of(tmp_path, images, ["gt/crack/1.png", "annotations/Test/crack/1.png"])
+    assert sorted(found) == sorted(images) and left_out == 0
+    assert found["test/crack/1.png"] == ["annotations/Test/crack/1.png", "gt/crack/1.png"]
+    assert len(load("folder", str(tmp_path)).categories[0].train) == 2
 
 
 # --- VisA -------------------------------------------------------------------------------------------------------

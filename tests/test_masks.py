@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encode
+from conftest import encode, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from pipeline.data.images import Decoding
 from pipeline.data.levels import Levels
-from pipeline.data.masks import MaskMismatch, Stance, decode_mask, read_mask, shrink
+from pipeline.data.masks import MaskMismatch, Stance, decode_mask, may_stand_otherwise, read_mask, shrink
 from pipeline.data.pixels import MOST_PIXELS
+from pipeline.data.samples import Sample
 from pipeline.errors import ImageError
+from train.evaluation.test_set import TURNED, TestSet
 
 WHERE = np.zeros((24, 32), np.bool_)
 WHERE[4:9, 6:20] = True
@@ -43,6 +45,43 @@ def test_so_it_is_in_sixteen_bits(value: int) -> None:
 def test_so_it_is_in_floating_point(value: float) -> None:
     image = Image.fromarray(np.where(WHERE, value, 0).astype(np.float32))
     assert np.array_equal(marked(encode(image, "TIFF")), WHERE)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("value", [1, 200, 255])
+def test_a_tiff_whose_white_is_zero_marks_what_it_shows(dtype: type, value: int) -> None:
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 255.0}[dtype]
+    # Pillow's own writer turns 8 bits over, too.
+    stored = WHERE * value if dtype is np.uint8 else white - WHERE * value
+    data = encode(Image.fromarray(stored.astype(dtype)), "TIFF", tiffinfo={262: 0})
+    assert np.array_equal(marked(data), WHERE)
+
+
+def deep(channels: NDArray[np.integer], colour_type: int) -> bytes:
+    """A PNG of 16 bits per channel, (H,W,C); 2 is RGB, 4 LA and 6 RGBA."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    return png(channels.shape[1], channels.shape[0], 16, colour_type, rows)
+
+
+@pytest.mark.parametrize("value", [1, 9, 255, 256, 4095, 65535])
+@pytest.mark.parametrize(("colour_type", "count"), [(2, 3), (4, 1), (6, 3)])
+@pytest.mark.parametrize("one_channel", [True, False])
+def test_colours_of_sixteen_bits_are_labels(value: int, colour_type: int, count: int, one_channel: bool) -> None:
+    channels = np.repeat((WHERE * value)[..., None], count, axis=2)
+    channels[..., : count - 1] *= not one_channel
+    if colour_type != 2:
+        channels = np.concatenate([channels, np.full((*WHERE.shape, 1), 65535)], axis=2)
+    assert np.array_equal(marked(deep(channels, colour_type)), WHERE)
+
+
+def test_soft_colours_of_sixteen_bits_are_cut_at_half_and_transparent_ones_are_black() -> None:
+    soft = np.asarray(grey(255).filter(ImageFilter.GaussianBlur(2))).astype(np.int64)
+    channels = np.stack([soft * 257, soft * 100, soft * 0], axis=2)
+    assert np.array_equal(marked(deep(channels, 2)), soft > soft.max() / 2)
+    opacity = np.stack([np.full(WHERE.shape, 900), WHERE * 65535], axis=2)
+    assert np.array_equal(marked(deep(opacity, 4)), WHERE)
+    hidden = Image.fromarray(np.where(WHERE, 900, 70).astype(np.uint16))
+    assert np.array_equal(marked(encode(hidden, transparency=900)), ~WHERE)
 
 
 def test_one_bit() -> None:
@@ -131,6 +170,36 @@ def test_a_mask_turns_with_its_image(orientation: int, kind: str, drawn: str) ->
     found = decode_mask(mask, stance, decoding, "m")
     straight = decode_mask(encode(upright), Stance(upright.size, None), decoding, "m")
     assert found.any() and np.array_equal(found, straight)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("square", [False, True])
+def test_a_mask_of_the_size_before_turning_turns_with_its_image(orientation: int, own: bool, square: bool) -> None:
+    stored = Image.fromarray((WHERE[:, :24] if square else WHERE).astype(np.uint8) * 255)
+    stance = Stance.of(encode(stored, exif=exif(orientation)), MOST_PIXELS, "x")
+    mask = encode(stored, exif=exif(orientation)) if own else encode(stored)
+    assert stance.turn is not None
+    upright = encode(stored.transpose(stance.turn))
+    decoding = Decoding(24, "stretch", Levels())
+    straight = decode_mask(upright, Stance(stance.upright, None), decoding, "m")
+    assert np.array_equal(decode_mask(mask, stance, decoding, "m"), straight)
+    # Only where the sides are the same both ways, nobody can know what was meant.
+    unclear = not own and (square or orientation < 5)
+    assert may_stand_otherwise(mask, stance, MOST_PIXELS, "m") == unclear
+    half = encode(stored.resize((stored.width // 2, stored.height // 2)))
+    assert may_stand_otherwise(half, stance, MOST_PIXELS, "m") == (square or orientation < 5)
+
+
+def test_train_names_masks_that_may_be_turned(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8))
+    samples = []
+    for i, orientation in enumerate((1, 3, 6)):
+        (tmp_path / f"{i}.png").write_bytes(encode(picture, exif=exif(orientation)))
+        (tmp_path / f"{i}_mask.png").write_bytes(encode(Image.fromarray(WHERE[:, :24])))
+        samples.append(Sample(f"{i}.png", 1, "crack", (f"{i}_mask.png",)))
+    found = TestSet(str(tmp_path), samples, Decoding(24, "stretch", Levels())).look()
+    assert [one.doubt for one in found] == [None, (TURNED, "1_mask.png"), (TURNED, "2_mask.png")]
 
 
 def test_a_mask_at_another_scale_is_taken_and_one_of_another_shape_is_named() -> None:

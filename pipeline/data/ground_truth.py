@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 # What people call masks, and what else stands beside photographs: in the name of a folder, or at an end of a file's
 # name. Singular, in lower case.
@@ -17,16 +17,23 @@ _FILLERS = frozenset(
     ["image", "img", "png", "bmp", "map", "binary", "class", "color", "colour", "id", "data", "truth", "ground"]
 )
 _PHOTO_WORDS = ("color", "colour", "rgb", "image", "img", "photo", "intensity")
+_PHOTO_FOLDERS = frozenset(_PHOTO_WORDS)
+# Masks may lie as the data set does.
+_OF_TESTS = re.compile("^test/", re.IGNORECASE)
 
 _MASK = r"(?:ground[-_ .]?truth|masks?|gt|labels?|annotations?|seg|segmentations?)"
 _OTHER = r"(?:depth|depth[-_ .]?map|xyz|point[-_ .]?cloud|heat[-_ .]?map|overlay|thumb|thumbnail)"
 # A word, and what copies and versions add to it: "_mask", "_mask_1", "_mask (2)", "_mask_final".
-_AT_END = re.compile(rf"[-_ .](?:{_MASK}|{_OTHER})(?:[-_ .(].*|\d+)?$", re.IGNORECASE)
-_AT_START = re.compile(rf"^(?:{_MASK}|{_OTHER})[-_ .]", re.IGNORECASE)
-_MASK_AT_END = re.compile(rf"[-_ .]{_MASK}(?:[-_ .(].*|\d+)?$", re.IGNORECASE)
-_MASK_AT_START = re.compile(rf"^{_MASK}[-_ .]", re.IGNORECASE)
-_PHOTO_AT_END = re.compile(rf"[-_ .](?:{'|'.join(_PHOTO_WORDS)})$", re.IGNORECASE)
-_PHOTO_AT_START = re.compile(rf"^(?:{'|'.join(_PHOTO_WORDS)})[-_ .]", re.IGNORECASE)
+# Between it and the rest of the name is a sign, or the rest is a number there.
+_AFTER, _BEFORE = r"(?:[-_ .]|(?<=\d))", r"(?:[-_ .]|(?=\d))"
+_AT_END = re.compile(rf"{_AFTER}(?:{_MASK}|{_OTHER})(?:[-_ .(].*|\d+)?$", re.IGNORECASE)
+_AT_START = re.compile(rf"^(?:{_MASK}|{_OTHER}){_BEFORE}", re.IGNORECASE)
+_MASK_AT_END = re.compile(rf"{_AFTER}{_MASK}(?:[-_ .(].*|\d+)?$", re.IGNORECASE)
+_LAST_MASK_WORD = re.compile(rf"{_AFTER}{_MASK}$", re.IGNORECASE)
+_MASK_AT_START = re.compile(rf"^{_MASK}{_BEFORE}", re.IGNORECASE)
+_PHOTO_AT_END = re.compile(rf"{_AFTER}(?:{'|'.join(_PHOTO_WORDS)})$", re.IGNORECASE)
+_PHOTO_AT_START = re.compile(rf"^(?:{'|'.join(_PHOTO_WORDS)}){_BEFORE}", re.IGNORECASE)
+_NUMBER_AT_END = re.compile(r"(?:[-_ .]\d+|[-_ .]?\(\d+\))$")
 _SUFFIX_AT_END = re.compile(r"\.(?:jpe?g|png|bmp|tiff?|webp)$", re.IGNORECASE)
 # A part of each of the words: a first look at many names at once.
 _HINTS = ("mask", "gt", "label", "annotation", "seg", "truth", "depth", "xyz", "cloud", "heat", "overlay", "thumb")
@@ -37,7 +44,7 @@ _PHOTOGRAPHS = (".jpg", ".jpeg", ".bmp", ".png", ".webp")
 _LABELS = (".png", ".bmp")
 
 _TWIN = "taken for a mask or depth map: a photograph beside it has its name and a more usual suffix"
-_CALLED = "taken for a mask or depth map of a photograph beside it, by its name"
+CALLED = "taken for a mask or depth map of a photograph beside it, by its name"
 
 
 def is_mask_folder(name: str) -> bool:
@@ -89,7 +96,7 @@ def _beside(paths: Sequence[str], others: Sequence[str]) -> dict[str, str]:
             found |= {path: _TWIN for path in same if path != photograph}
         shorter = _without(stem, _AT_START, _AT_END)
         if shorter != stem and shorter in known:
-            found |= dict.fromkeys(same, _CALLED)
+            found |= dict.fromkeys(same, CALLED)
     return found
 
 
@@ -107,52 +114,99 @@ def may_be_mask(path: str, reason: str) -> bool:
 
 
 def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The masks of each image that has any.
+    """The masks of each image that has any; no mask belongs to images of two stems.
 
     images: POSIX paths below the folder of test images, ``crack/001.png``; masks: below that of masks. A mask belongs
-    to an image of the same folder and stem, of any suffix; its stem may have ``_mask`` or another such word at an end,
-    and more behind it; or its folder is called as the image's stem, and then all in it belong to the image. Masks that
-    lie in no folder belong to the only image of their stem. Where several rules give masks the first one counts. Upper
-    and lower case, and composed and decomposed letters, are the same where nothing fits exactly.
+    to the first image that one of these rules gives: of its folder and of its stem without ``_mask`` or another such
+    word at its end, or else of its whole stem, or of its stem without such words and what follows them; the image that
+    its folder is called as, where no image lies in such a folder; the only image that has this stem but for ``img`` or
+    another such word; and that of its stem without a number at the end, where no image has one there. Masks that lie
+    in no folder belong to the only image of their stem. Upper and lower case, and composed and decomposed letters, are
+    the same where nothing fits exactly.
     """
-    exact: dict[str, dict[int, list[str]]] = {}
-    folded: dict[str, dict[int, list[str]]] = {}
+    if not masks:
+        return {}
+    owners = _Owners(images)
+    matched: dict[str, list[str]] = {}
     for mask in masks:
-        for rank, key in enumerate(_keys(mask)):
-            if key is not None:
-                exact.setdefault(key, {}).setdefault(rank, []).append(mask)
-                folded.setdefault(_same(key), {}).setdefault(rank, []).append(mask)
-    keys = {image: _without_folders(image).rpartition(".")[0] for image in images}
-    stems = Counter(_same(key).rpartition("/")[2] for key in keys.values())
-    same = Counter(map(_same, keys.values()))
-    matched = {}
-    for image, key in keys.items():
-        alike = _same(key)
-        stem = alike.rpartition("/")[2]
-        ranked = exact.get(key) or (folded.get(alike) if same[alike] == 1 else None)
-        ranked = ranked or (folded.get(stem) if stems[stem] == 1 else None)
-        if ranked:
-            matched[image] = tuple(ranked[min(ranked)])
-    return matched
+        for image in owners.of(mask):
+            matched.setdefault(image, []).append(mask)
+    return {image: tuple(matched[image]) for image in images if image in matched}
 
 
-def _keys(mask: str) -> tuple[str | None, ...]:
-    """The images that a mask may belong to, without their suffixes, the first one most likely."""
-    folder, _, name = _without_folders(mask.removeprefix("test/")).rpartition("/")
-    stem = name.rpartition(".")[0]
-    start = f"{folder}/" if folder else ""
-    shorter = _SUFFIX_AT_END.sub("", _without(stem, _MASK_AT_START, _MASK_AT_END))
-    usual = start + stem.removesuffix("_mask") if stem.endswith("_mask") else None
-    plain = _PHOTO_AT_END.sub("", shorter)
-    others = (start + other if other != stem else None for other in (shorter, plain))
-    return usual, start + stem, *others, folder or None
+class _Owners:
+    """The images that masks may belong to, by their paths without suffixes, and where that is enough their stems."""
+
+    def __init__(self, images: Sequence[str]) -> None:
+        self._exact: dict[str, list[str]] = {}
+        folded: dict[str, list[str]] = {}
+        bare: dict[str, list[str]] = {}
+        for image in images:
+            key = _without_folders(image).rpartition(".")[0]
+            stem = key.rpartition("/")[2]
+            self._exact.setdefault(key, []).append(image)
+            for known in {_same(key), _same(stem)}:
+                folded.setdefault(known, []).append(image)
+            for known in {_bare(key), _bare(stem)}:
+                bare.setdefault(known, []).append(image)
+        self._folded, self._bare = ({key: of for key, of in by.items() if len(of) == 1} for by in (folded, bare))
+        self._numbered = {_NUMBER_AT_END.sub("", key) for key in bare if _NUMBER_AT_END.search(key)}
+        self._folders: set[str] = set()
+        for folder in {key.rpartition("/")[0] for key in self._exact}:
+            parts = _same(folder).split("/")
+            self._folders |= {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+
+    def of(self, mask: str) -> list[str]:
+        """The images that a mask belongs to: one, or several of one folder and stem, or none."""
+        below = _OF_TESTS.sub("", mask)
+        paths = dict.fromkeys(_without_folders(below, numbered=numbered) for numbered in (False, True))
+        keys: list[str] = []
+        for path in paths:
+            for key in self._keys(path):
+                if found := self._exact.get(key):
+                    return found
+                keys.append(key)
+        for by, form in ((self._folded, _same), (self._bare, _bare)):
+            for key in keys:
+                if found := by.get(form(key)):
+                    return found
+        return []
+
+    def _keys(self, path: str) -> Iterator[str]:
+        """The images that a mask may belong to, without their suffixes, the first one most likely."""
+        folder, _, name = path.rpartition("/")
+        stem = name.rpartition(".")[0]
+        start = f"{folder}/" if folder else ""
+        yield start + _LAST_MASK_WORD.sub("", stem)
+        yield start + stem
+        shorter = _SUFFIX_AT_END.sub("", _without(stem, _MASK_AT_START, _MASK_AT_END))
+        yield start + shorter
+        yield start + _PHOTO_AT_END.sub("", shorter)
+        called = (folder, _without(folder, _MASK_AT_START, _MASK_AT_END)) if folder else ()
+        yield from (key for key in called if _same(key) not in self._folders)
+        unnumbered = start + _NUMBER_AT_END.sub("", shorter)
+        if _bare(unnumbered) not in self._numbered:
+            yield unnumbered
 
 
-def _without_folders(path: str) -> str:
-    """A path without the folders below its first that only say masks or photographs, as ``crack/gt/1.png``."""
+def _without_folders(path: str, *, numbered: bool = False) -> str:
+    """A path without the folders below its first that only say masks or photographs, as ``crack/gt/1.png``.
+
+    numbered: also without those that say which ones, as ``crack/001_mask/1.png``.
+    """
     first, *rest = path.split("/")
-    kept = [part for part in rest[:-1] if not (is_mask_folder(part) or part.casefold() in _PHOTO_WORDS)]
+    kept = [
+        part
+        for part in rest[:-1]
+        if not (is_mask_folder(part) and (numbered or not re.search(r"\d", _MASK_AT_END.sub("", part))))
+        and not (_is_called(part, _PHOTO_FOLDERS) and not re.search(r"\d", part))
+    ]
     return "/".join((first, *kept, *rest[-1:]))
+
+
+def _bare(key: str) -> str:
+    """A path or stem without words for photographs, as it is compared."""
+    return _same(_without(key, _PHOTO_AT_START, _PHOTO_AT_END))
 
 
 def _without(stem: str, at_start: re.Pattern[str], at_end: re.Pattern[str]) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from pipeline.data.ground_truth import beside_photographs, is_mask_folder, match_masks, may_be_mask
+from pipeline.data.ground_truth import CALLED, beside_photographs, is_mask_folder, match_masks, may_be_mask
 from pipeline.data.listing import Listing
 from pipeline.data.samples import GOOD, Category, Layout, Sample, Tree, category_of, normals
 from pipeline.errors import UserError
@@ -22,10 +22,9 @@ _NORMAL_NAMES = frozenset(
         *("defectfree", "nodefect", "nodefects", "nondefective", "anomalyfree", "noanomaly", "nonanomalous"),
     ]
 )
-# What may stand beside such a word.
-_MORE = re.compile(r"(?:images?|imgs?|parts?|samples?|pictures?|\d+)$")
-
-
+# What may stand before and behind such a word, any number of times.
+_WORD = r"(?:images?|imgs?|parts?|samples?|pictures?|\d+)"
+_MORE = re.compile(rf"^{_WORD}+|{_WORD}+$")
 _SIDE = re.compile("(?:train|test)/", re.IGNORECASE)
 
 
@@ -139,23 +138,27 @@ def labelled_tests(
     """
     beside: dict[str, str] = {}
     images = _photographs(tests, prefix, others, beside)
-    own = {_below(path, prefix): path for path in masks}
+    own = _by_key(masks, prefix)
     if beside:
         # A photograph may be called as if it were a mask: then it has one.
-        having = match_masks([_below(path, prefix) for path in beside], list(own))
-        saved = {path for path in beside if _below(path, prefix) in having}
+        called = {_below(path, prefix): path for path, reason in beside.items() if reason == CALLED}
+        having = match_masks(list({_below(path, prefix): None for path in (*images, *called.values())}), list(own))
+        saved = {path for key, path in called.items() if key in having}
         images += saved
         beside = {path: reason for path, reason in beside.items() if path not in saved}
-    rests = {_below(path, prefix): path for path in images}
-    truth = own | {_below(path, prefix): path for path, reason in beside.items() if may_be_mask(path, reason)}
+    truth = _by_key([*masks, *(path for path, reason in beside.items() if may_be_mask(path, reason))], prefix)
     why = dict.fromkeys(masks, "a mask of no test image") | beside
-    return label(rests, truth, why, f"{prefix}test/good", left_out)
+    return label(_by_key(images, prefix), truth, why, f"{prefix}test/good", left_out)
 
 
 def label(
-    images: Mapping[str, str], masks: Mapping[str, str], why: Mapping[str, str], good: str, left_out: dict[str, str]
+    images: Mapping[str, Sequence[str]],
+    masks: Mapping[str, Sequence[str]],
+    why: Mapping[str, str],
+    good: str,
+    left_out: dict[str, str],
 ) -> list[Sample]:
-    """Samples of test images with their masks, both paths by ``<class>/<file>``.
+    """Samples of test images with their masks, the paths of both by ``<class>/<file>``.
 
     why: the reason of each file that is left out unless it is a mask of an anomalous image; good: where normals belong.
     `left_out` gains these reasons, and those of images that are in no class or are normals below one of defects.
@@ -163,10 +166,10 @@ def label(
     matched = match_masks(list(images), list(masks))
     samples: list[Sample] = []
     reasons = dict(why)
-    for key, path in images.items():
+    for key, path in ((key, path) for key, paths in images.items() for path in paths):
         folder, _, _ = key.rpartition("/")
         defect, *inner = folder.split("/")
-        found = [masks[mask] for mask in matched.get(key, ())]
+        found = [path for mask in matched.get(key, ()) for path in masks[mask]]
         if not folder:
             left_out[path] = "in no folder of a class"
         elif is_normal_name(defect):
@@ -184,6 +187,14 @@ def label(
 def _below(path: str, prefix: str) -> str:
     """A path below the first folder behind a prefix: ``crack/1.png`` of ``c/test/crack/1.png``."""
     return path[len(prefix) :].partition("/")[2]
+
+
+def _by_key(paths: Sequence[str], prefix: str) -> dict[str, list[str]]:
+    """The paths by what they are below the first folder behind a prefix, which may be called in several ways."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(_below(path, prefix), []).append(path)
+    return found
 
 
 def _photographs(paths: Sequence[str], prefix: str, others: Sequence[str], left_out: dict[str, str]) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from pipeline.data.images import Decoding, place
-from pipeline.data.levels import is_deep, stored_values
+from pipeline.data.levels import deep_colour_values, is_deep, is_deep_colour, stored_values
 from pipeline.data.pixels import (
     open_picture,
     refuse_cut_png,
@@ -26,6 +27,8 @@ from pipeline.errors import ImageError, UserError
 _FEW = 8
 _LEAST_RANGE = 32
 _LOSSY = frozenset({"JPEG", "JPEG2000", "MPO", "AVIF"})
+# Bits per channel in the numbers of colours, by their type.
+_BITS = {np.dtype(np.uint32): 8, np.dtype(np.uint64): 16}
 # Pixels that are counted or compared at once.
 _BLOCK = 2**22
 
@@ -63,22 +66,40 @@ def decode_mask(data: bytes, stance: Stance, decoding: Decoding, name: str) -> N
     """Decode a ground-truth mask, shape (size, size), bool; True is defect.
 
     data: the content of its file; stance: of its image. A mask stands as its own EXIF orientation says; one that has
-    the size of the image as stored, and not as it stands upright, is turned as the image is. Each pixel of the result
-    is True if any pixel of the mask that it stands for is a defect, so that no small defect is lost; the border of
-    "pad" is False.
+    none, and the size of the image as stored, is turned as the image is. Each pixel of the result is True if any pixel
+    of the mask that it stands for is a defect, so that no small defect is lost; the border of "pad" is False.
 
     Raises what `decode_rgb` raises, and MaskMismatch for a mask with neither the sides of its image nor their ratio.
     """
     defect, size = read_mask(data, decoding.most_pixels, name), stance.upright
     found = defect.shape[::-1]
-    if stance.turn is not None and found == stance.stored != size:
+    as_stored = stance.turn is not None and found == stance.stored
+    if as_stored and Stance.of(data, decoding.most_pixels, name).turn is None:
         defect = np.asarray(upright(Image.fromarray(defect), stance.turn))
-    elif abs(found[0] * size[1] / (found[1] * size[0]) - 1) > _SAME_ASPECT:
+    elif not _is_alike(found, size):
         raise MaskMismatch(f"{name}: a mask of {found[0]} x {found[1]} pixels, and its image has {size[0]} x {size[1]}")
     wide, high, left, top = place(*size, decoding)
     mask = np.zeros((decoding.size, decoding.size), np.bool_)
     mask[top : top + high, left : left + wide] = shrink(defect, high, wide)
     return mask
+
+
+def may_stand_otherwise(data: bytes, stance: Stance, most_pixels: int, name: str) -> bool:
+    """Whether neither the orientation nor the size of a mask says if it is turned as its image; of that is the stance.
+
+    Raises what `decode_mask` raises, but for MaskMismatch.
+    """
+    if stance.turn is None:
+        return False
+    mask, both = Stance.of(data, most_pixels, name), (stance.stored, stance.upright)
+    if mask.turn is not None:
+        return False
+    return both[0] == both[1] if mask.stored in both else all(_is_alike(mask.stored, sides) for sides in both)
+
+
+def _is_alike(sides: tuple[int, ...], others: tuple[int, ...]) -> bool:
+    """Whether two pictures have the same ratio of width and height."""
+    return abs(sides[0] * others[1] / (sides[1] * others[0]) - 1) <= _SAME_ASPECT
 
 
 def read_mask(data: bytes, most_pixels: int, name: str) -> NDArray[np.bool_]:
@@ -90,9 +111,13 @@ def read_mask(data: bytes, most_pixels: int, name: str) -> NDArray[np.bool_]:
     try:
         with image:
             refuse_cut_png(image, data)
+            deep_colour = deep_colour_values(data, image) if is_deep_colour(image) else None
             image.load()
             turn = turn_of(image)
-            values = stored_values(image) if is_deep(image) else _colours(image)
+            if deep_colour is not None:
+                values = _numbers(deep_colour, image.info.get("transparency"))
+            else:
+                values = _deep_grey(image) if is_deep(image) else _colours(image)
             defect = is_defect(values, lossy=_is_lossy(image, data))
             return np.asarray(upright(Image.fromarray(defect), turn))
     except UserError:
@@ -106,7 +131,8 @@ def is_defect(values: NDArray[Any], *, lossy: bool) -> NDArray[np.bool_]:
 
     A mask of one value is empty where that is 0, and defective all over otherwise. A mask of labels (see the constants)
     has defects wherever its value is not the background, which is 0, or the most frequent value where none is 0.
-    Colours are numbers of 24 bits; in a mask that has none of labels, the brightest channel counts.
+    Colours are numbers of 24 bits (uint32) or 48 (uint64); in a mask that has none of labels, the brightest channel
+    counts.
     lossy: the file's format may have changed values, so that few values are no labels.
     ValueError for values that are not finite.
     """
@@ -118,8 +144,8 @@ def is_defect(values: NDArray[Any], *, lossy: bool) -> NDArray[np.bool_]:
     background = 0 if 0 in levels else levels[counts.argmax()]
     if not lossy and (len(levels) <= _FEW or _are_areas(values, levels)):
         return np.asarray(values != background)
-    colour = values.dtype == np.uint32
-    grey = np.max([values >> 16, values >> 8 & 255, values & 255], axis=0) if colour else values
+    bits = _BITS.get(values.dtype)
+    grey = np.max([values >> i * bits & 2**bits - 1 for i in range(3)], axis=0) if bits else values
     low, high = float(grey.min()), float(grey.max())
     # A grey level of 8 bits, in the scale of the mask.
     level = max(1.0, high / 255) if values.dtype.kind in "iu" or high > 1 else 1 / 255
@@ -168,6 +194,33 @@ def _colours(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint32]:
         return np.ascontiguousarray(red)
     whole: NDArray[np.uint32] = red.astype(np.uint32) << 16 | green.astype(np.uint32) << 8 | blue
     return whole
+
+
+def _deep_grey(image: Image.Image) -> NDArray[Any]:
+    """(H,W): the values of one channel of more than 8 bits, where 0 is black and what is transparent."""
+    values: NDArray[Any] = stored_values(image)
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:
+        whites = (65535,) if values.dtype.kind in "iu" else (1, 255, 65535)
+        values = next((white for white in whites if not values.max() > white), values.max()) - values
+    hidden = image.info.get("transparency")
+    return values if hidden is None else np.where(values == hidden, 0, values).astype(values.dtype)
+
+
+def _numbers(channels: NDArray[np.float32], hidden: tuple[int, ...] | None) -> NDArray[Any]:
+    """(H,W): the values of grey, or numbers of 48 bits, of colours of 16 bits per channel, composited over black.
+
+    channels: (H,W,3 or 4), the fourth is opacity; hidden: a colour that is transparent.
+    """
+    whole = channels.astype(np.uint64)
+    colours = whole[..., :3]
+    if whole.shape[2] == 4:
+        colours = (colours * whole[..., 3:] + 32767) // 65535
+    if hidden is not None:
+        colours = np.where((colours == hidden).all(axis=2, keepdims=True), 0, colours).astype(np.uint64)
+    red, green, blue = (colours[..., i] for i in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return red.astype(np.uint16)
+    return np.asarray(red << 32 | green << 16 | blue)
 
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:

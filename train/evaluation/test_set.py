@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.images import Decoding, decode_rgb, full_name, read_bytes
-from pipeline.data.masks import MaskMismatch, Stance, decode_mask
+from pipeline.data.masks import MaskMismatch, Stance, decode_mask, may_stand_otherwise
 from pipeline.data.samples import Sample
 from pipeline.errors import ImageError
 from pipeline.threads import CORES
@@ -23,6 +23,7 @@ _MEMORY = 2**30
 UNFIT = "masks of another shape than their image: these images take no part in pixel metrics"
 EMPTY = "anomalous images whose mask is empty: they take no part in pixel metrics"
 INVERTED = "masks that mark more than half of their image: are they inverted?"
+TURNED = "masks without EXIF orientation whose image has one, and whose size fits both ways: do they turn with it?"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,18 @@ class TestSet:
             return UNFIT, str(error)
         if share == 0:
             return EMPTY, sample.path
-        return (INVERTED, sample.path) if share > 1 / 2 else None
+        if share > 1 / 2:
+            return INVERTED, sample.path
+        stance, most = self._stance(sample, data), self._decoding.most_pixels
+        unclear = (
+            path
+            for path, mask in zip(sample.masks, masks, strict=True)
+            if may_stand_otherwise(mask, stance, most, full_name(self._root, path))
+        )
+        return next(((TURNED, path) for path in unclear), None)
+
+    def _stance(self, sample: Sample, data: bytes) -> Stance:
+        return Stance.of(data, self._decoding.most_pixels, full_name(self._root, sample.path))
 
     def _mask_of(self, sample: Sample) -> NDArray[np.bool_] | bool:
         if not sample.masks:
@@ -113,7 +125,7 @@ class TestSet:
 
     def _merged(self, sample: Sample, data: bytes, masks: Sequence[bytes]) -> NDArray[np.bool_]:
         """(size,size): where any of the masks of an image says that it is anomalous."""
-        stance = Stance.of(data, self._decoding.most_pixels, full_name(self._root, sample.path))
+        stance = self._stance(sample, data)
         whole = np.zeros((self._decoding.size, self._decoding.size), bool)
         for path, mask in zip(sample.masks, masks, strict=True):
             whole |= decode_mask(mask, stance, self._decoding, full_name(self._root, path))

@@ -69,7 +69,8 @@ def labelled(images: Mapping[str, str], masks: Mapping[str, str], left_out: dict
         path: "the mask of a normal image" if is_normal_name(key.partition("/")[0]) else "a mask of no test image"
         for key, path in masks.items()
     }
-    return label(images, masks, why, "the folder of normals", left_out)
+    images_of, masks_of = ({key: [path] for key, path in paths.items()} for paths in (images, masks))
+    return label(images_of, masks_of, why, "the folder of normals", left_out)
 
 
 def leave_out(paths: Iterable[str], folder: str, reason: str) -> dict[str, str]:
