@@ -79,7 +79,7 @@ def test_sixteen_bit_files_that_hold_fewer_bits_are_as_bright_as_the_picture(
     values = np.rint(GREY.astype(np.float64) * white / 255).astype(np.uint16)
     data = encode(Image.fromarray(values), kind)
     levels = surveyed(tmp_path, {f"{i}.{kind.lower()}": data for i in range(4)})
-    assert levels == Levels(integer=white)
+    assert levels == Levels(white, None)
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
     # Caches of earlier versions keep their rule.
     assert decoded(data, None).max() == max(1, round(255 * white / 65535))
@@ -98,7 +98,7 @@ def test_so_are_colours_of_sixteen_bits(bits: int, form: str, tmp_path: Path) ->
         "big tiff": lambda: deep_tiff(values, 1, 2, ">"),
     }[form]()
     levels = surveyed(tmp_path, {"a.png": data})
-    assert levels == Levels(integer=white)
+    assert levels == Levels(white, None)
     assert np.abs(decoded(data, levels).astype(int) - COLOUR).max() <= 1
 
 
@@ -125,7 +125,7 @@ def test_the_scale_of_floating_point_is_that_of_most_normals(most: float, white:
     values = GREY.astype(np.float32) * np.float32(most / GREY.max())
     files = {f"{i}.tiff": encode(Image.fromarray(values), "TIFF") for i in range(5)}
     outlier = {"6.tiff": encode(Image.fromarray(values * 1000), "TIFF")}
-    assert surveyed(tmp_path, files | outlier) == Levels(real=white)
+    assert surveyed(tmp_path, files | outlier) == Levels(None, white)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_an_image_of_another_scale_is_refused(values: NDArray[np.generic], level
 def test_plain_files_are_looked_at_by_their_headers_only(tmp_path: Path) -> None:
     data = encode(Image.fromarray(COLOUR))
     files = {"a.png": data, "cut.png": data[: len(data) // 2], "none.png": b"", "text.png": b"text"}
-    assert surveyed(tmp_path, files) == Levels()
+    assert surveyed(tmp_path, files) == Levels(None, None)
     found = survey(str(tmp_path), [*files, "missing.png"], MOST_PIXELS)
     assert (found.looked, found.lines()) == (2, [])
     assert survey(str(tmp_path), list(files), 100).looked == 0
@@ -300,7 +300,7 @@ def test_grey_with_opacity_of_sixteen_bits_is_as_bright_as_the_picture(tmp_path:
     values = np.rint(GREY.astype(np.float64) * 4095 / 255).astype(np.uint16)
     data = deep_png(np.stack([values, np.full_like(values, 65535)], axis=2))
     levels = surveyed(tmp_path, {"a.png": data})
-    assert levels == Levels(integer=4095)
+    assert levels == Levels(4095, None)
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
 
 
@@ -317,7 +317,7 @@ def test_a_stuck_pixel_does_not_change_the_scale_of_a_category(tmp_path: Path) -
         values = random.integers(0, 4096, (128, 128), np.uint16)
         values[5, 5] = 65535
         files[f"{i}.png"] = encode(Image.fromarray(values))
-    assert surveyed(tmp_path, files) == Levels(integer=4095)
+    assert surveyed(tmp_path, files) == Levels(4095, None)
 
 
 def test_signed_values_are_as_bright_as_the_picture(tmp_path: Path) -> None:
@@ -368,3 +368,28 @@ def test_a_tiff_whose_tags_say_nothing_of_its_bits_is_one_line(monkeypatch: pyte
     monkeypatch.setattr("pipeline.data.pixels.unread_depth", damaged)
     with pytest.raises(ImageError, match=r"^x\.png: cannot be read as an image"):
         decoded(planar_tiff(), Levels())
+
+
+# --- a scale that the normals do not tell -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["grey", "colours", "floating point"])
+def test_a_deep_image_beside_normals_of_eight_bits_is_refused_unless_it_uses_its_range(
+    form: str, tmp_path: Path
+) -> None:
+    levels = surveyed(tmp_path, {"a.png": encode(Image.fromarray(GREY))})
+
+    def with_bits(bits: int) -> bytes:
+        values = np.rint(COLOUR.astype(np.float64) * (2**bits - 1) / 255).astype(np.uint16)
+        if form == "colours":
+            return deep_png(values)
+        grey = values[..., 0]
+        return encode(Image.fromarray(grey if form == "grey" else grey.astype(np.float32) / 65535), "TIFF")
+
+    whole = decoded(with_bits(16), levels).astype(int)
+    assert np.abs(whole - (COLOUR if form == "colours" else COLOUR[..., :1])).max() <= 1
+    for bits in (8, 10, 12, 14):
+        with pytest.raises(ImageError, match=r"^x\.png: values up to .* no normal of its category has this depth"):
+            decoded(with_bits(bits), levels)
+    # Caches of earlier versions hold a white that was not found.
+    assert decoded(with_bits(12), Levels(65535, 1.0)).max() <= 16

@@ -18,17 +18,20 @@ from pipeline.errors import ImageError
 # An image with more than this share of pixels above so many times white, or so many below 0, has another scale than its
 # category.
 _CLIPPED_SHARE, _FAR_ABOVE, _FAR_BELOW = 0.01, 1.5, 0.1
+# The share of an image's pixels, the brightest, that do not count: they may be stuck.
+_STUCK = 1e-4
 
 
 @dataclass(frozen=True)
 class Levels:
     """What is white in the images of a category that have more than 8 bits: the value that becomes 255.
 
-    integer: of 16-bit and 32-bit integers; real: of floating point.
+    integer: of 16-bit and 32-bit integers; real: of floating point. None where no normal that was looked at has such
+    values: an image that does tells its own white, see `_white`.
     """
 
-    integer: int = 65535
-    real: float = 1.0
+    integer: int | None = 65535
+    real: float | None = 1.0
 
 
 # What cameras give: the levels that a category's may be.
@@ -72,6 +75,12 @@ def deep_colour_values(data: bytes, image: Image.Image) -> NDArray[np.float32]:
     return high * np.float32(256) + low
 
 
+def brightest(values: NDArray[np.float32]) -> float:
+    """The largest of an image's finite values, but for pixels that may be stuck; 0 where none is finite."""
+    finite = np.sort(values[np.isfinite(values)].ravel())
+    return float(finite[-1 - int(_STUCK * len(finite))]) if len(finite) else 0.0
+
+
 def scale(stored: NDArray[np.float32], image: Image.Image, levels: Levels | None, name: str) -> NDArray[np.float32]:
     """(H,W) float32, 0..255, of the stored values (H,W) of an image of one channel of more than 8 bits.
 
@@ -88,9 +97,9 @@ def scale(stored: NDArray[np.float32], image: Image.Image, levels: Levels | None
             raise ImageError(f"{name}: values outside {allowed}; convert the file to 8 or 16 bits")
         if levels is None:
             return stored * np.float32(255 / white)
-    white = levels.real if real else float(levels.integer)
     if not np.isfinite(stored).all():
         raise ImageError(f"{name}: holds values that are not finite; write it again without them")
+    white = _white(levels.real, 1.0, stored, name) if real else _white(levels.integer, 65535.0, stored, name)
     _refuse_far_above(stored, white, name)
     if np.mean(stored < -_FAR_BELOW * white) > _CLIPPED_SHARE:
         raise ImageError(f"{name}: values down to {least:g}, while 0 is black; bring it to 0 to {white:g}")
@@ -104,14 +113,15 @@ def deep_colour(data: bytes, image: Image.Image, levels: Levels | None, name: st
 
     Raises ImageError, beginning with `name`, where its values are outside the scale.
     """
-    if levels is None or levels == Levels(65535, levels.real) or not is_deep_colour(image):
+    if levels is None or levels.integer == 65535 or not is_deep_colour(image):
         return None
     values = deep_colour_values(data, image)
-    _refuse_far_above(values[..., :3], levels.integer, name)
-    scaled = (values * np.float32(255 / levels.integer)).round().clip(0, 255)
+    white = _white(levels.integer, 65535.0, values[..., :3], name)
+    _refuse_far_above(values[..., :3], white, name)
+    scaled = (values * np.float32(255 / white)).round().clip(0, 255)
     if scaled.shape[2] == 4:
         # Opacity has the whole scale, or that of the camera.
-        opaque = 65535 if values[..., 3].max() > levels.integer else levels.integer
+        opaque = 65535 if values[..., 3].max() > white else white
         scaled[..., 3] = (values[..., 3] * np.float32(255 / opaque)).round()
     return Image.fromarray(scaled.astype(np.uint8))
 
@@ -138,6 +148,18 @@ def _bits(form: str | None, data: bytes) -> int:
         words = re.sub(rb"#[^\n]*\n", b" ", data[:1000]).split(maxsplit=4)
         return 16 if len(words) > 3 and words[3].isdigit() and int(words[3]) > 255 else 8
     return 8
+
+
+def _white(found: float | None, whole: float, values: NDArray[np.float32], name: str) -> float:
+    """White of a category; where its normals do not tell, `whole`, of which an image then has to use more than half."""
+    if found is not None:
+        return float(found)
+    if (most := brightest(values)) <= whole / 2:
+        raise ImageError(
+            f"{name}: values up to {most:g} of {whole:g}, and no normal of its category has this depth to tell what is "
+            "white: bring it to the depth of the normals"
+        )
+    return whole
 
 
 def _refuse_far_above(values: NDArray[np.float32], white: float, name: str) -> None:

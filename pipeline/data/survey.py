@@ -14,7 +14,16 @@ from PIL import Image
 
 from pipeline.data.colour import fits, other_than_srgb
 from pipeline.data.images import read_bytes
-from pipeline.data.levels import INTEGERS, REALS, Levels, deep_colour_values, deep_values, is_deep, is_deep_colour
+from pipeline.data.levels import (
+    INTEGERS,
+    REALS,
+    Levels,
+    brightest,
+    deep_colour_values,
+    deep_values,
+    is_deep,
+    is_deep_colour,
+)
 from pipeline.data.listing import path_digest
 from pipeline.errors import UserError
 from pipeline.remote import is_url
@@ -22,8 +31,6 @@ from pipeline.threads import CORES
 
 # Enough that the brightest of them shows how many bits the camera has.
 _MOST = 256
-# The share of an image's pixels, the brightest, that do not count.
-_STUCK = 1e-4
 # Floating point may pass its white a little, at reflections or after a resize.
 _TOLERANCE = 1.5
 
@@ -46,12 +53,12 @@ class Survey:
         """What a user should know of it, a line for each kind; none for plain images of 8 bits."""
         of = f"of {self.looked} images looked at"
         lines = []
-        if self.integer:
+        if self.integer and self.levels.integer:
             bits = self.levels.integer.bit_length()
             lines.append(
                 f"{self.integer} {of} have 16 bits per channel and use {bits} of them: {self.levels.integer} is white"
             )
-        if self.real:
+        if self.real and self.levels.real:
             lines.append(f"{self.real} {of} are floating point: {self.levels.real:g} is white")
         if self.profile:
             lines.append(f"{self.profile} {of} have a colour profile: its colours become sRGB")
@@ -78,7 +85,7 @@ def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
     seen = [one for one in CORES.spread(partial(_look, image_root, most_pixels), chosen) if one is not None]
     integers = sorted(one.integer for one in seen if one.integer is not None)
     reals = [one.real for one in seen if one.real is not None]
-    levels = Levels()
+    levels = Levels(None, None)
     if integers:
         # One image of another camera among a hundred does not count.
         most = integers[-1 - len(integers) // 100]
@@ -107,9 +114,7 @@ def _look(image_root: str, most_pixels: int, path: str) -> _Seen | None:
                 return _Seen(profile=profile)
             file.seek(0)
             values = deep_values(image) if deep else deep_colour_values(file.read(), image)[..., :3]
-            # A few pixels may be stuck at white.
-            finite = np.sort(values[np.isfinite(values)].ravel())
-            most = float(finite[-1 - int(_STUCK * len(finite))]) if len(finite) else 0.0
+            most = brightest(values)
             return _Seen(real=most) if image.mode == "F" else _Seen(integer=most, profile=colour and profile)
     except UserError:
         return None
