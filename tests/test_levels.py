@@ -120,7 +120,9 @@ def test_one_bright_pixel_does_not_change_the_scale_of_floating_point(white: flo
     assert (plain != changed).sum() <= 2 and changed[0, 0] == 255 and changed[0, 1] == 0
 
 
-@pytest.mark.parametrize(("most", "white"), [(0.4, 1), (1.003, 1), (1.4, 1), (200, 255), (260, 255), (3000, 4095)])
+@pytest.mark.parametrize(
+    ("most", "white"), [(0.4, 1), (1.003, 1), (1.4, 1), (40, 255), (200, 255), (260, 255), (3000, 4095)]
+)
 def test_the_scale_of_floating_point_is_that_of_most_normals(most: float, white: float, tmp_path: Path) -> None:
     values = GREY.astype(np.float32) * np.float32(most / GREY.max())
     files = {f"{i}.tiff": encode(Image.fromarray(values), "TIFF") for i in range(5)}
@@ -393,3 +395,16 @@ def test_a_deep_image_beside_normals_of_eight_bits_is_refused_unless_it_uses_its
             decoded(with_bits(bits), levels)
     # Caches of earlier versions hold a white that was not found.
     assert decoded(with_bits(12), Levels(65535, 1.0)).max() <= 16
+
+
+@pytest.mark.parametrize("most", [1e-4, 4095 / 65535, 1.6, 1.8, 7, 30, 31.8])
+def test_floating_point_between_the_usual_scales_keeps_its_levels(most: float, tmp_path: Path) -> None:
+    data = encode(Image.fromarray(GREY.astype(np.float32) * np.float32(most / GREY.max())), "TIFF")
+    levels = surveyed(tmp_path, {"a.tiff": data})
+    assert levels.real is not None and most <= levels.real < 2 * most * 1.001
+    assert len(np.unique(decoded(data, levels))) > 100
+
+
+def test_black_floating_point_has_the_usual_white(tmp_path: Path) -> None:
+    data = encode(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF")
+    assert surveyed(tmp_path, {"a.tiff": data}) == Levels(None, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,8 @@ from pipeline.threads import CORES
 _MOST = 256
 # Floating point may pass its white a little, at reflections or after a resize.
 _TOLERANCE = 1.5
+# The usual whites have gaps; one of which an image would use less than this share would leave it fewer than 32 levels.
+_LEAST_USED = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
 
     Of images of 8 bits only the header is decoded. White is the least of the usual values (`INTEGERS`) that at most 1 %
     of the images exceed, the brightest 0.01 % of their pixels left aside; for floating point the least that half of the
-    images do not exceed by more than half. An image that cannot be read is not counted: `precompute` names it.
+    images do not exceed by more than half, or, where these would use less than an eighth of it, the least power of two
+    that they do not exceed. An image that cannot be read is not counted: `precompute` names it.
     """
     chosen = sorted(paths, key=path_digest)[:_MOST]
     seen = [one for one in CORES.spread(partial(_look, image_root, most_pixels), chosen) if one is not None]
@@ -92,9 +96,13 @@ def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
         white = next((level for level in INTEGERS if level >= most), INTEGERS[-1])
         levels = Levels(white, levels.real)
     if reals:
-        middle = float(np.median(reals))
-        levels = Levels(levels.integer, next((level for level in REALS if level * _TOLERANCE >= middle), REALS[-1]))
+        levels = Levels(levels.integer, _white_of_reals(float(np.median(reals))))
     return Survey(levels, len(seen), len(integers), len(reals), sum(one.profile for one in seen))
+
+
+def _white_of_reals(most: float) -> float:
+    white = next((level for level in REALS if level * _TOLERANCE >= most), REALS[-1])
+    return white if most <= 0 or most >= _LEAST_USED * white else 2.0 ** math.ceil(math.log2(most))
 
 
 def _opened(image_root: str, path: str) -> BinaryIO:
