@@ -312,12 +312,13 @@ def test_opacity_may_have_the_scale_of_the_camera() -> None:
     assert np.abs(decoded(data, Levels(integer=4095)).astype(int) - COLOUR).max() <= 1
 
 
-def test_a_stuck_pixel_does_not_change_the_scale_of_a_category(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("side", "stuck"), [(128, 1), (90, 1), (90, 3), (20, 3), (10, 1)])
+def test_stuck_pixels_do_not_change_the_scale_of_a_category(side: int, stuck: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     files = {}
     for i in range(4):
-        values = random.integers(0, 4096, (128, 128), np.uint16)
-        values[5, 5] = 65535
+        values = random.integers(0, 4096, (side, side), np.uint16)
+        values[5, :stuck] = 65535
         files[f"{i}.png"] = encode(Image.fromarray(values))
     assert surveyed(tmp_path, files) == Levels(4095, None)
 

@@ -18,8 +18,9 @@ from pipeline.errors import ImageError
 # An image with more than this share of pixels above so many times white, or so many below 0, has another scale than its
 # category.
 _CLIPPED_SHARE, _FAR_ABOVE, _FAR_BELOW = 0.01, 1.5, 0.1
-# The share of an image's pixels, the brightest, that do not count: they may be stuck.
-_STUCK = 1e-4
+# The share of an image's pixels, the brightest, that do not count: they may be stuck. In small images it is the least
+# of a few pixels and of one in a hundred.
+_STUCK, _FEW_STUCK, _MOST_STUCK = 1e-4, 3, 0.01
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def deep_colour_values(data: bytes, image: Image.Image) -> NDArray[np.float32]:
 def brightest(values: NDArray[np.float32]) -> float:
     """The largest of an image's finite values, but for pixels that may be stuck; 0 where none is finite."""
     finite = np.sort(values[np.isfinite(values)].ravel())
-    return float(finite[-1 - int(_STUCK * len(finite))]) if len(finite) else 0.0
+    stuck = max(int(_STUCK * len(finite)), min(_FEW_STUCK, int(_MOST_STUCK * len(finite))))
+    return float(finite[-1 - stuck]) if len(finite) else 0.0
 
 
 def scale(stored: NDArray[np.float32], image: Image.Image, levels: Levels | None, name: str) -> NDArray[np.float32]:

@@ -81,7 +81,7 @@ def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
     """Look at up to 256 images below `image_root`, those whose paths have the lowest digests.
 
     Of images of 8 bits only the header is decoded. White is the least of the usual values (`INTEGERS`) that at most 1 %
-    of the images exceed, the brightest 0.01 % of their pixels left aside; for floating point the least that half of the
+    of the images exceed, pixels that may be stuck left aside; for floating point the least that half of the
     images do not exceed by more than half, or, where these would use less than an eighth of it, the least power of two
     that they do not exceed. An image that cannot be read is not counted: `precompute` names it.
     """
