@@ -330,6 +330,16 @@ def test_signed_values_are_as_bright_as_the_picture(tmp_path: Path) -> None:
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
 
 
+def fits(values: NDArray[np.generic], **more: str) -> bytes:
+    """A FITS of values in the byte order of its standard, the lowest row first."""
+    bits = (-8 if values.dtype.kind == "f" else 8) * values.dtype.itemsize
+    axes = {f"NAXIS{i + 1}": str(count) for i, count in enumerate(values.shape[::-1])}
+    cards = {"SIMPLE": "T", "BITPIX": str(bits), "NAXIS": str(values.ndim)} | axes | more
+    head = "".join(f"{name:8}= {value:>20} / told".ljust(80) for name, value in cards.items()) + "END".ljust(80)
+    body = values.tobytes()
+    return head.ljust(2880).encode() + body + bytes(-len(body) % 2880)
+
+
 def planar_tiff() -> bytes:
     """As `deep_tiff`, in three planes: tag 284 is 2."""
     planes = np.zeros((3, 8, 8), np.uint16)
@@ -349,13 +359,33 @@ def planar_tiff() -> bytes:
     ("data", "says"),
     [
         (planar_tiff(), "a TIFF of 16 bits in separate planes"),
+        (
+            fits(np.zeros((8, 8), ">i2"), BZERO="32768", BSCALE="1.0"),
+            r"a FITS whose values are to be scaled \(BZERO 32768\)",
+        ),
+        (fits(np.zeros((8, 8), ">i2"), BSCALE="2.5D0"), r"a FITS whose values are to be scaled \(BSCALE 2.5D0\)"),
+        (fits(np.zeros((8, 8), np.uint8), BZERO="-128"), r"a FITS whose values are to be scaled \(BZERO -128\)"),
+        (fits(np.zeros((3, 8, 8), np.uint8)), r"a FITS of several planes \(NAXIS3 3\)"),
         (b"P6\n# by a camera\n2 2\n65535\n" + bytes(24), "a PPM of more than 8 bits per channel"),
     ],
-    ids=["planar", "ppm"],
+    ids=["planar", "unsigned fits", "scaled fits", "signed fits", "colour fits", "ppm"],
 )
 def test_forms_of_which_only_a_part_would_be_read_are_refused(data: bytes, says: str) -> None:
-    with pytest.raises(ImageError, match=rf"^x\.png: {says}, of which Pillow reads only a part"):
+    with pytest.raises(ImageError, match=rf"^x\.png: {says}, which Pillow reads wrongly or in part"):
         decoded(data, Levels())
+
+
+@pytest.mark.parametrize("kind", ["u1", ">i2", ">f4"])
+def test_fits_is_as_bright_as_the_picture_and_no_value_wraps_round(kind: str, tmp_path: Path) -> None:
+    white = {"u1": 255, ">i2": 32767, ">f4": 1}[kind]
+    values = (GREY[::-1].astype(np.float64) * white / 255 + (kind != ">f4") * 0.5).astype(kind)
+    data = fits(values, BZERO="0.0", BSCALE="1")
+    levels = surveyed(tmp_path, {"a.fits": data})
+    assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+    if kind == ">i2":
+        for levels in (Levels(), Levels(None, None), None):
+            with pytest.raises(ImageError, match=r"^x\.png: values outside 0\.\.65535"):
+                decoded(fits(-values), levels)
 
 
 def test_a_grey_profile_holds_for_a_palette_too() -> None:

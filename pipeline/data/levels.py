@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
 
+from pipeline.data.fits import unread_fits
 from pipeline.errors import ImageError
 
 # An image with more than this share of pixels above so many times white, or so many below 0, has another scale than its
@@ -52,7 +53,9 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 def stored_values(image: Image.Image) -> NDArray[np.uint16] | NDArray[np.int32] | NDArray[np.float32]:
     """(H,W): the values of an image of one channel of more than 8 bits, as they are stored."""
-    return np.asarray(image)
+    values = np.asarray(image)
+    # Of FITS, Pillow takes the sign of 16 bits for a part of the value.
+    return values.view(np.int16).astype(np.int32) if image.format == "FITS" and values.dtype.itemsize == 2 else values
 
 
 def deep_values(image: Image.Image) -> NDArray[np.float32]:
@@ -130,6 +133,8 @@ def deep_colour(data: bytes, image: Image.Image, levels: Levels | None, name: st
 
 def unread_depth(image: Image.Image, data: bytes) -> str:
     """What an opened image has that Pillow would read wrongly or only in part, "" where there is nothing of it."""
+    if image.format == "FITS":
+        return unread_fits(image, data)
     if image.format == "TIFF":
         tags = getattr(image, "tag_v2", {})
         planar = tags.get(PLANAR_CONFIGURATION) == 2 and max(tags.get(BITSPERSAMPLE, (8,))) > 8

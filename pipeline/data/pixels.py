@@ -60,7 +60,7 @@ def open_picture(data: bytes, name: str, most_pixels: int) -> Image.Image:
     if image.format in NOT_DECODED:  # known by its content, whatever its name
         raise ImageError(f"{name}: {image.format} is not read; convert it to PNG")
     if odd:
-        raise ImageError(f"{name}: {odd}, of which Pillow reads only a part; save it as PNG or as plain TIFF")
+        raise ImageError(f"{name}: {odd}, which Pillow reads wrongly or in part; save it as PNG or as plain TIFF")
     if (pixels := image.width * image.height) > most_pixels:
         raise ImageError(
             f"{name}: {image.width} x {image.height} pixels are more than the limit of {most_pixels:,}: "
