@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from pipeline.data.images import Decoding, decode_rgb
 from pipeline.data.levels import Levels
+from pipeline.data.masks import Stance, decode_mask
 from pipeline.data.pixels import MOST_PIXELS
 from pipeline.data.survey import survey
 from pipeline.errors import ImageError
@@ -21,6 +22,7 @@ from pipeline.errors import ImageError
 SIZE = 32
 GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+EARLIER = Levels(65535, 1.0, rules=1)
 Pixels = NDArray[np.uint8]
 
 
@@ -338,6 +340,27 @@ def fits(values: NDArray[np.generic], **more: str) -> bytes:
     head = "".join(f"{name:8}= {value:>20} / told".ljust(80) for name, value in cards.items()) + "END".ljust(80)
     body = values.tobytes()
     return head.ljust(2880).encode() + body + bytes(-len(body) % 2880)
+
+
+@given(integer=st.none() | st.integers(255, 65535), real=st.none() | st.floats(1, 65535), rules=st.sampled_from([1, 2]))
+def test_what_is_stored_of_a_scale_is_read_again_and_an_earlier_one_stays_as_it_was(
+    integer: int | None, real: float | None, rules: int
+) -> None:
+    levels = Levels(integer, real, rules)
+    assert Levels.from_attributes(levels.to_attributes()) == levels
+    earlier = {"integer": 65535, "real": 1.0}
+    assert Levels.from_attributes(earlier) == EARLIER and EARLIER.to_attributes() == earlier
+
+
+@pytest.mark.parametrize("least", [-100, 0])
+def test_signed_bytes_are_refused_and_read_by_earlier_caches_as_before(least: int) -> None:
+    values = np.linspace(least, 100, SIZE * SIZE).astype(np.int8).reshape(SIZE, SIZE)
+    data = deep_tiff(values, 2, 1)
+    with pytest.raises(ImageError, match=r"^x\.png: a TIFF of signed 8-bit integers, which Pillow reads as unsigned"):
+        decoded(data, Levels())
+    for levels in (EARLIER, None):
+        assert np.array_equal(decoded(data, levels)[..., 0], values.view(np.uint8))
+    assert decode_mask(data, Stance((SIZE, SIZE), None), Decoding(SIZE, "stretch", Levels()), "x.png").any()
 
 
 def planar_tiff() -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, SAMPLEFORMAT
 
 from pipeline.data.fits import unread_fits
 from pipeline.errors import ImageError
@@ -29,11 +30,23 @@ class Levels:
     """What is white in the images of a category that have more than 8 bits: the value that becomes 255.
 
     integer: of 16-bit and 32-bit integers; real: of floating point. None where no normal that was looked at has such
-    values: an image that does tells its own white, see `_white`.
+    values: an image that does tells its own white, see `_white`. rules: 1 in caches and detectors written before it
+    was kept: there, signed bytes are read as unsigned, a profile is sRGB by its name, and one colour that is transparent
+    counts only in plain images of 8 bits.
     """
 
     integer: int | None = 65535
     real: float | None = 1.0
+    rules: int = 2
+
+    @classmethod
+    def from_attributes(cls, stored: Mapping[str, Any]) -> Levels:
+        """What `to_attributes` gave, now or in an earlier version."""
+        return cls(**{"rules": 1, **stored})
+
+    def to_attributes(self) -> dict[str, Any]:
+        """As a cache or a detector stores it."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("rules", 1)}
 
 
 # What cameras give: the levels that a category's may be.
@@ -129,6 +142,17 @@ def deep_colour(data: bytes, image: Image.Image, levels: Levels | None, name: st
         opaque = 65535 if values[..., 3].max() > white else white
         scaled[..., 3] = (values[..., 3] * np.float32(255 / opaque)).round()
     return Image.fromarray(scaled.astype(np.uint8))
+
+
+def refuse_signed_bytes(image: Image.Image, name: str) -> None:
+    """Raise ImageError, beginning with `name`, for an opened TIFF of signed 8-bit integers: Pillow takes no sign.
+
+    A mask may be one: its background is 0 in either reading.
+    """
+    if image.format == "TIFF" and image.mode == "L" and getattr(image, "tag_v2", {}).get(SAMPLEFORMAT, (1,))[0] == 2:
+        raise ImageError(
+            f"{name}: a TIFF of signed 8-bit integers, which Pillow reads as unsigned; save it as unsigned"
+        )
 
 
 def unread_depth(image: Image.Image, data: bytes) -> str:

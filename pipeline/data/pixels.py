@@ -21,7 +21,7 @@ import io
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from pipeline.data.colour import other_than_srgb, to_srgb
-from pipeline.data.levels import Levels, deep_colour, deep_values, is_deep, scale, unread_depth
+from pipeline.data.levels import Levels, deep_colour, deep_values, is_deep, refuse_signed_bytes, scale, unread_depth
 from pipeline.data.listing import NOT_DECODED
 from pipeline.data.tiff import describe_tiff
 from pipeline.errors import ImageError, UserError, one_line
@@ -80,6 +80,8 @@ def decode(data: bytes, name: str, levels: Levels | None, most_pixels: int, draf
     try:
         with image:
             refuse_cut_png(image, data)
+            if levels is not None and levels.rules > 1:
+                refuse_signed_bytes(image, name)
             if draft is not None:
                 # At twice the final size this halves the time; after the resize to 256 px 99 % of the pixels
                 # differ from a full decode by 2 levels or less, all by 5 (six real textures, quality 92).
