@@ -200,18 +200,24 @@ def test_double_precision_is_read_or_called_what_it_is() -> None:
 # --- colours ----------------------------------------------------------------------------------------------------
 
 
-def wide_profile(kind: bytes = b"RGB ") -> bytes:
+ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
+
+
+def wide_profile(
+    kind: bytes = b"RGB ", name: bytes = b"wide", gamma: float = 1.8, primaries: tuple[tuple[float, ...], ...] = ADOBE
+) -> bytes:
     """An ICC profile (ICC.1:2001-04) of the primaries of Adobe RGB, or of grey, with a gamma of 1.8."""
 
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(65536 * value)) for value in values)
 
-    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(256 * 1.8))
-    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + bytes(8 + 4 + 67 + 3)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(256 * gamma))
+    text = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + b"\0" + bytes(8 + 4 + 67 + 3)
     tags = {b"desc": text, b"cprt": b"text\0\0\0\0none\0\0\0\0", b"wtpt": xyz(0.9642, 1.0, 0.8249)}
     if kind == b"RGB ":
-        tags |= {b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087)}
-        tags |= {b"bXYZ": xyz(0.14919, 0.06322, 0.74457), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+        tags |= {bytes([at]) + b"XYZ": xyz(*primary) for at, primary in zip(b"rgb", primaries, strict=True)}
+        tags |= {bytes([at]) + b"TRC": curve for at in b"rgb"}
     else:
         tags[b"kTRC"] = curve
     body, table = b"", b""
@@ -257,6 +263,35 @@ def test_a_grey_profile_too_and_one_that_does_not_fit_or_is_damaged_is_ignored()
 def test_srgb_is_left_as_it_is() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.array_equal(decoded(encode(Image.fromarray(COLOUR), icc_profile=profile), Levels()), COLOUR)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        wide_profile(name=b"sRGB-elle-V2-g10.icc", gamma=1.0, primaries=SRGB),
+        wide_profile(name=b"sRGB of another gamma", primaries=SRGB),
+        wide_profile(name=b"sRGB with a wide gamut", gamma=2.2),
+        wide_profile(b"GRAY", name=b"sRGB-elle-V2-g10 grey", gamma=1.0),
+    ],
+    ids=["linear", "gamma", "primaries", "grey"],
+)
+def test_a_profile_that_is_srgb_by_its_name_only_is_heeded(profile: bytes) -> None:
+    image = Image.fromarray(GREY if profile[16:20] == b"GRAY" else COLOUR)
+    data, plain = (encode(image, icc_profile=one) for one in (profile, None))
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    seen = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert np.abs(decoded(data, Levels()).astype(int) - np.asarray(seen)).max() <= 1
+    assert np.abs(decoded(data, Levels()).astype(int) - decoded(plain, Levels())).max() > 8
+    # Caches of earlier versions keep their rule.
+    assert np.array_equal(decoded(data, EARLIER), decoded(plain, EARLIER))
+
+
+def test_a_profile_that_is_srgb_by_its_colours_is_left_as_it_is_whatever_its_name() -> None:
+    named = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = named.replace("sRGB".encode("utf-16-be"), "Mine".encode("utf-16-be"))
+    assert other != named
+    data = encode(Image.fromarray(COLOUR), icc_profile=other)
+    assert np.array_equal(decoded(data, Levels()), COLOUR)
 
 
 def test_lab_has_the_colours_of_its_picture() -> None:

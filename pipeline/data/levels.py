@@ -31,8 +31,8 @@ class Levels:
 
     integer: of 16-bit and 32-bit integers; real: of floating point. None where no normal that was looked at has such
     values: an image that does tells its own white, see `_white`. rules: 1 in caches and detectors written before it
-    was kept: there, signed bytes are read as unsigned, a profile is sRGB by its name, and one colour that is transparent
-    counts only in plain images of 8 bits.
+    was kept: there, signed bytes are read as unsigned, a profile is sRGB by its name, and one transparent colour counts
+    only in plain images of 8 bits.
     """
 
     integer: int | None = 65535

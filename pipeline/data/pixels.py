@@ -91,7 +91,7 @@ def decode(data: bytes, name: str, levels: Levels | None, most_pixels: int, draf
             deep = deep_colour(data, image, levels, name)
             image.load()
             profile = None if levels is None else image.info.get("icc_profile")
-            picture = _plain(image if deep is None else deep, profile, managed=levels is not None)
+            picture = _plain(image if deep is None else deep, profile, levels)
             return upright(picture, turn_of(image))
     except UserError:
         raise
@@ -120,8 +120,8 @@ def upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _plain(image: Image.Image, profile: bytes | None, *, managed: bool) -> Image.Image:
-    if managed and (image.mode == "LAB" or other_than_srgb(profile)):
+def _plain(image: Image.Image, profile: bytes | None, levels: Levels | None) -> Image.Image:
+    if levels is not None and (image.mode == "LAB" or other_than_srgb(profile, by_name=levels.rules < 2)):
         image = to_srgb(image, profile) or image
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
