@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -341,6 +342,45 @@ def test_grey_with_opacity_of_sixteen_bits_is_as_bright_as_the_picture(tmp_path:
     levels = surveyed(tmp_path, {"a.png": data})
     assert levels == Levels(4095, None)
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+
+
+def with_clear(data: bytes, colour: tuple[int, ...]) -> bytes:
+    """A PNG that calls one colour transparent (chunk tRNS)."""
+    body = b"tRNS" + struct.pack(f">{len(colour)}H", *colour)
+    at = data.index(b"IDAT") - 4
+    return data[:at] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[at:]
+
+
+@pytest.mark.parametrize("white", [4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_sixteen_bits_is_black_and_no_measure_of_white(
+    white: int, channels: int, tmp_path: Path
+) -> None:
+    values = np.rint(COLOUR[..., :channels].astype(np.float64) * (white - 1) / 255).astype(np.uint16)
+    seen = COLOUR[..., :channels].copy()
+    values[4:8], seen[4:8] = 60001, 0
+    values[8:12], seen[8:12] = white - 1, 255
+    plain = encode(Image.fromarray(values[..., 0])) if channels == 1 else deep_png(values)
+    data = with_clear(plain, (60001,) * channels)
+    levels = surveyed(tmp_path, {"a.png": data})
+    assert levels == Levels(white, None)
+    assert np.abs(decoded(data, levels).astype(int) - seen).max() <= 1
+    if white == 65535:  # caches of earlier versions keep their rule
+        assert (decoded(data, EARLIER)[4:8] > 230).all()
+
+
+@pytest.mark.parametrize("form", ["RGB", "palette", "grey", "grey palette"])
+def test_a_transparent_colour_is_black_with_a_profile_too(form: str) -> None:
+    profile = wide_profile(b"GRAY" if "grey" in form else b"RGB ")
+    image = Image.fromarray(GREY if "grey" in form else COLOUR // 64 * 64)
+    if "palette" in form:
+        image = image.quantize(64)
+    clear = image.getpixel((3, 3))
+    is_clear = np.asarray(image) == clear if image.mode != "RGB" else (np.asarray(image) == clear).all(axis=2)
+    data, plain = (encode(image, icc_profile=profile, **more) for more in ({"transparency": clear}, {}))
+    expected = np.where(is_clear[..., None], 0, decoded(plain, Levels()))
+    assert expected.any() and decoded(plain, Levels())[is_clear].any()
+    assert np.abs(decoded(data, Levels()).astype(int) - expected).max() <= 1
 
 
 def test_opacity_may_have_the_scale_of_the_camera() -> None:

@@ -52,6 +52,16 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image | None:
         return None
 
 
+def with_opacity(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image with opacity as a channel, which `to_srgb` keeps, where one colour or some of a palette have it."""
+    if not image.has_transparency_data or image.mode not in ("L", "RGB", "P", "PA"):
+        return image
+    if image.mode == "L":
+        return image.convert("LA")
+    grey = image.mode != "RGB" and profile is not None and _managed_mode(profile, image) == "L"
+    return image.convert("RGBA").convert("LA") if grey else image.convert("RGBA")
+
+
 def _managed_mode(profile: bytes, image: Image.Image) -> str:
     """The mode of Pillow that an image's colours are to have for its profile: those of a palette have its kind."""
     if image.mode not in ("P", "PA"):

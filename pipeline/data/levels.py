@@ -71,14 +71,18 @@ def stored_values(image: Image.Image) -> NDArray[np.uint16] | NDArray[np.int32] 
     return values.view(np.int16).astype(np.int32) if image.format == "FITS" and values.dtype.itemsize == 2 else values
 
 
-def deep_values(image: Image.Image) -> NDArray[np.float32]:
-    """(H,W) float32: the same."""
-    return stored_values(image).astype(np.float32)
+def deep_values(image: Image.Image, *, over_black: bool = True) -> NDArray[np.float32]:
+    """(H,W) float32: the same, and 0 where they are the one that the image calls transparent, with `over_black`."""
+    values = stored_values(image).astype(np.float32)
+    if over_black and "transparency" in image.info:
+        values[values == image.info["transparency"]] = 0
+    return values
 
 
-def deep_colour_values(data: bytes, image: Image.Image) -> NDArray[np.float32]:
+def deep_colour_values(data: bytes, image: Image.Image, *, over_black: bool = True) -> NDArray[np.float32]:
     """(H,W,3 or 4) float32: the values of a colour image of 16 bits per channel, as they are stored.
 
+    over_black: those of the one colour that the image calls transparent become 0.
     Pillow gives only the high byte of such a value. Read in the other byte order, that is the low byte.
     """
     raw = _raw_mode(image)
@@ -89,7 +93,10 @@ def deep_colour_values(data: bytes, image: Image.Image) -> NDArray[np.float32]:
         return np.stack([grey, grey, grey, opacity], axis=2)
     little = raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little")
     high, low = (_in_order(data, raw[:-1] + order) for order in ("LB" if little else "BL"))
-    return high * np.float32(256) + low
+    values = high * np.float32(256) + low
+    if over_black and "transparency" in image.info:
+        values[(values == np.array(image.info["transparency"], np.float32)).all(axis=2)] = 0
+    return values
 
 
 def brightest(values: NDArray[np.float32]) -> float:
@@ -127,13 +134,18 @@ def scale(stored: NDArray[np.float32], image: Image.Image, levels: Levels | None
 
 
 def deep_colour(data: bytes, image: Image.Image, levels: Levels | None, name: str) -> Image.Image | None:
-    """RGB or RGBA of 8 bits of a colour image of 16 bits per channel whose white is not 65535; None for all others.
+    """RGB or RGBA of 8 bits of a colour image of 16 bits per channel whose high bytes do not say it; None for others.
+
+    These are images whose white is not 65535, or that call one colour transparent.
 
     Raises ImageError, beginning with `name`, where its values are outside the scale.
     """
-    if levels is None or levels.integer == 65535 or not is_deep_colour(image):
+    if levels is None or not is_deep_colour(image):
         return None
-    values = deep_colour_values(data, image)
+    over_black = levels.rules > 1
+    if levels.integer == 65535 and not (over_black and "transparency" in image.info):
+        return None
+    values = deep_colour_values(data, image, over_black=over_black)
     white = _white(levels.integer, 65535.0, values[..., :3], name)
     _refuse_far_above(values[..., :3], white, name)
     scaled = (values * np.float32(255 / white)).round().clip(0, 255)

@@ -11,7 +11,7 @@ Rules, in this order:
 6. Palette, CMYK, YCbCr and others become RGB by Pillow's conversion.
 
 Without `Levels`, as in caches of earlier versions, 65535 is white in integers; floating point is 0..1 where no value
-exceeds 1, else 0..255; colour profiles are ignored.
+exceeds 1, else 0..255; colour profiles are ignored. `Levels.rules` has what else earlier versions did.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import io
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from pipeline.data.colour import other_than_srgb, to_srgb
+from pipeline.data.colour import other_than_srgb, to_srgb, with_opacity
 from pipeline.data.levels import Levels, deep_colour, deep_values, is_deep, refuse_signed_bytes, scale, unread_depth
 from pipeline.data.listing import NOT_DECODED
 from pipeline.data.tiff import describe_tiff
@@ -80,14 +80,15 @@ def decode(data: bytes, name: str, levels: Levels | None, most_pixels: int, draf
     try:
         with image:
             refuse_cut_png(image, data)
-            if levels is not None and levels.rules > 1:
+            if today := levels is not None and levels.rules > 1:
                 refuse_signed_bytes(image, name)
             if draft is not None:
                 # At twice the final size this halves the time; after the resize to 256 px 99 % of the pixels
                 # differ from a full decode by 2 levels or less, all by 5 (six real textures, quality 92).
                 image.draft(image.mode, (draft, draft))
             if is_deep(image):
-                return upright(Image.fromarray(scale(deep_values(image), image, levels, name)), turn_of(image))
+                values = deep_values(image, over_black=today)
+                return upright(Image.fromarray(scale(values, image, levels, name)), turn_of(image))
             deep = deep_colour(data, image, levels, name)
             image.load()
             profile = None if levels is None else image.info.get("icc_profile")
@@ -122,7 +123,7 @@ def upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 def _plain(image: Image.Image, profile: bytes | None, levels: Levels | None) -> Image.Image:
     if levels is not None and (image.mode == "LAB" or other_than_srgb(profile, by_name=levels.rules < 2)):
-        image = to_srgb(image, profile) or image
+        image = to_srgb(with_opacity(image, profile) if levels.rules > 1 else image, profile) or image
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.has_transparency_data:
