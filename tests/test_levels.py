@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from pipeline.data.images import Decoding, decode_rgb
 from pipeline.data.levels import Levels
+from pipeline.data.masks import Stance, decode_mask
 from pipeline.data.pixels import MOST_PIXELS
 from pipeline.data.survey import survey
 from pipeline.errors import ImageError
@@ -21,6 +23,7 @@ from pipeline.errors import ImageError
 SIZE = 32
 GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+EARLIER = Levels(65535, 1.0, rules=1)
 Pixels = NDArray[np.uint8]
 
 
@@ -79,7 +82,7 @@ def test_sixteen_bit_files_that_hold_fewer_bits_are_as_bright_as_the_picture(
     values = np.rint(GREY.astype(np.float64) * white / 255).astype(np.uint16)
     data = encode(Image.fromarray(values), kind)
     levels = surveyed(tmp_path, {f"{i}.{kind.lower()}": data for i in range(4)})
-    assert levels == Levels(integer=white)
+    assert levels == Levels(white, None)
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
     # Caches of earlier versions keep their rule.
     assert decoded(data, None).max() == max(1, round(255 * white / 65535))
@@ -98,7 +101,7 @@ def test_so_are_colours_of_sixteen_bits(bits: int, form: str, tmp_path: Path) ->
         "big tiff": lambda: deep_tiff(values, 1, 2, ">"),
     }[form]()
     levels = surveyed(tmp_path, {"a.png": data})
-    assert levels == Levels(integer=white)
+    assert levels == Levels(white, None)
     assert np.abs(decoded(data, levels).astype(int) - COLOUR).max() <= 1
 
 
@@ -120,12 +123,14 @@ def test_one_bright_pixel_does_not_change_the_scale_of_floating_point(white: flo
     assert (plain != changed).sum() <= 2 and changed[0, 0] == 255 and changed[0, 1] == 0
 
 
-@pytest.mark.parametrize(("most", "white"), [(0.4, 1), (1.003, 1), (1.4, 1), (200, 255), (260, 255), (3000, 4095)])
+@pytest.mark.parametrize(
+    ("most", "white"), [(0.4, 1), (1.003, 1), (1.4, 1), (40, 255), (200, 255), (260, 255), (3000, 4095)]
+)
 def test_the_scale_of_floating_point_is_that_of_most_normals(most: float, white: float, tmp_path: Path) -> None:
     values = GREY.astype(np.float32) * np.float32(most / GREY.max())
     files = {f"{i}.tiff": encode(Image.fromarray(values), "TIFF") for i in range(5)}
     outlier = {"6.tiff": encode(Image.fromarray(values * 1000), "TIFF")}
-    assert surveyed(tmp_path, files | outlier) == Levels(real=white)
+    assert surveyed(tmp_path, files | outlier) == Levels(None, white)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ def test_an_image_of_another_scale_is_refused(values: NDArray[np.generic], level
 def test_plain_files_are_looked_at_by_their_headers_only(tmp_path: Path) -> None:
     data = encode(Image.fromarray(COLOUR))
     files = {"a.png": data, "cut.png": data[: len(data) // 2], "none.png": b"", "text.png": b"text"}
-    assert surveyed(tmp_path, files) == Levels()
+    assert surveyed(tmp_path, files) == Levels(None, None)
     found = survey(str(tmp_path), [*files, "missing.png"], MOST_PIXELS)
     assert (found.looked, found.lines()) == (2, [])
     assert survey(str(tmp_path), list(files), 100).looked == 0
@@ -196,18 +201,24 @@ def test_double_precision_is_read_or_called_what_it_is() -> None:
 # --- colours ----------------------------------------------------------------------------------------------------
 
 
-def wide_profile(kind: bytes = b"RGB ") -> bytes:
+ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
+
+
+def wide_profile(
+    kind: bytes = b"RGB ", name: bytes = b"wide", gamma: float = 1.8, primaries: tuple[tuple[float, ...], ...] = ADOBE
+) -> bytes:
     """An ICC profile (ICC.1:2001-04) of the primaries of Adobe RGB, or of grey, with a gamma of 1.8."""
 
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(65536 * value)) for value in values)
 
-    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(256 * 1.8))
-    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + bytes(8 + 4 + 67 + 3)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(256 * gamma))
+    text = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + b"\0" + bytes(8 + 4 + 67 + 3)
     tags = {b"desc": text, b"cprt": b"text\0\0\0\0none\0\0\0\0", b"wtpt": xyz(0.9642, 1.0, 0.8249)}
     if kind == b"RGB ":
-        tags |= {b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087)}
-        tags |= {b"bXYZ": xyz(0.14919, 0.06322, 0.74457), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+        tags |= {bytes([at]) + b"XYZ": xyz(*primary) for at, primary in zip(b"rgb", primaries, strict=True)}
+        tags |= {bytes([at]) + b"TRC": curve for at in b"rgb"}
     else:
         tags[b"kTRC"] = curve
     body, table = b"", b""
@@ -255,6 +266,35 @@ def test_srgb_is_left_as_it_is() -> None:
     assert np.array_equal(decoded(encode(Image.fromarray(COLOUR), icc_profile=profile), Levels()), COLOUR)
 
 
+@pytest.mark.parametrize(
+    "profile",
+    [
+        wide_profile(name=b"sRGB-elle-V2-g10.icc", gamma=1.0, primaries=SRGB),
+        wide_profile(name=b"sRGB of another gamma", primaries=SRGB),
+        wide_profile(name=b"sRGB with a wide gamut", gamma=2.2),
+        wide_profile(b"GRAY", name=b"sRGB-elle-V2-g10 grey", gamma=1.0),
+    ],
+    ids=["linear", "gamma", "primaries", "grey"],
+)
+def test_a_profile_that_is_srgb_by_its_name_only_is_heeded(profile: bytes) -> None:
+    image = Image.fromarray(GREY if profile[16:20] == b"GRAY" else COLOUR)
+    data, plain = (encode(image, icc_profile=one) for one in (profile, None))
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    seen = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert np.abs(decoded(data, Levels()).astype(int) - np.asarray(seen)).max() <= 1
+    assert np.abs(decoded(data, Levels()).astype(int) - decoded(plain, Levels())).max() > 8
+    # Caches of earlier versions keep their rule.
+    assert np.array_equal(decoded(data, EARLIER), decoded(plain, EARLIER))
+
+
+def test_a_profile_that_is_srgb_by_its_colours_is_left_as_it_is_whatever_its_name() -> None:
+    named = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = named.replace("sRGB".encode("utf-16-be"), "Mine".encode("utf-16-be"))
+    assert other != named
+    data = encode(Image.fromarray(COLOUR), icc_profile=other)
+    assert np.array_equal(decoded(data, Levels()), COLOUR)
+
+
 def test_lab_has_the_colours_of_its_picture() -> None:
     flat = np.repeat(np.repeat(np.array([[(200, 60, 20), (20, 90, 160)]], np.uint8), SIZE, 0), SIZE // 2, 1)
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
@@ -300,8 +340,47 @@ def test_grey_with_opacity_of_sixteen_bits_is_as_bright_as_the_picture(tmp_path:
     values = np.rint(GREY.astype(np.float64) * 4095 / 255).astype(np.uint16)
     data = deep_png(np.stack([values, np.full_like(values, 65535)], axis=2))
     levels = surveyed(tmp_path, {"a.png": data})
-    assert levels == Levels(integer=4095)
+    assert levels == Levels(4095, None)
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+
+
+def with_clear(data: bytes, colour: tuple[int, ...]) -> bytes:
+    """A PNG that calls one colour transparent (chunk tRNS)."""
+    body = b"tRNS" + struct.pack(f">{len(colour)}H", *colour)
+    at = data.index(b"IDAT") - 4
+    return data[:at] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[at:]
+
+
+@pytest.mark.parametrize("white", [4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_sixteen_bits_is_black_and_no_measure_of_white(
+    white: int, channels: int, tmp_path: Path
+) -> None:
+    values = np.rint(COLOUR[..., :channels].astype(np.float64) * (white - 1) / 255).astype(np.uint16)
+    seen = COLOUR[..., :channels].copy()
+    values[4:8], seen[4:8] = 60001, 0
+    values[8:12], seen[8:12] = white - 1, 255
+    plain = encode(Image.fromarray(values[..., 0])) if channels == 1 else deep_png(values)
+    data = with_clear(plain, (60001,) * channels)
+    levels = surveyed(tmp_path, {"a.png": data})
+    assert levels == Levels(white, None)
+    assert np.abs(decoded(data, levels).astype(int) - seen).max() <= 1
+    if white == 65535:  # caches of earlier versions keep their rule
+        assert (decoded(data, EARLIER)[4:8] > 230).all()
+
+
+@pytest.mark.parametrize("form", ["RGB", "palette", "grey", "grey palette"])
+def test_a_transparent_colour_is_black_with_a_profile_too(form: str) -> None:
+    profile = wide_profile(b"GRAY" if "grey" in form else b"RGB ")
+    image = Image.fromarray(GREY if "grey" in form else COLOUR // 64 * 64)
+    if "palette" in form:
+        image = image.quantize(64)
+    clear = image.getpixel((3, 3))
+    is_clear = np.asarray(image) == clear if image.mode != "RGB" else (np.asarray(image) == clear).all(axis=2)
+    data, plain = (encode(image, icc_profile=profile, **more) for more in ({"transparency": clear}, {}))
+    expected = np.where(is_clear[..., None], 0, decoded(plain, Levels()))
+    assert expected.any() and decoded(plain, Levels())[is_clear].any()
+    assert np.abs(decoded(data, Levels()).astype(int) - expected).max() <= 1
 
 
 def test_opacity_may_have_the_scale_of_the_camera() -> None:
@@ -310,14 +389,15 @@ def test_opacity_may_have_the_scale_of_the_camera() -> None:
     assert np.abs(decoded(data, Levels(integer=4095)).astype(int) - COLOUR).max() <= 1
 
 
-def test_a_stuck_pixel_does_not_change_the_scale_of_a_category(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("side", "stuck"), [(128, 1), (90, 1), (90, 3), (20, 3), (10, 1)])
+def test_stuck_pixels_do_not_change_the_scale_of_a_category(side: int, stuck: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     files = {}
     for i in range(4):
-        values = random.integers(0, 4096, (128, 128), np.uint16)
-        values[5, 5] = 65535
+        values = random.integers(0, 4096, (side, side), np.uint16)
+        values[5, :stuck] = 65535
         files[f"{i}.png"] = encode(Image.fromarray(values))
-    assert surveyed(tmp_path, files) == Levels(integer=4095)
+    assert surveyed(tmp_path, files) == Levels(4095, None)
 
 
 def test_signed_values_are_as_bright_as_the_picture(tmp_path: Path) -> None:
@@ -325,6 +405,37 @@ def test_signed_values_are_as_bright_as_the_picture(tmp_path: Path) -> None:
     data = deep_tiff(values, 2, 1)
     levels = surveyed(tmp_path, {"a.tif": data})
     assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+
+
+def fits(values: NDArray[np.generic], **more: str) -> bytes:
+    """A FITS of values in the byte order of its standard, the lowest row first."""
+    bits = (-8 if values.dtype.kind == "f" else 8) * values.dtype.itemsize
+    axes = {f"NAXIS{i + 1}": str(count) for i, count in enumerate(values.shape[::-1])}
+    cards = {"SIMPLE": "T", "BITPIX": str(bits), "NAXIS": str(values.ndim)} | axes | more
+    head = "".join(f"{name:8}= {value:>20} / told".ljust(80) for name, value in cards.items()) + "END".ljust(80)
+    body = values.tobytes()
+    return head.ljust(2880).encode() + body + bytes(-len(body) % 2880)
+
+
+@given(integer=st.none() | st.integers(255, 65535), real=st.none() | st.floats(1, 65535), rules=st.sampled_from([1, 2]))
+def test_what_is_stored_of_a_scale_is_read_again_and_an_earlier_one_stays_as_it_was(
+    integer: int | None, real: float | None, rules: int
+) -> None:
+    levels = Levels(integer, real, rules)
+    assert Levels.from_attributes(levels.to_attributes()) == levels
+    earlier = {"integer": 65535, "real": 1.0}
+    assert Levels.from_attributes(earlier) == EARLIER and EARLIER.to_attributes() == earlier
+
+
+@pytest.mark.parametrize("least", [-100, 0])
+def test_signed_bytes_are_refused_and_read_by_earlier_caches_as_before(least: int) -> None:
+    values = np.linspace(least, 100, SIZE * SIZE).astype(np.int8).reshape(SIZE, SIZE)
+    data = deep_tiff(values, 2, 1)
+    with pytest.raises(ImageError, match=r"^x\.png: a TIFF of signed 8-bit integers, which Pillow reads as unsigned"):
+        decoded(data, Levels())
+    for levels in (EARLIER, None):
+        assert np.array_equal(decoded(data, levels)[..., 0], values.view(np.uint8))
+    assert decode_mask(data, Stance((SIZE, SIZE), None), Decoding(SIZE, "stretch", Levels()), "x.png").any()
 
 
 def planar_tiff() -> bytes:
@@ -346,13 +457,33 @@ def planar_tiff() -> bytes:
     ("data", "says"),
     [
         (planar_tiff(), "a TIFF of 16 bits in separate planes"),
+        (
+            fits(np.zeros((8, 8), ">i2"), BZERO="32768", BSCALE="1.0"),
+            r"a FITS whose values are to be scaled \(BZERO 32768\)",
+        ),
+        (fits(np.zeros((8, 8), ">i2"), BSCALE="2.5D0"), r"a FITS whose values are to be scaled \(BSCALE 2.5D0\)"),
+        (fits(np.zeros((8, 8), np.uint8), BZERO="-128"), r"a FITS whose values are to be scaled \(BZERO -128\)"),
+        (fits(np.zeros((3, 8, 8), np.uint8)), r"a FITS of several planes \(NAXIS3 3\)"),
         (b"P6\n# by a camera\n2 2\n65535\n" + bytes(24), "a PPM of more than 8 bits per channel"),
     ],
-    ids=["planar", "ppm"],
+    ids=["planar", "unsigned fits", "scaled fits", "signed fits", "colour fits", "ppm"],
 )
 def test_forms_of_which_only_a_part_would_be_read_are_refused(data: bytes, says: str) -> None:
-    with pytest.raises(ImageError, match=rf"^x\.png: {says}, of which Pillow reads only a part"):
+    with pytest.raises(ImageError, match=rf"^x\.png: {says}, which Pillow reads wrongly or in part"):
         decoded(data, Levels())
+
+
+@pytest.mark.parametrize("kind", ["u1", ">i2", ">f4"])
+def test_fits_is_as_bright_as_the_picture_and_no_value_wraps_round(kind: str, tmp_path: Path) -> None:
+    white = {"u1": 255, ">i2": 32767, ">f4": 1}[kind]
+    values = (GREY[::-1].astype(np.float64) * white / 255 + (kind != ">f4") * 0.5).astype(kind)
+    data = fits(values, BZERO="0.0", BSCALE="1")
+    levels = surveyed(tmp_path, {"a.fits": data})
+    assert np.abs(decoded(data, levels)[..., 0].astype(int) - GREY).max() <= 1
+    if kind == ">i2":
+        for levels in (Levels(), Levels(None, None), None):
+            with pytest.raises(ImageError, match=r"^x\.png: values outside 0\.\.65535"):
+                decoded(fits(-values), levels)
 
 
 def test_a_grey_profile_holds_for_a_palette_too() -> None:
@@ -368,3 +499,41 @@ def test_a_tiff_whose_tags_say_nothing_of_its_bits_is_one_line(monkeypatch: pyte
     monkeypatch.setattr("pipeline.data.pixels.unread_depth", damaged)
     with pytest.raises(ImageError, match=r"^x\.png: cannot be read as an image"):
         decoded(planar_tiff(), Levels())
+
+
+# --- a scale that the normals do not tell -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["grey", "colours", "floating point"])
+def test_a_deep_image_beside_normals_of_eight_bits_is_refused_unless_it_uses_its_range(
+    form: str, tmp_path: Path
+) -> None:
+    levels = surveyed(tmp_path, {"a.png": encode(Image.fromarray(GREY))})
+
+    def with_bits(bits: int) -> bytes:
+        values = np.rint(COLOUR.astype(np.float64) * (2**bits - 1) / 255).astype(np.uint16)
+        if form == "colours":
+            return deep_png(values)
+        grey = values[..., 0]
+        return encode(Image.fromarray(grey if form == "grey" else grey.astype(np.float32) / 65535), "TIFF")
+
+    whole = decoded(with_bits(16), levels).astype(int)
+    assert np.abs(whole - (COLOUR if form == "colours" else COLOUR[..., :1])).max() <= 1
+    for bits in (8, 10, 12, 14):
+        with pytest.raises(ImageError, match=r"^x\.png: values up to .* no normal of its category has this depth"):
+            decoded(with_bits(bits), levels)
+    # Caches of earlier versions hold a white that was not found.
+    assert decoded(with_bits(12), Levels(65535, 1.0)).max() <= 16
+
+
+@pytest.mark.parametrize("most", [1e-4, 4095 / 65535, 1.6, 1.8, 7, 30, 31.8])
+def test_floating_point_between_the_usual_scales_keeps_its_levels(most: float, tmp_path: Path) -> None:
+    data = encode(Image.fromarray(GREY.astype(np.float32) * np.float32(most / GREY.max())), "TIFF")
+    levels = surveyed(tmp_path, {"a.tiff": data})
+    assert levels.real is not None and most <= levels.real < 2 * most * 1.001
+    assert len(np.unique(decoded(data, levels))) > 100
+
+
+def test_black_floating_point_has_the_usual_white(tmp_path: Path) -> None:
+    data = encode(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF")
+    assert surveyed(tmp_path, {"a.tiff": data}) == Levels(None, 1.0)

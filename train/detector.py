@@ -110,7 +110,7 @@ class Detector:
         content = {
             "format": FORMAT,
             "cache": self.precompute_settings.to_attributes(),
-            "levels": None if self.levels is None else asdict(self.levels),
+            "levels": None if self.levels is None else self.levels.to_attributes(),
             "settings": dict(self.settings),
             "recipe": asdict(self.recipe),
             "pretrained": dict(self.pretrained),
@@ -227,7 +227,7 @@ def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Dete
     standardisers = {name: from_state(Standardiser, scale) for name, scale in state["standardisers"].items()}
     cells, map_range = from_state(CellScale, state["cells"]), tuple(state["map_range"])
     calibration = Calibration(cells, standardisers, map_range, state["threshold"])
-    levels = None if state.get("levels") is None else Levels(**state["levels"])
+    levels = None if state.get("levels") is None else Levels.from_attributes(state["levels"])
     return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration)
 
 

@@ -58,7 +58,7 @@ class Run:
         """What decides the cells of a category that was examined, but for the seed."""
         category = self.cache[name]
         settings = {key: value for key, value in category.settings.to_attributes().items() if key != "weights"}
-        levels = None if category.levels is None else asdict(category.levels)
+        levels = None if category.levels is None else category.levels.to_attributes()
         about = {"weights": self.cache.attributes["weights"], "folded": category.folded, "levels": levels}
         recipe = asdict(recipe_of(category.settings.backbone, self.settings))
         parts = {"train": asdict(self.settings), "recipe": recipe, "cache": {**settings, **about}}

@@ -86,10 +86,12 @@ def find_detector(run: Path) -> Path:
                 return whole[seed].detector
         if any(cell.finished for cell in whole.values()):
             raise UserError(f"{run} was made by a version that kept no detector of this arm: train it again")
+        if by_category and not whole:
+            raise UserError(f"no detector below {run} is finished: run the same `train` again, which continues")
+    except (FileNotFoundError, NotADirectoryError):  # there is no such folder
+        pass
     except OSError as error:
         raise UserError(f"{error.filename or run} cannot be read ({error.strerror}): allow it") from error
-    if by_category and not whole:
-        raise UserError(f"no detector below {run} is finished: run the same `train` again, which continues")
     raise UserError(f"no detector below {run}: give the folder that `train --out` wrote")
 
 

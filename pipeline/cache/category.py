@@ -55,7 +55,7 @@ class CachedCategory:
     def levels(self) -> Levels | None:
         """What is white in its images of more than 8 bits; None in a cache of an earlier version."""
         stored = cast("dict[str, Any] | None", self.group.attrs.get("levels"))
-        return None if stored is None else Levels(**stored)
+        return None if stored is None else Levels.from_attributes(stored)
 
     def decoding(self, most_pixels: int = MOST_PIXELS) -> Decoding:
         """How its images were decoded, and others are to be."""

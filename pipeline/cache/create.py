@@ -6,7 +6,6 @@ import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -89,7 +88,8 @@ def prepare_cache(
         for line in seen.lines():
             print(f"{name}: {line}", file=sys.stderr, flush=True)
         group = _create_category(cache, name, paths, settings, chunks_per_shard or choose_shard(len(paths)))
-        about = {"stages": list(settings.stages), "images_digest": images_digest(paths), "levels": asdict(seen.levels)}
+        levels = seen.levels.to_attributes()
+        about = {"stages": list(settings.stages), "images_digest": images_digest(paths), "levels": levels}
         group.update_attributes(about | {"ready": True})
     cache.refresh_digests()
     return cache

@@ -5,13 +5,22 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 
+import numpy as np
 from PIL import Image, ImageCms
 
+# sRGB profiles of different makers differ by so many of 255 levels.
+_SAME = 3
 
-def other_than_srgb(profile: bytes | None) -> bool:
-    """Whether a colour profile can be read and is another than sRGB, by its description."""
+
+def other_than_srgb(profile: bytes | None, *, by_name: bool = False) -> bool:
+    """Whether a colour profile can be read and changes colours of sRGB that one sees.
+
+    by_name: as in earlier versions, whether its description begins otherwise.
+    """
     try:
-        return profile is not None and not _described(profile).casefold().startswith("srgb")
+        if profile is None or not by_name:
+            return profile is not None and _changes_colours(profile)
+        return not _described(profile).casefold().startswith("srgb")
     except (OSError, ImageCms.PyCMSError):
         return False
 
@@ -43,6 +52,16 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image | None:
         return None
 
 
+def with_opacity(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image with opacity as a channel, which `to_srgb` keeps, where one colour or some of a palette have it."""
+    if not image.has_transparency_data or image.mode not in ("L", "RGB", "P", "PA"):
+        return image
+    if image.mode == "L":
+        return image.convert("LA")
+    grey = image.mode != "RGB" and profile is not None and _managed_mode(profile, image) == "L"
+    return image.convert("RGBA").convert("LA") if grey else image.convert("RGBA")
+
+
 def _managed_mode(profile: bytes, image: Image.Image) -> str:
     """The mode of Pillow that an image's colours are to have for its profile: those of a palette have its kind."""
     if image.mode not in ("P", "PA"):
@@ -55,6 +74,24 @@ def _managed_mode(profile: bytes, image: Image.Image) -> str:
 @lru_cache(16)
 def _described(profile: bytes) -> str:
     return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+
+
+@lru_cache(16)
+def _changes_colours(profile: bytes) -> bool:
+    own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    mode = {b"RGB ": "RGB", b"GRAY": "L"}.get(profile[16:20])
+    if mode is None:
+        return True
+    # Eight levels per channel, with black and white, and as many greys as there are.
+    steps = np.linspace(0, 255, 8).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 1, 3)
+    greys = np.arange(256, dtype=np.uint8)[:, None]
+    sample = np.concatenate([colours, greys[..., None].repeat(3, axis=2)]) if mode == "RGB" else greys
+    # A profile with tables may differ from sRGB on purpose in its perceptual ones.
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    seen = ImageCms.profileToProfile(Image.fromarray(sample), own, srgb, intent, outputMode="RGB")
+    before = sample.reshape(len(sample), 1, -1).astype(int)
+    return bool(np.abs(np.asarray(seen) - before).max() > _SAME)
 
 
 @lru_cache(16)

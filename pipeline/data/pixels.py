@@ -11,7 +11,7 @@ Rules, in this order:
 6. Palette, CMYK, YCbCr and others become RGB by Pillow's conversion.
 
 Without `Levels`, as in caches of earlier versions, 65535 is white in integers; floating point is 0..1 where no value
-exceeds 1, else 0..255; colour profiles are ignored.
+exceeds 1, else 0..255; colour profiles are ignored. `Levels.rules` has what else earlier versions did.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import io
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from pipeline.data.colour import other_than_srgb, to_srgb
-from pipeline.data.levels import Levels, deep_colour, deep_values, is_deep, scale, unread_depth
+from pipeline.data.colour import other_than_srgb, to_srgb, with_opacity
+from pipeline.data.levels import Levels, deep_colour, deep_values, is_deep, refuse_signed_bytes, scale, unread_depth
 from pipeline.data.listing import NOT_DECODED
 from pipeline.data.tiff import describe_tiff
 from pipeline.errors import ImageError, UserError, one_line
@@ -60,7 +60,7 @@ def open_picture(data: bytes, name: str, most_pixels: int) -> Image.Image:
     if image.format in NOT_DECODED:  # known by its content, whatever its name
         raise ImageError(f"{name}: {image.format} is not read; convert it to PNG")
     if odd:
-        raise ImageError(f"{name}: {odd}, of which Pillow reads only a part; save it as PNG or as plain TIFF")
+        raise ImageError(f"{name}: {odd}, which Pillow reads wrongly or in part; save it as PNG or as plain TIFF")
     if (pixels := image.width * image.height) > most_pixels:
         raise ImageError(
             f"{name}: {image.width} x {image.height} pixels are more than the limit of {most_pixels:,}: "
@@ -80,16 +80,19 @@ def decode(data: bytes, name: str, levels: Levels | None, most_pixels: int, draf
     try:
         with image:
             refuse_cut_png(image, data)
+            if today := levels is not None and levels.rules > 1:
+                refuse_signed_bytes(image, name)
             if draft is not None:
                 # At twice the final size this halves the time; after the resize to 256 px 99 % of the pixels
                 # differ from a full decode by 2 levels or less, all by 5 (six real textures, quality 92).
                 image.draft(image.mode, (draft, draft))
             if is_deep(image):
-                return upright(Image.fromarray(scale(deep_values(image), image, levels, name)), turn_of(image))
+                values = deep_values(image, over_black=today)
+                return upright(Image.fromarray(scale(values, image, levels, name)), turn_of(image))
             deep = deep_colour(data, image, levels, name)
             image.load()
             profile = None if levels is None else image.info.get("icc_profile")
-            picture = _plain(image if deep is None else deep, profile, managed=levels is not None)
+            picture = _plain(image if deep is None else deep, profile, levels)
             return upright(picture, turn_of(image))
     except UserError:
         raise
@@ -118,9 +121,9 @@ def upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _plain(image: Image.Image, profile: bytes | None, *, managed: bool) -> Image.Image:
-    if managed and (image.mode == "LAB" or other_than_srgb(profile)):
-        image = to_srgb(image, profile) or image
+def _plain(image: Image.Image, profile: bytes | None, levels: Levels | None) -> Image.Image:
+    if levels is not None and (image.mode == "LAB" or other_than_srgb(profile, by_name=levels.rules < 2)):
+        image = to_srgb(with_opacity(image, profile) if levels.rules > 1 else image, profile) or image
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.has_transparency_data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,16 @@ from PIL import Image
 
 from pipeline.data.colour import fits, other_than_srgb
 from pipeline.data.images import read_bytes
-from pipeline.data.levels import INTEGERS, REALS, Levels, deep_colour_values, deep_values, is_deep, is_deep_colour
+from pipeline.data.levels import (
+    INTEGERS,
+    REALS,
+    Levels,
+    brightest,
+    deep_colour_values,
+    deep_values,
+    is_deep,
+    is_deep_colour,
+)
 from pipeline.data.listing import path_digest
 from pipeline.errors import UserError
 from pipeline.remote import is_url
@@ -22,10 +32,10 @@ from pipeline.threads import CORES
 
 # Enough that the brightest of them shows how many bits the camera has.
 _MOST = 256
-# The share of an image's pixels, the brightest, that do not count.
-_STUCK = 1e-4
 # Floating point may pass its white a little, at reflections or after a resize.
 _TOLERANCE = 1.5
+# The usual whites have gaps; one of which an image would use less than this share would leave it fewer than 32 levels.
+_LEAST_USED = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,12 @@ class Survey:
         """What a user should know of it, a line for each kind; none for plain images of 8 bits."""
         of = f"of {self.looked} images looked at"
         lines = []
-        if self.integer:
+        if self.integer and self.levels.integer:
             bits = self.levels.integer.bit_length()
             lines.append(
                 f"{self.integer} {of} have 16 bits per channel and use {bits} of them: {self.levels.integer} is white"
             )
-        if self.real:
+        if self.real and self.levels.real:
             lines.append(f"{self.real} {of} are floating point: {self.levels.real:g} is white")
         if self.profile:
             lines.append(f"{self.profile} {of} have a colour profile: its colours become sRGB")
@@ -71,23 +81,28 @@ def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
     """Look at up to 256 images below `image_root`, those whose paths have the lowest digests.
 
     Of images of 8 bits only the header is decoded. White is the least of the usual values (`INTEGERS`) that at most 1 %
-    of the images exceed, the brightest 0.01 % of their pixels left aside; for floating point the least that half of the
-    images do not exceed by more than half. An image that cannot be read is not counted: `precompute` names it.
+    of the images exceed, pixels that may be stuck left aside; for floating point the least that half of the
+    images do not exceed by more than half, or, where these would use less than an eighth of it, the least power of two
+    that they do not exceed. An image that cannot be read is not counted: `precompute` names it.
     """
     chosen = sorted(paths, key=path_digest)[:_MOST]
     seen = [one for one in CORES.spread(partial(_look, image_root, most_pixels), chosen) if one is not None]
     integers = sorted(one.integer for one in seen if one.integer is not None)
     reals = [one.real for one in seen if one.real is not None]
-    levels = Levels()
+    levels = Levels(None, None)
     if integers:
         # One image of another camera among a hundred does not count.
         most = integers[-1 - len(integers) // 100]
         white = next((level for level in INTEGERS if level >= most), INTEGERS[-1])
         levels = Levels(white, levels.real)
     if reals:
-        middle = float(np.median(reals))
-        levels = Levels(levels.integer, next((level for level in REALS if level * _TOLERANCE >= middle), REALS[-1]))
+        levels = Levels(levels.integer, _white_of_reals(float(np.median(reals))))
     return Survey(levels, len(seen), len(integers), len(reals), sum(one.profile for one in seen))
+
+
+def _white_of_reals(most: float) -> float:
+    white = next((level for level in REALS if level * _TOLERANCE >= most), REALS[-1])
+    return white if most <= 0 or most >= _LEAST_USED * white else 2.0 ** math.ceil(math.log2(most))
 
 
 def _opened(image_root: str, path: str) -> BinaryIO:
@@ -107,9 +122,7 @@ def _look(image_root: str, most_pixels: int, path: str) -> _Seen | None:
                 return _Seen(profile=profile)
             file.seek(0)
             values = deep_values(image) if deep else deep_colour_values(file.read(), image)[..., :3]
-            # A few pixels may be stuck at white.
-            finite = np.sort(values[np.isfinite(values)].ravel())
-            most = float(finite[-1 - int(_STUCK * len(finite))]) if len(finite) else 0.0
+            most = brightest(values)
             return _Seen(real=most) if image.mode == "F" else _Seen(integer=most, profile=colour and profile)
     except UserError:
         return None
