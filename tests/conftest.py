@@ -60,6 +60,10 @@ class SmallCache:
 
 
 def pytest_configure() -> None:
+    # A job in the background ignores these, and so would the commands that tests send them to.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     # Two threads on two cores that others use as well are slower than one, and one is what the workers use.
     torch.set_num_threads(1)
 

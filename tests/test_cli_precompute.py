@@ -289,6 +289,7 @@ def test_an_unknown_command_is_a_mistake() -> None:
     assert result.exit_code == 2 and "precompte" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_openmp_is_told_to_sleep_before_torch_is_imported(
     image_root: Path, tmp_path: Path, given: str | None, seen: str

@@ -299,6 +299,7 @@ def test_a_category_that_is_named_twice_counts_once(small_cache: SmallCache, tmp
     assert trained.exit_code == 0 and [path.name for path in tmp_path.glob("run/*/")] == ["poly"]
 
 
+@pytest.mark.slow
 def test_negatives_and_pages_of_before_go_and_other_files_stay(small_cache: SmallCache, tmp_path: Path) -> None:
     for command, first, second in (
         (("export", "negatives", small_cache.store, "--out"), "poly/000000-000-blocks.1-0.png", "mono"),

@@ -263,6 +263,7 @@ def test_a_network_that_says_nothing_finite_is_an_error(alone: Alone) -> None:
         broken.predict([alone.pictures / "crack/000.png"])
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, train; assert 'torch' not in sys.modules; from train import Detector; assert Detector.load"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)

@@ -86,6 +86,7 @@ def test_torch_threads_are_put_back_also_after_an_error() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
     code = """

@@ -68,6 +68,7 @@ TORCHVISION = """
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_declared_without_torchvision_or_where_its_operators_load() -> None:
     printed = run(
         TORCHVISION
@@ -84,6 +85,7 @@ def test_nothing_is_declared_without_torchvision_or_where_its_operators_load() -
     assert printed == "(False, False) False True False"
 
 
+@pytest.mark.slow
 def test_schemas_are_declared_where_the_compiled_part_does_not_load() -> None:
     printed = run(
         TORCHVISION
@@ -96,6 +98,7 @@ def test_schemas_are_declared_where_the_compiled_part_does_not_load() -> None:
     assert printed == "True False True True"
 
 
+@pytest.mark.slow
 def test_operators_are_asked_for_whatever_the_compiled_part_is_called() -> None:
     # As since torchvision 0.29: a library of another name that loads and brings the operators.
     printed = run(
@@ -120,6 +123,7 @@ def test_operators_are_asked_for_whatever_the_compiled_part_is_called() -> None:
     assert printed == "['_C_cuda.so', '_C_stable.so'] False ['_C_cuda.so', '_C_stable.so'] False"
 
 
+@pytest.mark.slow
 def test_operators_that_load_after_the_repair_do_not_end_the_process() -> None:
     printed = run(
         TORCHVISION
