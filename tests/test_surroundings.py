@@ -103,7 +103,7 @@ def test_a_figure_that_cannot_be_drawn_costs_no_result(shell: Run, tmp_path: Pat
     Path(tmp_path, "matplotlibrc").write_bytes(b"\xff\xfe")
     result = worked(shell(TRAIN))
     assert [line.split(" (")[0] for line in result.stderr.splitlines()] == [
-        f"not drawn: run/中$x_1$/seed-0/{name}" for name in ("scores.png", "maps.png")
+        f"not drawn: run/中$x_1$/partial-seed-0/{name}" for name in ("scores.png", "maps.png")
     ]
     assert Path(tmp_path, "run/results.json").is_file() and Path(tmp_path, "run/中$x_1$/seed-0/cell.json").is_file()
     assert "matplotlibrc" in one_line(shell("$CUTSWAP inspect $C --html look"), 1)
