@@ -262,6 +262,21 @@ def killed_once_there(command: Sequence[str], file: Path) -> Iterator[None]:
     assert child.wait() == -signal.SIGKILL
 
 
+# The begin of a script that kills itself before the step of that number, `left`, of those that move files in place.
+DIES_AT_A_STEP = """\
+import os, signal, sys; from pathlib import Path
+left = int(sys.argv.pop(1))
+def step(kind):
+    def stepped(self, *rest, **named):
+        global left
+        left -= 1
+        left < 0 and os.kill(os.getpid(), signal.SIGKILL)
+        return kind(self, *rest, **named)
+    return stepped
+for name in ('replace', 'unlink', 'rmdir', 'mkdir'): setattr(Path, name, step(getattr(Path, name)))
+"""
+
+
 def changed_at(folder: str | Path) -> dict[str, int]:
     """When each file below a folder was written, in ns, by its path there; the locks of owners are left out."""
     files = (file for file in Path(folder).rglob("*") if file.is_file() and file.name != ".lock")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
+from conftest import DIES_AT_A_STEP, REPO
 
 from pipeline.errors import UserError
 from pipeline.files import files_of, fitting, replacing_folder, write_csv, write_json, write_tensors, write_text
@@ -183,17 +183,8 @@ def test_nothing_outside_the_folder_or_behind_a_link_is_deleted(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_process_killed_between_any_two_steps_leaves_no_list_of_what_is_not_there(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; import pipeline.files as files\n"
-        "left = int(sys.argv[1])\n"
-        "def step(kind):\n"
-        "    def stepped(self, *rest, **named):\n"
-        "        global left\n"
-        "        left -= 1\n"
-        "        left < 0 and os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return kind(self, *rest, **named)\n"
-        "    return stepped\n"
-        "for name in ('replace', 'unlink', 'rmdir', 'mkdir'): setattr(Path, name, step(getattr(Path, name)))\n"
-        "with files.replacing_folder(Path(sys.argv[2]), last='list') as new:\n"
+        f"import pipeline.files as files\n{DIES_AT_A_STEP}"
+        "with files.replacing_folder(Path(sys.argv[1]), last='list') as new:\n"
         "    for name in ('list', 'b', 'c'): (new / name).write_text('b,c')\n"
     )
     outcomes = set()
