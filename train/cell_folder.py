@@ -102,11 +102,16 @@ class CellFolder:
 
     def read(self, dataset: str) -> CellResult:
         """The result of a finished cell; category and seed come from the path. UserError where it is damaged."""
+        return self._read(dataset)[0]
+
+    def _read(self, dataset: str) -> tuple[CellResult, dict[str, str]]:
+        """The result, and the digests of what it rests on, which an earlier version did not write."""
         try:
             value = _read_json(self.result)
             if value.get(_DIGEST, _digest(value)) != _digest(value):
                 raise ValueError("its content is another than was written")
-            return CellResult.from_json(value, dataset, self.path.parent.name, self.seed)
+            result = CellResult.from_json(value, dataset, self.path.parent.name, self.seed)
+            return result, dict(value.get(_FILES, {}))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{self.result} is damaged: make the cell again with --overwrite") from error
 
@@ -118,8 +123,7 @@ class CellFolder:
 
     def refuse_damage(self, dataset: str) -> None:
         """UserError where a file of a finished cell is gone or is not what was written."""
-        self.read(dataset)
-        for name, digest in _read_json(self.result).get(_FILES, {}).items():
+        for name, digest in self._read(dataset)[1].items():
             file = self.path / name
             if not file.is_file() or _sha256(file) != digest:
                 raise UserError(f"{file} is gone or damaged: make the cell again with --overwrite")

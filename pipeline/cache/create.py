@@ -63,9 +63,9 @@ def prepare_cache(
     only_these = overwrite and set(cache.names()) <= set(listed)
     if not only_these:
         _refuse_others(cache, dataset.name, settings, weights)
-        refuse_other_data(cache, dataset)
-    if not (overwrite or update):
-        refuse_changes(cache, dataset)
+        moved = refuse_other_data(cache, dataset)
+        if not (overwrite or update):
+            refuse_changes(cache, dataset, compared=moved)
     for name in cache.names():
         if overwrite and name in listed:
             # Before anything is deleted: a run that is killed now must not leave a category that looks whole.

@@ -20,8 +20,8 @@ from pipeline.progress import progress
 _READERS = 8
 
 
-def refuse_other_data(cache: Cache, dataset: Dataset) -> None:
-    """UserError where a data set at another root than the cache's is not the same one, moved.
+def refuse_other_data(cache: Cache, dataset: Dataset) -> bool:
+    """UserError where a data set at another root than the cache's is not the same one, moved; returns if it has moved.
 
     It is the same if in every category of the cache, also in those not asked for, there is a path that both have, and
     each such path has the same SHA-256; this is said on standard error. A cache without categories may be of any root.
@@ -29,8 +29,9 @@ def refuse_other_data(cache: Cache, dataset: Dataset) -> None:
     """
     names, root = cache.names(), dataset.image_root
     if not names or root == cache.image_root:
-        return
-    there = {one.name: {sample.path for sample in one.train} for one in find_categories(dataset.name, root).categories}
+        return False
+    listed = find_categories(dataset.name, root).layout.categories
+    there = {one.name: {sample.path for sample in one.train} for one in listed}
     shared, differing, missing = 0, list[str](), list[str]()
     for name in names:
         cached = cache[name]
@@ -54,6 +55,7 @@ def refuse_other_data(cache: Cache, dataset: Dataset) -> None:
         file=sys.stderr,
         flush=True,
     )
+    return True
 
 
 def changed_rows(

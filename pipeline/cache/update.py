@@ -42,16 +42,17 @@ def update_cache(cache: Cache, dataset: Dataset, update: bool) -> None:
     cache.refresh_digests()
 
 
-def refuse_changes(cache: Cache, dataset: Dataset) -> None:
+def refuse_changes(cache: Cache, dataset: Dataset, *, compared: bool) -> None:
     """UserError for images of the cached categories that have vanished or changed; nothing is written.
 
-    Only files of another size or time than before are read.
+    Only files of another size or time than before are read, and none where all were compared just now.
     """
     names = cache.names()
     for one in dataset.categories:
         if one.name in names:
             _refuse_vanished(cache[one.name], dataset.image_root, [sample.path for sample in one.train])
-            _refuse_changed(cache[one.name], dataset.image_root)
+            if not compared:
+                _refuse_changed(cache[one.name], dataset.image_root)
 
 
 def _refuse_changed(category: CachedCategory, image_root: str) -> None:

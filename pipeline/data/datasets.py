@@ -64,11 +64,6 @@ class Found:
     listing: Listing
     layout: Layout
 
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """All of them."""
-        return self.layout.categories
-
 
 def load(name: str, image_root: str | None = None, categories: Sequence[str] = ()) -> Dataset:
     """List the data set `name` (one of `DATASETS`) below `image_root`; only of `categories` if any are given.

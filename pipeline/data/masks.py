@@ -115,7 +115,7 @@ def read_mask(data: bytes, most_pixels: int, name: str) -> NDArray[np.bool_]:
             image.load()
             turn = turn_of(image)
             if deep_colour is not None:
-                values = _numbers(deep_colour, image.info.get("transparency"))
+                values = _numbers(deep_colour)
             else:
                 values = _deep_grey(image) if is_deep(image) else _colours(image)
             defect = is_defect(values, lossy=_is_lossy(image, data))
@@ -206,17 +206,15 @@ def _deep_grey(image: Image.Image) -> NDArray[Any]:
     return values if hidden is None else np.where(values == hidden, 0, values).astype(values.dtype)
 
 
-def _numbers(channels: NDArray[np.float32], hidden: tuple[int, ...] | None) -> NDArray[Any]:
+def _numbers(channels: NDArray[np.float32]) -> NDArray[Any]:
     """(H,W): the values of grey, or numbers of 48 bits, of colours of 16 bits per channel, composited over black.
 
-    channels: (H,W,3 or 4), the fourth is opacity; hidden: a colour that is transparent.
+    channels: (H,W,3 or 4), the fourth is opacity.
     """
     whole = channels.astype(np.uint64)
     colours = whole[..., :3]
     if whole.shape[2] == 4:
         colours = (colours * whole[..., 3:] + 32767) // 65535
-    if hidden is not None:
-        colours = np.where((colours == hidden).all(axis=2, keepdims=True), 0, colours).astype(np.uint64)
     red, green, blue = (colours[..., i] for i in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return red.astype(np.uint16)
