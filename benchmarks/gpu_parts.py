@@ -177,6 +177,7 @@ def train(plan: Plan) -> None:
 
     def steps(number: int) -> float:
         # Every run starts again, and the last one is what `predict` loads.
+        shutil.rmtree(plan.work / "run", ignore_errors=True)
         return command(plan, "train", "--store", store, "--out", plan.work / "run", "--steps", number)
 
     spent = steps(few), steps(many)

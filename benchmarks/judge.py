@@ -34,7 +34,7 @@ def judge(cell: Path, store: str, category: str) -> dict[str, float]:
     """Mean AUROC over kinds, by scorer, of one cell's detector on its held-out normals and their negatives."""
     detector = Detector.load(cell, "cpu")
     cached = open_cache(store)[category]
-    _, rows = split_rows(cached, cached.usable, detector.settings["held_out"])
+    rows = split_rows(cached, cached.usable, detector.settings["held_out"]).held_out
     batch = NormalStream(cached, rows).read(rows)
     normal = detector.score(list(batch.images)).image
     found: dict[str, list[float]] = {name: [] for name in normal}

@@ -10,7 +10,6 @@ import torch
 
 from pipeline.backbones.spec import weights_digest
 from pipeline.cache.cache import Cache, open_cache
-from pipeline.cache.category import CachedCategory
 from pipeline.data.census import Note
 from pipeline.data.datasets import load_tests
 from pipeline.data.listing import absolute
@@ -21,7 +20,7 @@ from pipeline.workers.execution import Execution
 from train.category_data import CategoryData
 from train.evaluation.examine import Examined, examine
 from train.evaluation.test_set import TestSet
-from train.made_of import Files, MadeOf
+from train.made_of import MadeOf
 from train.recipe import recipe_of
 from train.run_folder import RunFolder
 from train.settings import Settings
@@ -33,8 +32,7 @@ class Run:
     """What every category and seed of a run shares.
 
     image_root: of the test images, absolute. normals, tests: of every category of the run. passed_over: notes of
-    categories that have too few normals. normal_files: the normals as they were when the run was opened. examined: what
-    `examined_run` found of the test images, by category.
+    categories that have too few normals. examined: what `examined_run` found of the test images, by category.
     """
 
     cache: Cache
@@ -46,7 +44,6 @@ class Run:
     normals: Mapping[str, Split]
     tests: Mapping[str, Category]
     passed_over: tuple[Note, ...]
-    normal_files: Mapping[str, Files]
     examined: Mapping[str, Examined] = field(default_factory=dict)
 
     @property
@@ -62,12 +59,12 @@ class Run:
         about = {"weights": self.cache.attributes["weights"], "folded": category.folded, "levels": levels}
         recipe = asdict(recipe_of(category.settings.backbone, self.settings))
         parts = {"train": asdict(self.settings), "recipe": recipe, "cache": {**settings, **about}}
-        return MadeOf.of(parts, {"normal images": self.normal_files[name], **self.examined[name].files})
+        return MadeOf.of(parts, {"normal images": self.normals[name].files, **self.examined[name].files})
 
     def data(self, name: str) -> CategoryData:
         """What all cells of a category share."""
-        category = self.cache[name]
-        return CategoryData(category, *self.normals[name], self.test_set(name), self.device)
+        split = self.normals[name]
+        return CategoryData(self.cache[name], split.trained_on, split.held_out, self.test_set(name), self.device)
 
     def test_set(self, name: str) -> TestSet:
         """The test images of a category."""
@@ -118,15 +115,7 @@ def open_run(
     place, on = absolute(image_root or cache.image_root), choose_device(execution.device)
     tests = {category.name: category for category in load_tests(cache.dataset, place, list(cached))}
     normals, passed_over = split_all(cached.values(), store, settings.held_out, asked=bool(categories))
-    files = {name: normal_files_of(cached[name], split) for name, split in normals.items()}
-    return Run(cache, place, RunFolder(folder), settings, execution, on, normals, tests, passed_over, files)
-
-
-def normal_files_of(category: CachedCategory, split: Split) -> Files:
-    """The normals of a split: which part each is in, its row, path and digest."""
-    paths, digests = category.paths, category.digests
-    rows = {kind: rows.tolist() for kind, rows in zip(("trained on", "held out"), split, strict=True)}
-    return Files.of((kind, row, paths[row], digests[row]) for kind, some in rows.items() for row in some)
+    return Run(cache, place, RunFolder(folder), settings, execution, on, normals, tests, passed_over)
 
 
 def _refuse_other_weights(cache: Cache) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,28 @@ from pipeline.cache.category import CachedCategory
 from pipeline.data.census import Note
 from pipeline.data.listing import path_digest
 from pipeline.errors import UserError
+from train.made_of import Files
 
 # A detector needs two held-out normals for its scales, and two normals to fit to.
 _LEAST_NORMALS = 4
 
-# Rows of the normals to train on, and of those held out.
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of the normals to train on, and of those held out; usable: all that there were then.
+
+    files: which part each normal of the two is in, its row, path and digest, as they were then.
+    """
+
+    trained_on: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    usable: NDArray[np.int64]
+    files: Files
+
+    def holds(self, category: CachedCategory) -> bool:
+        """Whether the normals of the category are still the same."""
+        same = np.array_equal(self.usable, category.usable)
+        return same and self.files == _files_of(category, self.trained_on, self.held_out)
 
 
 def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
@@ -37,7 +54,13 @@ def split_rows(category: CachedCategory, rows: NDArray[np.int64], held_out: floa
     """Of some rows of normals those to train on, and those held out, by `hold_out`."""
     paths = category.paths
     held = hold_out([paths[row] for row in rows], held_out)
-    return rows[~held], rows[held]
+    return Split(rows[~held], rows[held], category.usable, _files_of(category, rows[~held], rows[held]))
+
+
+def _files_of(category: CachedCategory, trained_on: NDArray[np.int64], held_out: NDArray[np.int64]) -> Files:
+    paths, digests = category.paths, category.digests
+    kinds = (("trained on", trained_on), ("held out", held_out))
+    return Files.of((kind, row, paths[row], digests[row]) for kind, rows in kinds for row in rows.tolist())
 
 
 def split_all(

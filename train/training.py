@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from pipeline.cache.category import CachedCategory
 from pipeline.data.census import Note
 from pipeline.data.listing import absolute
 from pipeline.errors import UserError
@@ -17,9 +16,8 @@ from train.cell import make_cell
 from train.evaluation.cell_result import CellResult
 from train.evaluation.results import summarise
 from train.made_of import MadeOf
-from train.run import Run, examined_run, normal_files_of
+from train.run import Run, examined_run
 from train.settings import TrainSettings
-from train.split import split_rows
 
 # Changes that a line names; the others are counted.
 _TOLD = 5
@@ -104,7 +102,11 @@ def run_cell(run: Run, data: CategoryData, seed: int, made_of: MadeOf, *, wait: 
     if cell.finished and not wait:
         return
     make_cell(run.settings, run.cache.dataset, data, seed, made_of.of_seed(seed), cell.partial)
-    _refuse_changed_cache(run, data.category)
+    if not run.normals[data.category.name].holds(data.category):
+        raise UserError(
+            f"{run.cache.store}: the images of {data.category.name} changed while it was trained on: run the command"
+            " again"
+        )
     if not wait:
         cell.partial.take_place_of(cell)
 
@@ -124,14 +126,3 @@ def write_results(run: Run, seeds: Sequence[int], *, record: bool) -> list[CellR
         place |= {"bad-images": run.execution.bad_images, "max-pixels": run.execution.max_pixels}
         write_text(run.folder.asked, as_toml(place | asked(run.settings)))
     return cells
-
-
-def _refuse_changed_cache(run: Run, category: CachedCategory) -> None:
-    """UserError where the normals of a category are others than when the run was opened."""
-    if (
-        normal_files_of(category, split_rows(category, category.usable, run.settings.held_out))
-        != run.normal_files[category.name]
-    ):
-        raise UserError(
-            f"{run.cache.store}: the images of {category.name} changed while it was trained on: run the command again"
-        )
