@@ -103,8 +103,11 @@ class CachedCategory:
         """Write those of every row; the array is made where an earlier version left it out."""
         if STAMPS not in self.group:
             create_stamps(self.group, len(stamps), self.chunks_per_shard)
-        if self.stamps != list(stamps):
-            self.array(STAMPS)[:] = np.array(stamps, dtype=object)
+        known, now = self.read(STAMPS), np.array(stamps, dtype=object)
+        if len(changed := np.flatnonzero(known != now)):
+            # Only the shards that it concerns: new images are at the end.
+            part = slice(int(changed[0]), int(changed[-1]) + 1)
+            self.array(STAMPS)[part] = now[part]
 
     @property
     def valid(self) -> NDArray[np.bool_]:
