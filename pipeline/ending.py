@@ -87,10 +87,21 @@ def unbroken() -> Iterator[None]:
         _raise()
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     _STATE.number = _STATE.number or number
     if not _STATE.unbroken and not _STATE.raised:
+        if _imports(frame):
+            _end()
         _raise()
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported; an exception in there makes the compiled part of some, torch's, abort."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise() -> NoReturn:

@@ -194,6 +194,20 @@ def test_a_signal_that_the_work_loses_ends_it_in_time_and_a_second_one_at_once()
     assert process.communicate(timeout=5) == ("", "Stopped: all is kept.\n") and process.returncode == 130
 
 
+def test_a_signal_while_a_module_is_imported_raises_nothing_in_it(tmp_path: Path) -> None:
+    """An exception in the compiled part of a module can abort the process."""
+    body = "import time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('raised', flush=True)"
+    (tmp_path / "slow_to_import.py").write_text(body)
+    code = "from pipeline.ending import end_at_signals; end_at_signals(); import slow_to_import"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=REPO, env=environment, text=True, **pipes)
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=5) == ("", "Stopped: nothing was changed.\n") and process.returncode == 130
+
+
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     code = "from pipeline.ending import *; import os, signal; end_at_signals(); os.kill(os.getpid(), signal.SIGHUP)"
     command = ["sh", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, code + "; print('on')"]
