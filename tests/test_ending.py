@@ -196,7 +196,9 @@ def test_a_signal_that_the_work_loses_ends_it_in_time_and_a_second_one_at_once()
 
 def test_a_signal_while_a_module_is_imported_raises_nothing_in_it(tmp_path: Path) -> None:
     """An exception in the compiled part of a module can abort the process."""
-    body = "import time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('raised', flush=True)"
+    body = (
+        "import time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('raised', flush=True)"
+    )
     (tmp_path / "slow_to_import.py").write_text(body)
     code = "from pipeline.ending import end_at_signals; end_at_signals(); import slow_to_import"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
