@@ -17,12 +17,12 @@ from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 from train.calibration import Calibration, calibrate
 from train.detector import Detector, Scores
-from train.features.extract import pooled_embedding
+from train.features.extract import as_it_is, pooled_embedding
 from train.localiser.network import Localiser
 from train.recipe import recipe_of
 from train.scorers.cells import CellScale
 from train.scorers.fit import OfNormals, fit_normals
-from train.scorers.fitted import Fitted
+from train.scorers.fitted import Fitted, join
 from train.scorers.maps import smooth_maps, top_mean
 from train.settings import FinetuneSettings, Settings, TrainSettings
 
@@ -84,7 +84,8 @@ def fitted_to(normals: OfNormals, pretrained: Backbone, settings: Settings, loca
 
 def calibrated(fitted: Fitted, plain: Backbone, cells: Cells, settings: Settings) -> Detector:
     negatives = [np.ascontiguousarray(image[::-1]) for image in cells.held_out]
-    calibration = calibrate(fitted, cells.held_out, negatives, SIZE, settings.false_alarms)
+    found, of_negatives = join(fitted.each(cells.held_out, as_it_is)), fitted.each(negatives, as_it_is)
+    calibration = calibrate(fitted.recipe, found, of_negatives, SIZE, settings.false_alarms)
     return Detector(CACHE, Levels(), asdict(settings), plain.state_dict(), fitted, calibration)
 
 
@@ -292,8 +293,9 @@ def test_the_threshold_flags_at_most_the_share_asked_for(
     settings = replace(UNTRAINED, scorer=scorer, false_alarms=false_alarms)
     detector = calibrated(fitted_to(normals, pretrained, settings, None), plain, cells, settings)
     deciding = detector.decision_scores(detector.score(cells.held_out))
-    # Of ten normals the whole part of the share, as no two of their scores are the same.
-    assert (deciding > detector.threshold).sum() == int(false_alarms * 10)
+    # Of ten normals one less than the whole part of 11 times the share, as no two of their scores are the same.
+    assert (deciding > detector.threshold).sum() == max(0, int(false_alarms * 11) - 1)
+    assert detector.calibration.normal_scores == tuple(sorted(round(score, 4) for score in deciding.tolist()))
 
 
 def test_the_threshold_is_on_the_scale_of_the_scorer_that_decides(trained: Detector, cells: Cells) -> None:
@@ -331,7 +333,22 @@ def test_a_saved_detector_gives_identical_scores(
 def test_a_detector_file_holds_no_code(trained: Detector, tmp_path: Path) -> None:
     trained.save(tmp_path / "detector.pt")
     content = torch.load(tmp_path / "detector.pt", weights_only=True)
-    assert content["format"] == 6 and content["settings"]["coreset"] == 60
+    assert content["format"] == 7 and content["settings"]["coreset"] == 60
+
+
+def test_a_detector_of_format_6_opens_without_the_scores_of_its_normals(
+    trained: Detector, cells: Cells, tmp_path: Path
+) -> None:
+    trained.save(tmp_path / "detector.pt")
+    content = torch.load(tmp_path / "detector.pt", weights_only=True)
+    for name in ("normal_scores", "map_threshold"):
+        del content[name]
+    torch.save({**content, "format": 6}, tmp_path / "detector.pt")
+    old, images = Detector.load(tmp_path, "cpu"), list(cells.held_out[:2])
+    assert old.calibration.map_threshold == trained.calibration.map_range[1]
+    for then, now in zip(old.predict(images), trained.predict(images), strict=True):
+        assert (then.score, then.threshold, then.anomalous) == (now.score, now.threshold, now.anomalous)
+        assert then.p_value is None and now.p_value is not None and 1 / 11 <= now.p_value <= 1
 
 
 class Harmful:
@@ -370,5 +387,5 @@ def test_a_detector_of_rules_that_are_not_known_is_refused(untrained: Detector, 
 
 @pytest.mark.parametrize(("score", "anomalous"), [(3.00004, False), (2.9, False), (3.0001, True), (3.2, True)])
 def test_the_last_bits_of_a_score_decide_nothing(score: float, anomalous: bool) -> None:
-    calibration = Calibration(CellScale(), {}, (0.0, 1.0), 3.00003)
+    calibration = Calibration(CellScale(), {}, (0.0, 1.0), 1.0, 3.00003, ())
     assert calibration.exceeds(score) is anomalous

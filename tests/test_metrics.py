@@ -21,7 +21,6 @@ from train.evaluation.metrics import (
     mean_and_standard_error,
     measure,
     pixel_auroc,
-    threshold_at,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -220,36 +219,6 @@ def test_every_metric_is_measured_once_and_without_masks_those_of_images_alone()
     }
     assert [metric.name for metric in METRICS] == list(measured) and None not in measured.values()
     assert measure(labels, scores, None) == {**measured, "pixel_auroc": None, "aupro": None}
-
-
-@given(
-    scores=st.lists(st.integers(-5, 5) | st.floats(-1e6, 1e6), min_size=1, max_size=60),
-    rate=st.floats(0, 1, exclude_max=True),
-)
-def test_threshold_keeps_the_false_alarm_rate_and_is_the_least_score_that_does(
-    scores: list[float], rate: float
-) -> None:
-    values = np.array(scores, dtype=np.float64)
-    threshold = threshold_at(values, rate)
-    assert threshold in values
-    assert np.mean(values > threshold) <= rate + 1e-9
-    for lower in values[values < threshold]:
-        assert np.mean(values > lower) > rate
-
-
-def test_threshold_of_few_normals_is_their_maximum() -> None:
-    values = np.random.default_rng(0).permutation(40).astype(np.float64)
-    assert threshold_at(values, 0.01) == 39
-    assert threshold_at(values, 0.0) == 39
-    assert threshold_at(values, 0.025) == 38
-    assert threshold_at(np.arange(100.0), 0.29) == 70
-    assert threshold_at(np.arange(2.0), np.nextafter(1, 0)) == 0
-
-
-@pytest.mark.parametrize(("scores", "rate"), [([], 0.1), ([1.0, np.nan], 0.1), ([1.0], 1.0), ([1.0], -0.1)])
-def test_threshold_refuses_what_has_no_quantile(scores: list[float], rate: float) -> None:
-    with pytest.raises(ValueError, match=r"threshold needs|false alarm rate"):
-        threshold_at(np.array(scores), rate)
 
 
 def test_mean_and_standard_error() -> None:

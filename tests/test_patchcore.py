@@ -17,11 +17,11 @@ from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 from train.calibration import calibrate
 from train.detector import Detector
-from train.features.extract import patch_embedding
+from train.features.extract import as_it_is, patch_embedding
 from train.recipe import recipe_of
 from train.run import open_run
 from train.scorers.fit import fit_normals
-from train.scorers.fitted import Fitted
+from train.scorers.fitted import Fitted, join
 from train.settings import PatchCoreSettings
 from train.training import train
 
@@ -53,7 +53,8 @@ def fit(backbone: Backbone, photos: NDArray[np.uint8], settings: PatchCoreSettin
     assert found.gaussian is None
     fitted = Fitted(recipe, backbone, {}, found.projection, found.references)
     weights = load_backbone(CACHE.backbone).state_dict()
-    calibration = calibrate(fitted, photos[2:4], (), CACHE.image_size, settings.false_alarms)
+    evidence = join(fitted.each(photos[2:4], as_it_is))
+    calibration = calibrate(recipe, evidence, (), CACHE.image_size, settings.false_alarms)
     return Detector(CACHE, Levels(), asdict(settings), weights, fitted, calibration)
 
 

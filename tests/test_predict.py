@@ -84,7 +84,7 @@ def test_the_table_says_what_lies_above_the_threshold(alone: Alone, tmp_path: Pa
     predictions = predict(alone.run, [str(alone.pictures)], tmp_path, execution=Execution(device="cpu")).lines
     threshold = json.loads((alone.run / "poly/seed-0/cell.json").read_text())["threshold"]
     table = table_of(tmp_path)
-    assert list(table[0]) == ["path", "score", "threshold", "anomalous", "status"]
+    assert list(table[0]) == ["path", "score", "p_value", "threshold", "anomalous", "status"]
     assert {row["status"] for row in table} == {"ok"} and {row["threshold"] for row in table} == {f"{threshold:.4f}"}
     assert [(row["path"], float(row["score"]), bool(int(row["anomalous"]))) for row in table] == [
         (p.path, p.score, p.anomalous) for p in predictions

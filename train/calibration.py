@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from train.evaluation.metrics import image_auroc, threshold_at
-from train.features.extract import Images, as_it_is
+from train.evaluation.metrics import image_auroc
 from train.recipe import Recipe
 from train.scorers.cells import CellScale
-from train.scorers.fitted import Evidence, Fitted, join
+from train.scorers.fitted import Evidence
 from train.scorers.maps import smooth_maps, top_mean
 from train.scorers.standardise import FUSIONS, Standardiser, fit_standardiser
+from train.threshold import FalsePositives, p_value, rounded, threshold_at
 
 # With fewer held-out normals, an AUROC of theirs says too little to trust a localiser by.
 _ENOUGH_TO_TRUST = 10
-
-
-# Of scores and thresholds, when they are compared and where they are told: a reader of both comes to our verdict.
-DECIMALS = 4
-
-
-def rounded(score: float) -> float:
-    """A score or a threshold as it is compared and told."""
-    return round(score, DECIMALS)
 
 
 @dataclass(frozen=True)
@@ -36,14 +26,27 @@ class Calibration:
     """Scales and threshold, from the held-out normals and, for the trust in the localiser, from their negatives.
 
     cells: of distances and logits; standardisers: of the recipe's members and control; map_range: of the normals' maps
-    the median of their medians, and the largest value; threshold: on the scale of the score that decides, rounded,
-    though not in detectors of earlier versions.
+    the median of their medians, and the largest value; map_threshold: of the values of a map, as `threshold` is of
+    scores; threshold: on the scale of the score that decides, rounded, though not in detectors of earlier versions.
+    normal_scores: those that decide, rising and rounded, of the normals that the threshold rests on; none in detectors
+    of earlier versions.
     """
 
     cells: CellScale
     standardisers: Mapping[str, Standardiser]
     map_range: tuple[float, float]
+    map_threshold: float
     threshold: float
+    normal_scores: tuple[float, ...]
+
+    @property
+    def false_positives(self) -> FalsePositives:
+        """What the normals say of the rate of false positives at the threshold."""
+        return FalsePositives.of(self.normal_scores, self.threshold)
+
+    def p_value(self, score: float) -> float | None:
+        """The p-value of a score; see `train.threshold.p_value`."""
+        return p_value(self.normal_scores, score)
 
     def exceeds(self, score: float) -> bool:
         """Whether an image of that score is anomalous: both are rounded, so that the last bits of a sum decide nothing.
@@ -59,29 +62,34 @@ class Calibration:
         return scores | fused, self.cells.to_show(recipe, found.distances, found.logits)
 
 
-def calibrate(fitted: Fitted, held_out: Images, negatives: Images, height: int, false_alarms: float) -> Calibration:
-    """The calibration by two or more normals that nothing was fitted to.
+def calibrate(
+    recipe: Recipe, found: Evidence, negatives: Iterable[Evidence], size: int, false_alarms: float
+) -> Calibration:
+    """The calibration by what was found of two or more normals that nothing was fitted to.
 
-    negatives: made of them, whole and without jitter; read only where there is a localiser. height: of the images.
-    false_alarms: share of the normals that the threshold may flag. Memory holds the cells of all of them, but one map
-    at a time.
+    negatives: what was found of negatives made of them; read only where there is a localiser. size: of the images.
+    false_alarms: the rate of false positives that the threshold is for. Memory holds one map at a time.
     """
-    recipe = fitted.recipe
-    found = join(fitted.each(held_out, as_it_is))
     scale = CellScale()
     if found.logits is not None:
-        scale = _scale(recipe, found, [_seen(recipe, one) for one in fitted.each(negatives, as_it_is)])
+        scale = _scale(recipe, found, [_seen(recipe, one) for one in negatives])
     scores, cells = _scores(recipe, scale, found), scale.to_show(recipe, found.distances, found.logits)
     fused = dict.fromkeys((*recipe.members, *recipe.control))
     standardisers = {name: fit_standardiser(scores[name].numpy()) for name in fused}
     scores |= _fused(recipe, standardisers, scores)
-    maps = (smooth_maps(one, height, recipe.blur) for one in cells.split(1))
-    medians, largest = zip(*((float(one.median()), float(one.max())) for one in maps), strict=True)
-    map_range = float(np.median(medians)), max(largest)
-    # Up, so that no normal which is not above it becomes so where either is rounded.
-    whole = 10**DECIMALS
-    threshold = math.ceil(threshold_at(scores[recipe.deciding_score].numpy(), false_alarms) * whole) / whole
-    return Calibration(scale, standardisers, map_range, threshold)
+    maps = (smooth_maps(one, size, recipe.blur) for one in cells.split(1))
+    medians, largest = (
+        np.array(values) for values in zip(*((float(one.median()), float(one.max())) for one in maps), strict=True)
+    )
+    deciding = scores[recipe.deciding_score].numpy()
+    return Calibration(
+        scale,
+        standardisers,
+        map_range=(float(np.median(medians)), float(largest.max())),
+        map_threshold=threshold_at(largest, false_alarms),
+        threshold=threshold_at(deciding, false_alarms),
+        normal_scores=tuple(sorted(map(rounded, deciding.tolist()))),
+    )
 
 
 def _scale(recipe: Recipe, found: Evidence, seen_in_negatives: Sequence[Tensor]) -> CellScale:

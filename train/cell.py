@@ -11,20 +11,21 @@ from pipeline.backbones.inference import for_inference
 from pipeline.progress import progress
 from pipeline.threads import torch_threads
 from pipeline.views.drawing import try_to_draw
-from train.calibration import calibrate, rounded
+from train.calibration import calibrate
 from train.category_data import CategoryData
 from train.cell_folder import CellFolder
 from train.detector import Detector
 from train.evaluate import Evaluation, evaluate
 from train.evaluation.cell_result import CellResult
-from train.features.extract import Images
+from train.features.extract import Images, as_it_is
 from train.finetune import finetune
 from train.localiser.fit import fit_localiser
 from train.made_of import MadeOf
 from train.recipe import recipe_of
 from train.scorers.fit import fit_normals
-from train.scorers.fitted import Fitted
+from train.scorers.fitted import Fitted, join
 from train.settings import FinetuneSettings, Settings, TrainSettings
+from train.threshold import rounded
 
 
 def make_cell(
@@ -91,5 +92,6 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     fitted = Fitted(
         recipe, data.pretrained, scorers, of_normals.projection, of_normals.references, localiser, finetuned
     )
-    calibration = calibrate(fitted, data.held_out, negatives, data.settings.image_size, settings.false_alarms)
+    found, of_negatives = join(fitted.each(data.held_out, as_it_is)), fitted.each(negatives, as_it_is)
+    calibration = calibrate(recipe, found, of_negatives, data.settings.image_size, settings.false_alarms)
     return Detector(data.settings, data.category.levels, asdict(settings), data.plain.state_dict(), fitted, calibration)

@@ -21,7 +21,7 @@ from pipeline.device import choose_device
 from pipeline.errors import UserError, one_line
 from pipeline.files import read_tensors, write_tensors
 from pipeline.settings import PrecomputeSettings
-from train.calibration import Calibration, rounded
+from train.calibration import Calibration
 from train.earlier_detectors import EARLIER, bring_up
 from train.features.extract import Images, Item, as_it_is
 from train.localiser.network import Localiser
@@ -35,8 +35,9 @@ from train.scorers.maps import smooth_maps
 from train.scorers.nearest import PatchNearest
 from train.scorers.standardise import Standardiser
 from train.scorers.state import from_state, state_of
+from train.threshold import rounded
 
-FORMAT = 6
+FORMAT = 7
 
 # An image to predict: a file, or an RGB array (H,W,3) uint8.
 Source = str | Path | NDArray[np.uint8]
@@ -55,12 +56,13 @@ class Prediction:
     """What a detector says of an image.
 
     path: as it was given, None for an array. score: on the scale of threshold, above which it is anomalous; both are
-    rounded to 4 decimals. map: (H,W) float32 at the detector's image size, 0 or more, higher where the image is unlike
-    the normals.
+    rounded to 4 decimals. p_value: see `train.threshold.p_value`; None for a detector of an earlier version. map:
+    (H,W) float32 at the detector's image size, 0 or more, higher where the image is unlike the normals.
     """
 
     path: str | None
     score: float
+    p_value: float | None
     threshold: float
     anomalous: bool
     map: NDArray[np.float32]
@@ -122,7 +124,9 @@ class Detector:
             "cells": state_of(self.calibration.cells),
             "standardisers": {name: state_of(s) for name, s in self.calibration.standardisers.items()},
             "map_range": list(self.calibration.map_range),
+            "map_threshold": self.calibration.map_threshold,
             "threshold": self.threshold,
+            "normal_scores": list(self.calibration.normal_scores),
         }
         write_tensors(path, content)
 
@@ -166,8 +170,9 @@ class Detector:
         for found in self.fitted.each(numbered(), self._load):
             scores, maps = self.judge(found)
             for score, anomaly_map in zip(scores[self.recipe.deciding_score].tolist(), maps.numpy(), strict=True):
-                verdict = self.calibration.exceeds(score)
-                yield Prediction(paths.popleft(), rounded(score), rounded(self.threshold), verdict, anomaly_map)
+                verdict, p_value = self.calibration.exceeds(score), self.calibration.p_value(score)
+                told = rounded(score), p_value, rounded(self.threshold)
+                yield Prediction(paths.popleft(), *told, verdict, anomaly_map)
 
     def _load(self, numbered: tuple[int, Source]) -> NDArray[np.uint8]:
         number, image = numbered
@@ -177,7 +182,7 @@ class Detector:
 
 
 def _read(path: Path, device: torch.device) -> Detector:
-    """What `save` wrote, now or as formats 3 (commit 091a564) to 5; UserError for another file or another format."""
+    """What `save` wrote, now or as formats 3 (commit 091a564) to 6; UserError for another file or another format."""
     try:
         state = read_tensors(path, device)
     except Exception as error:  # read_tensors raises whatever an unpickler met
@@ -225,8 +230,14 @@ def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Dete
         finetuned,
     )
     standardisers = {name: from_state(Standardiser, scale) for name, scale in state["standardisers"].items()}
-    cells, map_range = from_state(CellScale, state["cells"]), tuple(state["map_range"])
-    calibration = Calibration(cells, standardisers, map_range, state["threshold"])
+    calibration = Calibration(
+        from_state(CellScale, state["cells"]),
+        standardisers,
+        tuple(state["map_range"]),
+        state["map_threshold"],
+        state["threshold"],
+        tuple(state["normal_scores"]),
+    )
     levels = None if state.get("levels") is None else Levels.from_attributes(state["levels"])
     return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration)
 

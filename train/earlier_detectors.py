@@ -1,7 +1,7 @@
-"""Detectors of earlier formats, 3 (commit 091a564) to 5, in the form of today's.
+"""Detectors of earlier formats, 3 (commit 091a564) to 6, in the form of today's.
 
-They hold discriminants learned in closed form, which today's scorers read as they are, and scorers beside those that
-decide by default; these others are left out.
+None holds the scores of its held-out normals. Those of formats 3 to 5 hold discriminants learned in closed form, which
+today's scorers read as they are, and scorers beside those that decide by default; these others are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from train.scorers.cells import CellScale
 from train.scorers.gaussian import gaussian_of_factor
 from train.scorers.state import state_of
 
-EARLIER = (3, 4, 5)
+EARLIER = (3, 4, 5, 6)
 # Of images and of patches.
 _OF_IMAGES = ("untrained", "embedding")
 _OF_PATCHES = ("patches", "patchcore")
@@ -25,6 +25,9 @@ _GONE = ("directions", "changed_share", "way_references", "way_candidates", "nei
 
 def bring_up(path: Path, state: Mapping[str, Any], backbone: str) -> dict[str, Any]:
     """The contents of a detector's file; UserError where a scorer decides that this version no longer has."""
+    state = {**state, "map_threshold": state["map_range"][1], "normal_scores": []}
+    if state["format"] == 6:
+        return state
     recipe = state["recipe"] if state["format"] > 3 else _recipe_of_format_3(backbone, state["settings"])
     scorers = tuple(name for name in recipe["scorers"] if name in (*_OF_IMAGES, *_OF_PATCHES))
     if recipe["deciding_score"] not in (*scorers, "sum"):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.files import in_memory
-from train.calibration import DECIMALS
 from train.detector import Detector
+from train.threshold import DECIMALS
 
 
 class DetectorProgram(nn.Module):

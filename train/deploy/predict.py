@@ -19,13 +19,13 @@ from pipeline.files import files_of, refuse_in_the_way, replacing_folder, write_
 from pipeline.progress import progress
 from pipeline.threads import CORES
 from pipeline.workers.execution import Execution
-from train.calibration import DECIMALS, rounded
 from train.deploy.inputs import find_inputs, with_overlays
 from train.deploy.overlay import write_overlay
 from train.detector import Detector, Prediction
+from train.threshold import DECIMALS, rounded
 
 _TABLE = "predictions.csv"
-_COLUMNS = ("path", "score", "threshold", "anomalous", "status")
+_COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "status")
 _OVERLAYS = "overlays"
 
 # Overlays that wait to be drawn, per thread: each holds an image and its map.
@@ -39,12 +39,14 @@ _DRAWN: dict[str, tuple[bool, ...]] = {"all": (False, True), "anomalous": (True,
 class Line:
     """What is said of a file; all but the last is a line of the table.
 
-    path as the user gave it; score and threshold on the detector's scale, rounded; anomalous: whether the score is
-    above it; status: "ok", or why there is no score; drawn: whether an overlay was written.
+    path as the user gave it; score and threshold on the detector's scale, rounded; p_value as in `Prediction`;
+    anomalous: whether the score is above the threshold; status: "ok", or why there is no score; drawn: whether an
+    overlay was written.
     """
 
     path: str
     score: float | None
+    p_value: float | None
     threshold: float
     anomalous: bool | None
     status: str
@@ -54,7 +56,7 @@ class Line:
     def row(self) -> tuple[object, ...]:
         """It in the table, where the numbers are as they were compared."""
         anomalous = None if self.anomalous is None else int(self.anomalous)
-        return self.path, _decimal(self.score), _decimal(self.threshold), anomalous, self.status
+        return self.path, *map(_decimal, (self.score, self.p_value, self.threshold)), anomalous, self.status
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def predict(
             if len(drawing) > _WAITING * CORES.count:
                 drawing.popleft().result()
             path = str(files[image.number][0])
-            verdict = prediction.score, prediction.threshold, prediction.anomalous
+            verdict = prediction.score, prediction.p_value, prediction.threshold, prediction.anomalous
             lines[image.number] = Line(path, *verdict, "ok", drawn)
             advance(1)
         if bad := sum(line.score is None for line in lines.values()):
@@ -194,7 +196,7 @@ def _without_bad(
             path = files[number][0]
             # A file of the working directory is called ./x there.
             reason = str(found).removeprefix("./").removeprefix(f"{path}: ")
-            lines[number] = Line(str(path), None, threshold, None, one_line(ImageError(reason)), False)
+            lines[number] = Line(str(path), None, None, threshold, None, one_line(ImageError(reason)), False)
 
 
 def _scored(detector: Detector, images: Iterable[_Image]) -> Iterator[tuple[_Image, Prediction]]:

@@ -1,10 +1,10 @@
-"""Metrics: `METRICS` lists them all; thresholds and means over seeds.
+"""Metrics: `METRICS` lists them all; means over seeds.
 
 An anomaly score is higher for the more anomalous; label 1 and mask True mean anomalous. A metric that is not
 defined, such as an AUROC of a single class, is None and never NaN.
 
-scikit-learn and SciPy are imported where they are used: a detector needs the thresholds of this module, and no metric,
-and these imports are slow.
+scikit-learn and SciPy are imported where they are used: a detector needs no more than an AUROC of its own normals, and
+these imports are slow.
 """
 
 from __future__ import annotations
@@ -181,24 +181,6 @@ def measure(
         return None if pixels is None else metric.function(pixels)
 
     return {metric.name: value(metric) for metric in METRICS}
-
-
-def threshold_at(scores: NDArray[np.floating], false_alarm_rate: float) -> float:
-    """Least score of held-out normals (N,) that at most the given share of them exceed.
-
-    An image is called anomalous if its score is above the threshold. It is conservative: never between two
-    scores, always the upper one. A rate below 1 / N gives the maximum of the N normals, as 0.01 does for 40;
-    new normals then exceed it at a rate of 1 / (N + 1) on average, here 0.024, whatever rate was asked for.
-    ValueError for no scores, one not finite, or a rate outside 0 <= rate < 1.
-    """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))
-    if len(ordered) == 0 or not np.isfinite(ordered).all():
-        raise ValueError(f"a threshold needs finite scores of held-out normals, got {len(ordered)}")
-    if not 0 <= false_alarm_rate < 1:
-        raise ValueError(f"a false alarm rate is in 0 <= rate < 1, not {false_alarm_rate}")
-    # The small term keeps 0.29 * 100 = 28.999999999999996 from losing one.
-    allowed = min(math.floor(false_alarm_rate * len(ordered) + 1e-9), len(ordered) - 1)
-    return float(ordered[len(ordered) - 1 - allowed])
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float | None]:
