@@ -27,6 +27,7 @@ from pipeline.surroundings import settle
 from pipeline.threads import sleep_while_waiting
 from pipeline.views.console import console, print_notes
 from pipeline.workers.execution import Execution
+from train.deploy.commands import export_model, predict
 from train.settings import BenchmarkSettings, TrainSettings
 
 DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="The data set.")
@@ -213,23 +214,7 @@ def benchmark(
     click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
 
 
-@main.command(epilog="Stopped: the table and overlays of an earlier run stay as they were.")
-@click.argument("run", type=LocalPath(exists=True))
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...", type=Place())
-@click.option("--out", type=LocalPath(file_okay=False), default=Path("predictions"), help="For table and overlays.")
-@click.option("--pictures", type=click.Choice(("all", "anomalous", "none")), default="all", help="Overlays to write.")
-@options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
-@settings_file
-def predict(run: Path, images: Sequence[str], out: Path, pictures: str, execution: Execution) -> None:
-    """Score images with the detector of the run folder RUN; it needs no cache."""
-    from train.deploy.predict import predict as score
-
-    found = score(run, images, out, execution, pictures=pictures)
-    for line in (*(note.line for note in found.left_out), *(f"skipped: {bad}" for bad in found.bad)):
-        click.echo(line, err=True)
-    said = f"{sum(bool(line.anomalous) for line in found.scored)} of {len(found.scored)} images anomalous"
-    drawn = sum(line.drawn for line in found.lines)
-    click.echo(f"{out / 'predictions.csv'}: {said}; {drawn} overlays in {out / 'overlays'}")
+main.add_command(predict)
 
 
 @main.command(epilog="Stopped: the cache and an earlier gallery stay as they were.")
@@ -312,16 +297,7 @@ def export_negatives(store: str | None, categories: Sequence[str], out: Path, pe
     click.echo(f"{count} negatives and negatives.csv in {out}")
 
 
-@export.command("model", epilog="Stopped: an earlier file stays as it was.")
-@click.argument("run", type=LocalPath(exists=True))
-@click.option("--out", type=LocalPath(), default=Path("detector.pt2"), help="The file to write.")
-def export_model(run: Path, out: Path) -> None:
-    """Write a run's detector as one program: uint8 images (B,3,S,S) to scores and anomaly maps."""
-    from train.deploy.export import export_model as write
-    from train.detector import Detector
-
-    write(Detector.load(run, "cpu"), out)
-    click.echo(f"{out}: torch.export.load({str(out)!r}).module() runs it")
+export.add_command(export_model)
 
 
 if __name__ == "__main__":

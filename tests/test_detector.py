@@ -16,9 +16,10 @@ from pipeline.data.levels import Levels
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
 from train.calibration import Calibration, calibrate
-from train.detector import Detector, Scores
+from train.detector import Detector
 from train.features.extract import as_it_is, pooled_embedding
 from train.localiser.network import Localiser
+from train.prediction import Scores
 from train.recipe import recipe_of
 from train.scorers.cells import CellScale
 from train.scorers.fit import OfNormals, fit_normals

@@ -14,10 +14,10 @@ from pipeline.data.images import Decoding
 from pipeline.data.levels import Levels
 from pipeline.data.samples import Sample
 from pipeline.errors import ImageError
-from train.detector import Scores
 from train.evaluate import Evaluation, evaluate
 from train.evaluation.metrics import METRICS
 from train.evaluation.test_set import TestSet
+from train.prediction import Scores
 
 SIZE = 32
 DECODING = Decoding(SIZE, "stretch", Levels())

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pipeline as pipeline  # repairs torchvision before any module of this package can import it
 
 if TYPE_CHECKING:
-    from train.detector import Detector, Prediction
+    from train.detector import Detector
+    from train.prediction import Prediction
 
 __all__ = ["Detector", "Prediction"]
 

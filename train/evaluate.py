@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.detector import Detector, Scores
+from train.detector import Detector
 from train.evaluation.cell_result import DefectResult
 from train.evaluation.metrics import METRICS, PixelRanking, has_pixel_truth, measure
 from train.evaluation.test_set import TestSet
+from train.prediction import Scores
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from pipeline.threads import CORES
 from pipeline.workers.execution import Execution
 from train.deploy.inputs import find_inputs, with_overlays
 from train.deploy.overlay import write_overlay
-from train.detector import Detector, Prediction
+from train.detector import Detector
+from train.prediction import Prediction
 from train.threshold import DECIMALS, rounded
 
 _TABLE = "predictions.csv"
