@@ -19,7 +19,7 @@ from pipeline.progress import hide_progress
 from train.evaluation.cell_result import CellResult
 from train.run import Run, open_run
 from train.settings import TrainSettings
-from train.split import split_rows
+from train.split import Normals
 from train.training import train
 
 # A count beyond the category's takes all.
@@ -31,7 +31,7 @@ def with_fewer_normals(run: Run, category: str, count: int) -> Run:
     cached = run.cache[category]
     usable = cached.usable
     rows = usable[np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int)]
-    return replace(run, normals={category: split_rows(cached, rows, run.settings.held_out)})
+    return replace(run, normals={category: Normals.of(cached, rows)})
 
 
 def measure(store: str, category: str, count: int) -> CellResult:

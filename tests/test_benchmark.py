@@ -60,7 +60,7 @@ def finished(small_cache: SmallCache, tmp_path_factory: pytest.TempPathFactory) 
         for module, name in (
             (train.evaluation.test_set, "decode_rgb"),
             (train.category_data, "load_backbone"),
-            (train.category_data, "fit_normals"),
+            (train.category_data, "fit_all"),
         ):
             patch.setattr(module, name, partial(counted, calls, name, getattr(module, name)))
         return Finished(asked, run_benchmark(asked).arms, calls)
@@ -126,7 +126,7 @@ def test_a_row_a_cell(finished: Finished) -> None:
     ]
     for row in rows:
         cell = json.loads((finished.asked.out / row["arm"] / f"poly/seed-{row['seed']}/cell.json").read_text())
-        assert float(row["image_auroc"]) == cell["image_auroc"] and (row["n_train"], row["n_test"]) == ("3", "7")
+        assert float(row["image_auroc"]) == cell["image_auroc"] and (row["n_train"], row["n_test"]) == ("5", "7")
         assert finished.arms[row["arm"]][int(row["seed"])].metrics["image_auroc"] == cell["image_auroc"]
     assert read_rows(finished.asked.out / "results.csv") == finished.arms
 
@@ -137,7 +137,7 @@ def test_what_cells_share_is_computed_once(finished: Finished) -> None:
     assert finished.calls == {
         "decode_rgb": 2 * images,
         "load_backbone": 1,
-        "fit_normals": seeds * (trained + patchcore),
+        "fit_all": seeds * (trained + patchcore),
     }
 
 
@@ -167,7 +167,7 @@ def test_the_report_says_what_on_what_and_that_a_quick_look_is_none(finished: Fi
     text = (finished.asked.out / "results.md").read_text()
     assert text.startswith("## folder\n\n**QUICK LOOK, no measurement")
     assert "    python cli.py benchmark --quick" in text and "CPU cores" in text and "torch 2" in text
-    assert "Image size 64, backbone efficientnet_lite0; seeds 0, 1; poly 3 normals, 7 test images." in text
+    assert "Image size 64, backbone efficientnet_lite0; seeds 0, 1; poly 5 normals, 7 test images." in text
     assert "| category | untrained | cutswap | patchcore |" in text and "AUPRO" not in text
     for name in ("bars.png", "roc.png", "histograms.png"):
         assert (finished.asked.out / name).stat().st_size > 5000

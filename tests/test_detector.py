@@ -15,14 +15,14 @@ from pipeline.data.images import Decoding, decode_rgb
 from pipeline.data.levels import Levels
 from pipeline.errors import UserError
 from pipeline.settings import PrecomputeSettings
-from train.calibration import Calibration, calibrate
+from train.calibration import Calibration, Unseen, calibrate
 from train.detector import Detector
 from train.features.extract import as_it_is, pooled_embedding
 from train.localiser.network import Localiser
 from train.prediction import Scores
 from train.recipe import recipe_of
 from train.scorers.cells import CellScale
-from train.scorers.fit import OfNormals, fit_normals
+from train.scorers.fit import OfNormals, embed_normals, fit_normals
 from train.scorers.fitted import Fitted, join
 from train.scorers.maps import smooth_maps, top_mean
 from train.settings import FinetuneSettings, Settings, TrainSettings
@@ -63,9 +63,13 @@ def pretrained(plain: Backbone) -> Backbone:
     return for_inference(plain)
 
 
+def fit_to(backbone: Backbone, images: Images) -> OfNormals:
+    return fit_normals(embed_normals(backbone, RECIPE, images, len(images), 0), RECIPE, backbone.device, 0)
+
+
 @pytest.fixture(scope="module")
 def normals(pretrained: Backbone, cells: Cells) -> OfNormals:
-    return fit_normals(pretrained, RECIPE, cells.normals, len(cells.normals), 0)
+    return fit_to(pretrained, cells.normals)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,9 @@ def fitted_to(normals: OfNormals, pretrained: Backbone, settings: Settings, loca
 def calibrated(fitted: Fitted, plain: Backbone, cells: Cells, settings: Settings) -> Detector:
     negatives = [np.ascontiguousarray(image[::-1]) for image in cells.held_out]
     found, of_negatives = join(fitted.each(cells.held_out, as_it_is)), fitted.each(negatives, as_it_is)
-    calibration = calibrate(fitted.recipe, found, of_negatives, SIZE, settings.false_alarms)
+    count = len(cells.held_out)
+    unseen = Unseen(found, np.zeros(count, bool), np.arange(count))
+    calibration, _ = calibrate(fitted.recipe, unseen, of_negatives, SIZE, settings.false_alarms)
     return Detector(CACHE, Levels(), asdict(settings), plain.state_dict(), fitted, calibration)
 
 
@@ -109,7 +115,7 @@ def finetuned(normals: OfNormals, pretrained: Backbone, plain: Backbone, cells: 
         for parameter in weights.stages[-1].parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     backbone = for_inference(weights)
-    again = fit_normals(backbone, RECIPE, cells.normals, len(cells.normals), 0)
+    again = fit_to(backbone, cells.normals)
     assert again.gaussian is not None
     fitted = fitted_to(normals, pretrained, settings, None)
     fitted = replace(fitted, scorers={"finetuned": again.gaussian}, finetuned=backbone)

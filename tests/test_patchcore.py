@@ -15,12 +15,12 @@ from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.data.levels import Levels
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
-from train.calibration import calibrate
+from train.calibration import Unseen, calibrate
 from train.detector import Detector
 from train.features.extract import as_it_is, patch_embedding
 from train.recipe import recipe_of
 from train.run import open_run
-from train.scorers.fit import fit_normals
+from train.scorers.fit import embed_normals, fit_normals
 from train.scorers.fitted import Fitted, join
 from train.settings import PatchCoreSettings
 from train.training import train
@@ -49,12 +49,14 @@ def whitened(backbone: Backbone, photos: NDArray[np.uint8]) -> Detector:
 
 def fit(backbone: Backbone, photos: NDArray[np.uint8], settings: PatchCoreSettings, seed: int = 0) -> Detector:
     recipe = recipe_of(CACHE.backbone, settings)
-    found = fit_normals(backbone, recipe, list(photos[:4]), 4, seed)
+    embeddings = embed_normals(backbone, recipe, list(photos[:4]), 4, seed)
+    found = fit_normals(embeddings, recipe, backbone.device, seed)
     assert found.gaussian is None
     fitted = Fitted(recipe, backbone, {}, found.projection, found.references)
     weights = load_backbone(CACHE.backbone).state_dict()
     evidence = join(fitted.each(photos[2:4], as_it_is))
-    calibration = calibrate(recipe, evidence, (), CACHE.image_size, settings.false_alarms)
+    unseen = Unseen(evidence, np.zeros(2, bool), np.arange(2))
+    calibration, _ = calibrate(recipe, unseen, (), CACHE.image_size, settings.false_alarms)
     return Detector(CACHE, Levels(), asdict(settings), weights, fitted, calibration)
 
 
@@ -158,7 +160,7 @@ def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache,
     settings = PatchCoreSettings(coreset=0.02, whitened=whitened)
     run = open_run(small_cache.store, tmp_path, settings, categories=["poly"], execution=Execution(device="cpu"))
     cells = train(run, (0, 1)).cells
-    assert [(cell.seed, cell.n_train, cell.n_test) for cell in cells] == [(0, 3, 7), (1, 3, 7)]
+    assert [(cell.seed, cell.n_train, cell.n_test) for cell in cells] == [(0, 5, 7), (1, 5, 7)]
     arm = "patchcore-whitened" if whitened else "patchcore"
     assert all(cell.scorers == {arm: cell.metrics["image_auroc"]} for cell in cells)
     assert {path.name for path in (tmp_path / "poly/seed-1").iterdir()} == {

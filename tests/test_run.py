@@ -11,8 +11,6 @@ import pytest
 import timm
 import torch
 from conftest import SmallCache, changed_at
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -30,7 +28,6 @@ from train.evaluate import evaluate
 from train.evaluation.results import summarise
 from train.run_folder import RunFolder
 from train.settings import FinetuneSettings, Settings, TrainSettings
-from train.split import hold_out
 
 SETTINGS = TrainSettings(steps=2, batch_size=2, crop=32, coreset=30, head_lr=0.01)
 UNTRAINED = replace(SETTINGS, negatives="none")
@@ -102,7 +99,7 @@ def test_results_hold_the_keys_of_the_contract(finished: Finished) -> None:
     assert results["dataset"] == "folder" and list(results["categories"]) == ["poly"]
     poly = results["categories"]["poly"]
     # Two of the five are held out.
-    assert (poly["n_train"], poly["n_test"]) == (3, 7)
+    assert (poly["n_train"], poly["n_test"]) == (5, 7)
     for figure in FIGURES:
         assert len(poly[figure]) == 2 and all(0 <= value <= 1 for value in poly[figure])
         assert results["mean"][figure] == pytest.approx(np.mean(poly[figure]))
@@ -203,7 +200,7 @@ def test_a_plain_folder_has_a_detector_and_no_figures(plain_cache: SmallCache, t
     assert results["settings"]["seeds"] == [3]
     assert [pictures[figure] for figure in FIGURES] == [[None], [None], None, None]
     assert [results["mean"][figure] for figure in FIGURES] == [None] * 4
-    assert (pictures["n_train"], pictures["n_test"]) == (4, 0) and np.isfinite(pictures["threshold"])
+    assert (pictures["n_train"], pictures["n_test"]) == (6, 0) and np.isfinite(pictures["threshold"])
     assert (tmp_path / "pictures/seed-3/detector.pt").is_file()
 
 
@@ -460,47 +457,9 @@ def test_images_that_could_not_be_read_are_not_trained_on(plain_cache: SmallCach
     store = str(shutil.copytree(plain_cache.store, tmp_path / "cache.zarr"))
     open_cache(store, "r+")["pictures"].array("valid")[1] = 0
     results = run(store, tmp_path / "out", UNTRAINED)
-    # Of five readable ones two are held out.
-    assert results["categories"]["pictures"]["n_train"] == 3
+    assert results["categories"]["pictures"]["n_train"] == 5
 
 
 def test_mistakes_in_names_are_told(finished: Finished, tmp_path: Path) -> None:
     assert "'polly'" in refusal(finished.store, tmp_path / "out", categories=["polly"])
     assert "no cache" in refusal(str(tmp_path / "nowhere.zarr"), tmp_path / "out")
-
-
-# --- the normals held out -----------------------------------------------------------------------------------------
-
-PATHS = st.lists(st.text(min_size=1), min_size=4, max_size=60, unique=True)
-SHARES = st.floats(0.001, 0.999)
-
-
-@settings(deadline=None, max_examples=40)
-@given(PATHS, SHARES, st.randoms())
-def test_the_same_normals_are_held_out_in_any_order(paths: list[str], share: float, random: Any) -> None:
-    held = {path for path, out in zip(paths, hold_out(paths, share), strict=True) if out}
-    shuffled = random.sample(paths, len(paths))
-    assert held == {path for path, out in zip(shuffled, hold_out(shuffled, share), strict=True) if out}
-
-
-@settings(deadline=None, max_examples=40)
-@given(PATHS, SHARES, SHARES)
-def test_a_larger_share_holds_out_more_and_two_are_left_on_either_side(
-    paths: list[str], share: float, other: float
-) -> None:
-    few, many = (hold_out(paths, value) for value in sorted((share, other)))
-    assert few.dtype == np.bool_ and few.shape == (len(paths),)
-    assert not (few & ~many).any()
-    for value, held in zip(sorted((share, other)), (few, many), strict=True):
-        assert 2 <= held.sum() <= len(paths) - 2
-        assert abs(held.sum() - value * len(paths)) <= 2.5
-
-
-def test_another_image_moves_few_from_one_side_to_the_other() -> None:
-    paths = [f"tile/train/good/{i:03}.png" for i in range(200)]
-    assert (hold_out(paths, 0.15)[:199] != hold_out(paths[:199], 0.15)).sum() <= 2
-
-
-def test_three_normals_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match="3 normal"):
-        hold_out(["a", "b", "c"], 0.5)

@@ -12,32 +12,28 @@ from numpy.typing import NDArray
 from pipeline.backbones.inference import for_inference
 from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.category import CachedCategory
+from pipeline.threads import CORES
 from train.evaluation.test_set import TestSet
 from train.negatives.make import make_negative
 from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import Recipe
-from train.scorers.fit import OfNormals, fit_normals
+from train.scorers.fit import Embeddings, OfNormals, embed_normals, fit_normals
+from train.settings import Settings
+from train.split import Split, split
 
 
 class CategoryData:
-    """A category of a cache, the split of its normals, its test images and its pretrained network.
+    """A category of a cache, its normals, its test images and its pretrained network.
 
-    trained_on, held_out: the images of the split. Several cells may use it at once.
+    rows: (n,) of the normals in the cache; normals: their images. Several cells may use it at once.
     """
 
-    def __init__(
-        self,
-        category: CachedCategory,
-        trained_on: NDArray[np.int64],
-        held_out: NDArray[np.int64],
-        tests: TestSet,
-        device: torch.device,
-    ) -> None:
-        """trained_on, held_out: rows of the cache."""
+    def __init__(self, category: CachedCategory, rows: NDArray[np.int64], tests: TestSet, device: torch.device) -> None:
         self.category, self.settings, self.tests, self.device = category, category.settings, tests, device
-        self.stream = NormalStream(category, trained_on)
-        self.trained_on, self.held_out = (NormalImages(self.stream, rows) for rows in (trained_on, held_out))
-        self._of_normals: dict[tuple[object, ...], tuple[int, OfNormals]] = {}
+        self.rows = rows
+        self._stream = NormalStream(category, rows)
+        self.normals = self.images(np.arange(len(rows)))
+        self._fitted: dict[tuple[object, ...], tuple[int, list[OfNormals]]] = {}
 
     @cached_property
     def plain(self) -> Backbone:
@@ -49,17 +45,46 @@ class CategoryData:
         """The backbone for inference, on the device."""
         return for_inference(self.plain).to(self.device)
 
-    def held_out_negatives(self, kind: str, seed: int) -> Iterator[NDArray[np.uint8]]:
-        """A negative of each held-out normal."""
-        for row in self.held_out.rows:
-            (normal,) = self.stream.read(np.array([row])).normals(self.settings)
+    def images(self, places: NDArray[np.int64]) -> NormalImages:
+        """The images of some normals, by their places among them, 0 to n - 1."""
+        return NormalImages(self._stream, self.rows[places])
+
+    def stream(self, places: NDArray[np.int64]) -> NormalStream:
+        """A stream of some normals."""
+        return self._stream.of(self.rows[places])
+
+    def split(self, settings: Settings) -> Split:
+        """What an arm does not see of the normals, and its folds."""
+        paths = self.category.paths
+        parts = np.arange(len(self.rows))
+        return split([paths[row] for row in self.rows], parts, settings.held_out, settings.folds)
+
+    def negatives(self, places: NDArray[np.int64], kind: str, seed: int) -> Iterator[NDArray[np.uint8]]:
+        """A negative of each of some normals."""
+        for row in self.rows[places]:
+            (normal,) = self._stream.read(np.array([row])).normals(self.settings)
             negative = make_negative(kind, normal, np.random.default_rng([seed, int(row)]))
             yield negative.round().astype(np.uint8)
 
-    def of_normals(self, recipe: Recipe, seed: int) -> OfNormals:
-        """What a recipe fits to the normals to train on; that of the last seed stays for the next arm."""
-        rules = recipe.fitted_to_normals
-        if (kept := self._of_normals.get(rules)) is None or kept[0] != seed:
-            kept = seed, fit_normals(self.pretrained, recipe, self.trained_on, len(self.trained_on.rows), seed)
-            self._of_normals[rules] = kept
+    def of_normals(self, recipe: Recipe, folds: tuple[NDArray[np.int64], ...], seed: int) -> list[OfNormals]:
+        """What `fit_all` gives of the pretrained backbone; that of the last seed stays for the next arm."""
+        rules = *recipe.fitted_to_normals, len(folds)
+        if (kept := self._fitted.get(rules)) is None or kept[0] != seed:
+            kept = seed, fit_all(self.pretrained, recipe, self.normals, folds, seed)
+            self._fitted[rules] = kept
         return kept[1]
+
+
+def fit_all(
+    backbone: Backbone, recipe: Recipe, normals: NormalImages, folds: tuple[NDArray[np.int64], ...], seed: int
+) -> list[OfNormals]:
+    """What a recipe fits to all normals, then to all but each fold, by their places."""
+    embeddings = embed_normals(backbone, recipe, normals, len(normals.rows), seed)
+    nothing = np.zeros(0, np.int64)
+
+    def fit(without: NDArray[np.int64]) -> OfNormals:
+        part: Embeddings = embeddings.without(without) if len(without) else embeddings
+        return fit_normals(part, recipe, backbone.device, seed)
+
+    each = map if backbone.device.type == "cuda" else CORES.spread
+    return list(each(fit, [nothing, *folds]))

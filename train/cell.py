@@ -11,8 +11,8 @@ from pipeline.backbones.inference import for_inference
 from pipeline.progress import progress
 from pipeline.threads import torch_threads
 from pipeline.views.drawing import try_to_draw
-from train.calibration import calibrate
-from train.category_data import CategoryData
+from train.calibration import Unseen, calibrate
+from train.category_data import CategoryData, fit_all
 from train.cell_folder import CellFolder
 from train.detector import Detector
 from train.evaluate import Evaluation, evaluate
@@ -22,7 +22,7 @@ from train.finetune import finetune
 from train.localiser.fit import fit_localiser
 from train.made_of import MadeOf
 from train.recipe import recipe_of
-from train.scorers.fit import fit_normals
+from train.scorers.fit import OfNormals
 from train.scorers.fitted import Fitted, join
 from train.settings import FinetuneSettings, Settings, TrainSettings
 from train.threshold import rounded
@@ -42,8 +42,9 @@ def make_cell(
     with torch_threads(1):
         detector = _make_detector(settings, data, seed, folder)
         detector.save(folder.detector)
-        counts = len(data.trained_on.rows), len(data.tests)
-        result = CellResult(dataset, data.category.name, seed, *counts, detector.threshold)
+        counts = len(data.rows), len(data.tests)
+        rests_on = detector.calibration.false_positives
+        result = CellResult(dataset, data.category.name, seed, *counts, detector.threshold, rests_on)
         if len(data.tests):
             found = evaluate(detector, data.tests)
             told = np.array([rounded(score) for score in found.decision_scores.tolist()])
@@ -69,29 +70,37 @@ def _draw(data: CategoryData, found: Evaluation, threshold: float, folder: CellF
 
 
 def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:
-    recipe = recipe_of(data.settings.backbone, settings)
-    of_normals = data.of_normals(recipe, seed)
-    scorers = {} if of_normals.gaussian is None else {"gaussian": of_normals.gaussian}
+    recipe, split = recipe_of(data.settings.backbone, settings), data.split(settings)
+    held_out, seen = (np.flatnonzero(places) for places in (split.held_out, ~split.held_out))
+    of_normals = data.of_normals(recipe, split.folds, seed)
     localiser = finetuned = None
     negatives: Images = ()
     what = f"{data.category.name} seed {seed}"
     if isinstance(settings, TrainSettings) and settings.trains:
         with progress(f"localiser {what}", settings.steps, "steps") as advance:
-            localiser = fit_localiser(data.pretrained, data.stream, settings, seed, cell, advance)
-        negatives = data.held_out_negatives(settings.negatives, seed)
+            localiser = fit_localiser(data.pretrained, data.stream(seen), settings, seed, cell, advance)
+        negatives = data.negatives(held_out, settings.negatives, seed)
     if isinstance(settings, FinetuneSettings):
         trained = copy.deepcopy(data.plain).to(data.device)
         with progress(f"finetune {what}", settings.steps, "steps") as advance:
-            finetune(trained, recipe, data.stream, settings, seed, cell, advance)
+            finetune(trained, recipe, data.stream(seen), settings, seed, cell, advance)
         finetuned = for_inference(trained)
         # Only the Gaussian is wanted: the references stay those of the pretrained backbone.
-        alone = replace(recipe, reference_candidates=1, most_references=1)
-        again = fit_normals(finetuned, alone, data.trained_on, len(data.trained_on.rows), seed)
-        assert again.gaussian is not None
-        scorers = {"finetuned": again.gaussian}
-    fitted = Fitted(
-        recipe, data.pretrained, scorers, of_normals.projection, of_normals.references, localiser, finetuned
-    )
-    found, of_negatives = join(fitted.each(data.held_out, as_it_is)), fitted.each(negatives, as_it_is)
-    calibration = calibrate(recipe, found, of_negatives, data.settings.image_size, settings.false_alarms)
+        only = replace(recipe, reference_candidates=1, most_references=1)
+        again = fit_all(finetuned, only, data.normals, split.folds, seed)
+        of_normals = [replace(one, gaussian=of.gaussian) for one, of in zip(of_normals, again, strict=True)]
+
+    def fitted_to(normals: OfNormals) -> Fitted:
+        name = "gaussian" if finetuned is None else "finetuned"
+        scorers = {} if normals.gaussian is None else {name: normals.gaussian}
+        return Fitted(recipe, data.pretrained, scorers, normals.projection, normals.references, localiser, finetuned)
+
+    fitted, *without = map(fitted_to, of_normals)
+    scored = zip(without, split.folds, strict=True)
+    found = join(one for fold, places in scored for one in fold.each(data.images(places), as_it_is))
+    order = np.concatenate(split.folds)
+    normals, of_negatives = Unseen(found, ~split.held_out[order], split.parts[order]), fitted.each(negatives, as_it_is)
+    calibration, scores = calibrate(recipe, normals, of_negatives, data.settings.image_size, settings.false_alarms)
+    paths = data.category.paths
+    cell.write_normals([paths[row] for row in data.rows[order]], scores)
     return Detector(data.settings, data.category.levels, asdict(settings), data.plain.state_dict(), fitted, calibration)

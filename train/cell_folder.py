@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_csv, write_json
 from train.evaluation.cell_result import CellResult
 from train.made_of import MadeOf
+from train.threshold import rounded
 
 SEED = "seed-"
 
@@ -46,6 +48,7 @@ class CellFolder:
         self.checkpoint = self.path / "checkpoint.pt"  # where stopped training continues
         self.log = self.path / "log.csv"  # a line per step of training
         self.detector = self.path / "detector.pt"  # all that `predict` needs
+        self.normals = self.path / "normals.csv"  # a line per normal that the threshold rests on, the worst first
         self.scores = self.path / "scores.csv"  # a line per test image
         self.scores_plot = self.path / "scores.png"  # how the scores separate
         self.maps_plot = self.path / "maps.png"  # where the detector sees anomalies
@@ -117,7 +120,7 @@ class CellFolder:
 
     def write(self, result: CellResult) -> None:
         """Write the result of the cell, which finishes it, and the digests of what it rests on."""
-        files = {file.name: _sha256(file) for file in (self.detector, self.scores) if file.exists()}
+        files = {file.name: _sha256(file) for file in (self.detector, self.normals, self.scores) if file.exists()}
         value = {**result.to_json(), _FILES: files}
         write_json(self.result, {**value, _DIGEST: _digest(value)})
 
@@ -127,6 +130,21 @@ class CellFolder:
             file = self.path / name
             if not file.is_file() or _sha256(file) != digest:
                 raise UserError(f"{file} is gone or damaged: make the cell again with --overwrite")
+
+    def write_normals(self, paths: Sequence[str], scores: Values) -> None:
+        """Write `normals.csv`: path and score (N,) of each normal, as one that the detector did not see."""
+        worst = sorted(zip(map(rounded, scores.tolist()), paths, strict=True), key=lambda one: (-one[0], one[1]))
+        write_csv(self.normals, [("path", "score"), *((path, score) for score, path in worst)])
+
+    def read_normals(self, most: int) -> list[tuple[str, float]]:
+        """Paths and scores of the first lines of `normals.csv`; none in a cell of an earlier version."""
+        try:
+            with self.normals.open(newline="", encoding="utf-8") as file:
+                return [(line["path"], float(line["score"])) for line in islice(csv.DictReader(file), most)]
+        except FileNotFoundError:
+            return []
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise UserError(f"{self.normals} is damaged: make the cell again with --overwrite") from error
 
     def write_scores(self, samples: Sequence[Sample], score: Values, scorers: Mapping[str, Values]) -> None:
         """Write `scores.csv`: path, label and the score (N,) that decides, then that of each scorer by name."""

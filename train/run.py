@@ -24,7 +24,7 @@ from train.made_of import MadeOf
 from train.recipe import recipe_of
 from train.run_folder import RunFolder
 from train.settings import Settings
-from train.split import Split, split_all
+from train.split import Normals, choose_normals
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Run:
     settings: Settings
     execution: Execution
     device: torch.device
-    normals: Mapping[str, Split]
+    normals: Mapping[str, Normals]
     tests: Mapping[str, Category]
     passed_over: tuple[Note, ...]
     examined: Mapping[str, Examined] = field(default_factory=dict)
@@ -63,8 +63,7 @@ class Run:
 
     def data(self, name: str) -> CategoryData:
         """What all cells of a category share."""
-        split = self.normals[name]
-        return CategoryData(self.cache[name], split.trained_on, split.held_out, self.test_set(name), self.device)
+        return CategoryData(self.cache[name], self.normals[name].rows, self.test_set(name), self.device)
 
     def test_set(self, name: str) -> TestSet:
         """The test images of a category."""
@@ -114,7 +113,7 @@ def open_run(
     cached = {category.name: category for category in cache.choose(categories)}
     place, on = absolute(image_root or cache.image_root), choose_device(execution.device)
     tests = {category.name: category for category in load_tests(cache.dataset, place, list(cached))}
-    normals, passed_over = split_all(cached.values(), store, settings.held_out, asked=bool(categories))
+    normals, passed_over = choose_normals(cached.values(), store, asked=bool(categories))
     return Run(cache, place, RunFolder(folder), settings, execution, on, normals, tests, passed_over)
 
 

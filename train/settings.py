@@ -11,7 +11,7 @@ from pipeline.settings import IMAGE_SIZES
 NEGATIVES = ("cutswap", "random-swap", "cutpaste", "cutpaste-scar", "cutpaste-3way", "mix", "none")
 SCORERS = ("largest", "sum", "gaussian", "patches", "localiser")
 _BELOW_ONE = Bounds(0, 1, without_high=True)
-# Of every arm, so that all have the same split of the normals and the same share of false alarms.
+# Of every arm, so that none learns from a normal that another does not, and all have the same rate of false positives.
 _HELD_OUT, _FALSE_ALARMS = 0.15, 0.01
 
 
@@ -19,8 +19,9 @@ _HELD_OUT, _FALSE_ALARMS = 0.15, 0.01
 class TrainSettings:
     """Everything that decides a detector, apart from the cache and the seed; defaults are ours: docs/method.md.
 
-    weight_decay: of AdamW. held_out: share of the normals kept out of training and of every fit, for thresholds.
-    coreset: patch embeddings kept as references.
+    weight_decay: of AdamW. held_out: share of the normals that the localiser does not see. folds: in which all
+    normals are scored, each by what is fitted to the other folds, for scales and the threshold; 1: those held out. What
+    is fitted in the end is fitted to all. coreset: patch embeddings kept as references.
     """
 
     negatives: str = setting("cutswap", "How negatives are made; none: the untrained arm.", choices=NEGATIVES)
@@ -36,8 +37,12 @@ class TrainSettings:
     weight_decay: float = 1e-4
     colour_jitter: float = setting(0.1, "Largest relative change of brightness and contrast.", within=_BELOW_ONE)
     held_out: float = _HELD_OUT
+    folds: int = 10
     false_alarms: float = setting(
-        _FALSE_ALARMS, "Share of normals that the threshold may flag.", within=SHARE, option="--false-positive-rate"
+        _FALSE_ALARMS,
+        "The rate that the threshold is for.",
+        within=SHARE,
+        option="--false-positive-rate",
     )
     scorer: str = setting("largest", "The score that the threshold is compared with.", choices=SCORERS)
     coreset: int = 4000
@@ -68,6 +73,7 @@ class PatchCoreSettings:
     coreset: float = 0.1
     whitened: bool = False
     held_out: float = _HELD_OUT
+    folds: int = 1  # a fold would cost a coreset of a tenth of the patches, or a training
     false_alarms: float = _FALSE_ALARMS
 
 
@@ -88,6 +94,7 @@ class FinetuneSettings:
     weight_decay: float = 3e-5
     colour_jitter: float = 0.1
     held_out: float = _HELD_OUT
+    folds: int = 1  # a fold would cost a coreset of a tenth of the patches, or a training
     false_alarms: float = _FALSE_ALARMS
 
 

@@ -1,4 +1,4 @@
-"""Which normals of a category are trained on, and which are held out for scales and thresholds."""
+"""Which normals of a category a learner does not see, and in which folds all of them are scored as new ones are."""
 
 from __future__ import annotations
 
@@ -16,70 +16,108 @@ from train.made_of import Files
 
 # A detector needs two held-out normals for its scales, and two normals to fit to.
 _LEAST_NORMALS = 4
+# A learner's scale and the trust in it rest on so many held-out normals, where there are three times as many.
+_LEAST_HELD_OUT = 10
+# Of more normals the default share, 15 %, is 99 or more: a threshold for 1 % rests on them as well as on all.
+MOST_FOR_FOLDS = 660
+
+
+@dataclass(frozen=True, eq=False)
+class Normals:
+    """Rows (n,) of a category's normals that a run uses; usable: all that there were then.
+
+    files: the row, path and digest of each, as they were then.
+    """
+
+    rows: NDArray[np.int64]
+    usable: NDArray[np.int64]
+    files: Files
+
+    @classmethod
+    def of(cls, category: CachedCategory, rows: NDArray[np.int64]) -> Normals:
+        """Some normals of a category as they are now."""
+        return cls(rows, category.usable, _files_of(category, rows))
+
+    def holds(self, category: CachedCategory) -> bool:
+        """Whether the normals of the category are still the same."""
+        return np.array_equal(self.usable, category.usable) and self.files == _files_of(category, self.rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of the normals to train on, and of those held out; usable: all that there were then.
+    """Of n normals, by their place: held_out (n,) bool, which no learner sees; folds: places that are fitted without.
 
-    files: which part each normal of the two is in, its row, path and digest, as they were then.
+    parts (n,) int64: equal for images of one part, which neither puts asunder. Each fold in turn is scored by what is
+    fitted to all but it: the folds are of all normals, or there is one, of those held out.
     """
 
-    trained_on: NDArray[np.int64]
-    held_out: NDArray[np.int64]
-    usable: NDArray[np.int64]
-    files: Files
-
-    def holds(self, category: CachedCategory) -> bool:
-        """Whether the normals of the category are still the same."""
-        same = np.array_equal(self.usable, category.usable)
-        return same and self.files == _files_of(category, self.trained_on, self.held_out)
+    parts: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
+    folds: tuple[NDArray[np.int64], ...]
 
 
-def hold_out(paths: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """(N,) bool: which normals are held out: those of the lowest digests of their paths, at least two.
+def hold_out(keys: Sequence[str], parts: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """(n,) bool: which normals are held out: whole parts, those of the lowest digests of their keys, such as paths.
 
-    The same images whatever the seed, the order and the settings. ValueError where fewer than four are given.
+    parts: (n,) labels. About the share is held out, and 10 where there are 30 or more, but at least two, and at most
+    half of the parts. The same normals whatever the seed, the order and the settings. ValueError for fewer than four.
     """
-    if len(paths) < _LEAST_NORMALS:
-        raise ValueError(f"{len(paths)} normal images cannot be split: {_LEAST_NORMALS} or more can")
-    digests = list(map(path_digest, paths))
-    count = min(max(2, round(share * len(paths))), len(paths) - 2)
-    held = np.zeros(len(paths), bool)
-    held[sorted(range(len(paths)), key=digests.__getitem__)[:count]] = True
+    ordered = _by_digest(keys, parts)
+    count = max(2, round(share * len(keys)), min(_LEAST_HELD_OUT, len(keys) // 3))
+    held = np.zeros(len(keys), bool)
+    for places in ordered[: len(ordered) // 2]:
+        if held.sum() >= count:
+            break
+        held[places] = True
     return held
 
 
-def split_rows(category: CachedCategory, rows: NDArray[np.int64], held_out: float) -> Split:
-    """Of some rows of normals those to train on, and those held out, by `hold_out`."""
-    paths = category.paths
-    held = hold_out([paths[row] for row in rows], held_out)
-    return Split(rows[~held], rows[held], category.usable, _files_of(category, rows[~held], rows[held]))
+def split(keys: Sequence[str], parts: NDArray[np.int64], share: float, folds: int) -> Split:
+    """The split of normals by `hold_out`, and so many folds of about the same size, or as many as there are parts.
+
+    There is one fold, of those held out, where it is asked for, and for more than 660 normals. ValueError as there.
+    """
+    held_out = hold_out(keys, parts, share)
+    if folds == 1 or len(keys) > MOST_FOR_FOLDS:
+        return Split(parts, held_out, (np.flatnonzero(held_out),))
+    ordered = _by_digest(keys, parts)
+    numbered = (ordered[start::folds] for start in range(min(folds, len(ordered))))
+    return Split(parts, held_out, tuple(np.sort(np.concatenate(places)) for places in numbered))
 
 
-def _files_of(category: CachedCategory, trained_on: NDArray[np.int64], held_out: NDArray[np.int64]) -> Files:
+def _by_digest(keys: Sequence[str], parts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The places of each part; parts by the lowest digest of a key of theirs."""
+    if len(keys) < _LEAST_NORMALS:
+        raise ValueError(f"{len(keys)} normal images cannot be split: {_LEAST_NORMALS} or more can")
+    digests = list(map(path_digest, keys))
+    places: dict[int, list[int]] = {}
+    for place in sorted(range(len(keys)), key=digests.__getitem__):
+        places.setdefault(int(parts[place]), []).append(place)
+    return [np.array(of_part, np.int64) for of_part in places.values()]
+
+
+def _files_of(category: CachedCategory, rows: NDArray[np.int64]) -> Files:
     paths, digests = category.paths, category.digests
-    kinds = (("trained on", trained_on), ("held out", held_out))
-    return Files.of((kind, row, paths[row], digests[row]) for kind, rows in kinds for row in rows.tolist())
+    return Files.of((row, paths[row], digests[row]) for row in rows.tolist())
 
 
-def split_all(
-    categories: Iterable[CachedCategory], store: str, held_out: float, *, asked: bool
-) -> tuple[dict[str, Split], tuple[Note, ...]]:
-    """The split of each category that has enough normals, and a note of each that has not.
+def choose_normals(
+    categories: Iterable[CachedCategory], store: str, *, asked: bool
+) -> tuple[dict[str, Normals], tuple[Note, ...]]:
+    """The normals of each category that has enough, and a note of each that has not.
 
     asked: whether these categories were asked for by name; then each must have enough. UserError where one has not, or
     none has, and for a pending chunk.
     """
-    splits: dict[str, Split] = {}
+    chosen: dict[str, Normals] = {}
     few: list[Note] = []
     for category in categories:
         if not category.complete:
             raise UserError(f"{category.name} is not complete in {store}: run precompute again to finish it")
         if len(rows := category.usable) >= _LEAST_NORMALS:
-            splits[category.name] = split_rows(category, rows, held_out)
+            chosen[category.name] = Normals.of(category, rows)
             continue
         few.append(Note(category.name, len(rows), f"normal images: too few to train on, give {_LEAST_NORMALS} or more"))
-    if few and (asked or not splits):
+    if few and (asked or not chosen):
         raise UserError(f"{store}: {few[0].line}")
-    return splits, tuple(few)
+    return chosen, tuple(few)

@@ -85,6 +85,11 @@ class FalsePositives:
         """The rate is at most this, with a probability of 95 %; the estimate to 1."""
         return self._quantile(_SURE)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """Estimate and bounds by name, as files hold them."""
+        return {"estimate": self.estimate, "low": self.low, "high": self.high}
+
     def _quantile(self, share: float) -> float:
         """Of the rate's distribution, Beta(above + 1, normals - above), over draws of the normals."""
         if self.above >= self.normals:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from train.evaluation.metrics import METRICS
+from train.threshold import FalsePositives
 
 # By the name of a metric or a scorer.
 Measured = Mapping[str, float | None]
@@ -26,9 +27,10 @@ class CellResult:
     """The result of one category and seed: metrics in 0..1, by the names of `train.evaluation.metrics.METRICS`.
 
     None: not defined, such as the AUROC of a test set without anomalies, or not measured, such as AUPRO without masks.
-    n_train and n_test count images; threshold is on the scale of the image score. metrics: of the deciding score, empty
-    without test images. scorers: image AUROC of each by name. by_defect: of each class of defect, the folder's name.
-    ValueError for a metric outside 0..1 or a threshold that is not finite.
+    n_train and n_test count images; threshold is on the scale of the image score. false_positives: what the threshold
+    rests on, None in a cell of an earlier version. metrics: of the deciding score, empty without test images. scorers:
+    image AUROC of each by name. by_defect: of each class of defect, the folder's name. ValueError for a metric outside
+    0..1 or a threshold that is not finite.
     """
 
     dataset: str
@@ -37,6 +39,7 @@ class CellResult:
     n_train: int
     n_test: int
     threshold: float
+    false_positives: FalsePositives | None = None
     metrics: Measured = field(default_factory=dict)
     scorers: Measured = field(default_factory=dict)
     by_defect: Mapping[str, DefectResult] = field(default_factory=dict)
@@ -53,7 +56,9 @@ class CellResult:
 
     def to_json(self) -> dict[str, Any]:
         """The contents of `cell.json`: all but what its path says."""
-        counts = {"threshold": self.threshold, "n_train": self.n_train, "n_test": self.n_test}
+        counts: dict[str, Any] = {"threshold": self.threshold, "n_train": self.n_train, "n_test": self.n_test}
+        if self.false_positives is not None:
+            counts["false_positives"] = {**asdict(self.false_positives), **self.false_positives.rates}
         by_defect = {name: {"n": result.n, **result.metrics} for name, result in self.by_defect.items()}
         return {**counts, **self.metrics, "scorers": dict(self.scorers), "by_defect": by_defect}
 
@@ -63,7 +68,9 @@ class CellResult:
         by_defect = {
             name: DefectResult(found["n"], _metrics_in(found)) for name, found in value.get("by_defect", {}).items()
         }
-        counts = value["n_train"], value["n_test"], value["threshold"]
+        rests_on = value.get("false_positives")
+        found_above = None if rests_on is None else FalsePositives(rests_on["above"], rests_on["normals"])
+        counts = value["n_train"], value["n_test"], value["threshold"], found_above
         return cls(dataset, category, seed, *counts, _metrics_in(value), value.get("scorers", {}), by_defect)
 
 

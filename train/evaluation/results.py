@@ -130,6 +130,7 @@ def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
         **_per_seed([cell.metrics for cell in cells]),
         _UNTRAINED_AUROC: untrained,
         "threshold": [cell.threshold for cell in cells],
+        "false_positives": [None if cell.false_positives is None else cell.false_positives.rates for cell in cells],
         "n_train": cells[0].n_train,
         "n_test": cells[0].n_test,
         "scorers": scorers,

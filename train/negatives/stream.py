@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
@@ -91,6 +92,12 @@ class NormalStream:
             chunk = self._chunk(number)
             images[i], pairs[i] = chunk["images"][place], chunk["pairs"][place]
         return Batch(images, pairs, rows)
+
+    def of(self, rows: NDArray[np.int64]) -> NormalStream:
+        """A stream of other rows, which shares the chunks that are in memory."""
+        other = copy(self)
+        other._rows = rows
+        return other
 
     @property
     def settings(self) -> PrecomputeSettings:

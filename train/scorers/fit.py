@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.load import Backbone
@@ -18,6 +20,30 @@ from train.scorers.whitening import WHITENINGS
 
 
 @dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What a recipe is fitted to, of n normals, on the CPU.
+
+    pooled (m,D) float32: of some normals; patches (M,E) float32: some of each normal, or all; pooled_of (m,) and
+    patches_of (M,): the place of the normal that each is of, 0 to n - 1.
+    """
+
+    pooled: Tensor
+    pooled_of: NDArray[np.int64]
+    patches: Tensor
+    patches_of: NDArray[np.int64]
+
+    def without(self, places: NDArray[np.int64]) -> Embeddings:
+        """Those of the other normals."""
+        pooled, patches = (np.flatnonzero(~np.isin(of, places)) for of in (self.pooled_of, self.patches_of))
+        return Embeddings(
+            self.pooled[torch.from_numpy(pooled)],
+            self.pooled_of[pooled],
+            self.patches[torch.from_numpy(patches)],
+            self.patches_of[patches],
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class OfNormals:
     """What is fitted to the normals alone, on the backbone's device; see `train.scorers.fitted.Fitted`."""
 
@@ -26,16 +52,30 @@ class OfNormals:
     references: PatchNearest
 
 
-def fit_normals(backbone: Backbone, recipe: Recipe, images: Images, count: int, seed: int) -> OfNormals:
-    """Fit to `count` images (H,W,3) uint8 in one pass over them.
+def embed_normals(backbone: Backbone, recipe: Recipe, images: Images, count: int, seed: int) -> Embeddings:
+    """Embed `count` images (H,W,3) uint8 in one pass over them; seed: of the patches that are taken of each.
 
-    seed: of the patches that references are chosen from. Memory holds one embedding of each image, up to the recipe's
-    most, and the candidates of references, not the images.
+    Memory holds one embedding of each image, up to the recipe's most, and the candidates of references, not the images.
     """
-    device = backbone.device
-    pooled, patches = _embedded(backbone, recipe, images, count, seed)
-    gaussian = on_device(fit_gaussian(pooled.numpy()), device) if recipe.embedding_stages else None
-    candidates = patches.to(device)
+    generator = torch.Generator().manual_seed(seed)
+    each = None if recipe.reference_candidates is None else -(-recipe.reference_candidates // count)
+    step = 1 if recipe.most_embeddings is None else -(-count // recipe.most_embeddings)
+    pooled, patches = list[Tensor](), list[Tensor]()
+    for found in map_images(lambda batch: embed(backbone, recipe, batch), images, as_it_is, backbone.device):
+        for embedding, cells in zip(found.pooled.cpu(), found.patches.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
+            if len(patches) % step == 0:
+                pooled.append(embedding)
+            # Copied: a view would keep the patches of the whole image.
+            some = cells if each is None else cells[torch.randperm(len(cells), generator=generator)[:each]].clone()
+            patches.append(some.cpu())
+    patches_of = np.repeat(np.arange(len(patches)), [len(some) for some in patches])
+    return Embeddings(torch.stack(pooled), np.arange(0, len(patches), step), torch.cat(patches), patches_of)
+
+
+def fit_normals(embeddings: Embeddings, recipe: Recipe, device: torch.device, seed: int) -> OfNormals:
+    """Fit to the embeddings of normals; seed: of the references that are chosen from their patches."""
+    gaussian = on_device(fit_gaussian(embeddings.pooled.numpy()), device) if recipe.embedding_stages else None
+    candidates = embeddings.patches.to(device)
     projection = None
     if recipe.whitening != "none":
         projection = WHITENINGS[recipe.whitening](candidates, recipe.ridge).float()
@@ -45,21 +85,3 @@ def fit_normals(backbone: Backbone, recipe: Recipe, images: Images, count: int, 
         kept = min(kept, recipe.most_references)
     chosen = greedy_coreset(candidates, min(kept, len(candidates)), recipe.coreset_width, seed)
     return OfNormals(gaussian, projection, PatchNearest(candidates[chosen]))
-
-
-def _embedded(backbone: Backbone, recipe: Recipe, images: Images, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Embeddings (n,D) of images spread over the list, and patch embeddings (M,E): some of each image, or all."""
-    generator = torch.Generator().manual_seed(seed)
-    each = None if recipe.reference_candidates is None else -(-recipe.reference_candidates // count)
-    step = 1 if recipe.most_embeddings is None else -(-count // recipe.most_embeddings)
-    pooled, patches = [], []
-    place = 0
-    for found in map_images(lambda batch: embed(backbone, recipe, batch), images, as_it_is, backbone.device):
-        for embedding, cells in zip(found.pooled.cpu(), found.patches.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
-            if place % step == 0:
-                pooled.append(embedding)
-            # Copied: a view would keep the patches of the whole image.
-            some = cells if each is None else cells[torch.randperm(len(cells), generator=generator)[:each]].clone()
-            patches.append(some.cpu())
-            place += 1
-    return torch.stack(pooled), torch.cat(patches)
