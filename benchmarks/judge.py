@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 
 from pipeline.cache.cache import open_cache
 from train.detector import Detector
-from train.evaluation.metrics import image_auroc
+from train.evaluation.image_metrics import image_auroc
 from train.negatives.make import make_negative
 from train.negatives.stream import NormalStream
 from train.run_folder import RunFolder
