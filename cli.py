@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -25,7 +26,7 @@ from pipeline.settings import PrecomputeSettings
 from pipeline.settings_file import settings_file
 from pipeline.surroundings import settle
 from pipeline.threads import sleep_while_waiting
-from pipeline.views.console import console, print_notes
+from pipeline.views.console import console, print_known, print_notes
 from pipeline.workers.execution import Execution
 from train.deploy.commands import export_model, predict
 from train.settings import BenchmarkSettings, TrainSettings
@@ -157,6 +158,9 @@ def train(
     """
     from pipeline.cache.cache import default_store, open_cache
     from pipeline.cache.places import runs_of
+    from train.cell_folder import files_in
+    from train.evaluation.confusion import confusion_table
+    from train.evaluation.outcome import outcome_lines
     from train.evaluation.results import results_table
     from train.run import open_run
     from train.training import train as run
@@ -166,9 +170,15 @@ def train(
     folder = out or runs_of(cache.dataset, cache.image_root)
     asked = open_run(store, folder, settings, categories=categories, execution=execution, image_root=root)
     trained = run(asked, seeds, overwrite=overwrite)
-    print_notes(trained.notes, "to be known of the data")
-    console().print(results_table(trained.cells))
-    click.echo(f"{asked.folder.results}; per category and seed: scores.csv, scores.png, maps.png, detector.pt")
+    print_known(trained.notes)
+    for table in (results_table(trained.cells), confusion_table(trained.cells)):
+        if table is not None:
+            console().print(table)
+    cells = [(asked.folder.cell(cell.category, cell.seed), cell) for cell in trained.cells]
+    for line in outcome_lines(cells, settings.false_alarms):
+        click.echo(line)
+    click.echo(f"{asked.folder.results}; per category and seed: {files_in([folder for folder, _ in cells])}")
+    click.echo(f"Next: cutswap predict {quote(str(asked.folder.path))} IMAGES")
 
 
 @main.command(epilog="Stopped: finished chunks and cells are kept; run the same command to continue.")
@@ -199,7 +209,7 @@ def benchmark(
     """
     from pipeline.cache.places import cache_of, name_of
     from train.benchmark.arms import Benchmark
-    from train.benchmark.comparison import comparison_tables
+    from train.benchmark.comparison import FIGURES, comparison_tables
     from train.benchmark.run import run_benchmark
 
     name = name_of(dataset, root)
@@ -208,10 +218,11 @@ def benchmark(
     store = store or (str(folder / "cache.zarr") if asked.quick else cache_of(dataset, root))
     whole = Benchmark(dataset, store, folder, asked, execution, tuple(categories), root, typed(context))
     compared = run_benchmark(whole)
-    print_notes(compared.notes, "to be known of the data")
+    print_known(compared.notes)
     for table in comparison_tables(compared.arms, ": ".join(filter(None, (dataset, whole.note)))):
         console().print(table)
-    click.echo(f"{folder}: results.csv, results.md, bars.png, roc.png, histograms.png; a run folder per arm")
+    figures = [name for name in FIGURES if (folder / name).exists()]
+    click.echo(f"{folder}: {', '.join(('results.csv', 'results.md', *figures))}; a run folder per arm")
 
 
 main.add_command(predict)

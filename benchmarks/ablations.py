@@ -57,14 +57,15 @@ def variants(store: str, category: str, settings: PrecomputeSettings) -> Iterato
 
 def main(store: str, category: str, seeds: int) -> None:
     settings = open_cache(store)[category].settings
-    table = Table("pairs", *(metric.title for metric in METRICS), title=f"{category}, {seeds} seeds, percent")
+    shown = [metric for metric in METRICS if metric.shown]
+    table = Table("pairs", *(metric.title for metric in shown), title=f"{category}, {seeds} seeds, percent")
     with tempfile.TemporaryDirectory() as name:
         for label, pairs in variants(store, category, settings):
             copy, out = Path(name) / "cache.zarr", Path(name) / "run"
             shutil.copytree(store, copy)
             open_cache(str(copy), "r+")[category].array("pairs")[:] = pairs
             cells = train(open_run(str(copy), out, TrainSettings(), categories=[category]), range(seeds)).cells
-            means = [over_seeds([cell.metrics.get(metric.name) for cell in cells])[0] for metric in METRICS]
+            means = [over_seeds([cell.metrics.get(metric.name) for cell in cells])[0] for metric in shown]
             table.add_row(label, *(percent(mean, None) for mean in means))
             Console(stderr=True).print(f"{label}: {percent(means[0], None)}")
             for folder in (copy, out):

@@ -147,13 +147,18 @@ def section(name: str, results: dict[str, Any]) -> str:
     # A run of an earlier version lacks some of them.
     described = "; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in SHOWN if key in settings)
     others = dict.fromkeys(name for values in results["categories"].values() for name in values["scorers"])
-    header = ["category", "normals", "test images", *COLUMNS.values(), *others]
+    measured = {
+        key: title
+        for key, title in COLUMNS.items()
+        if any(over_seeds(values.get(key))[0] is not None for values in results["categories"].values())
+    }
+    header = ["category", "normals", "test images", *measured.values(), *others]
     rows = [
         [
             category,
             str(values["n_train"]),
             str(values["n_test"]),
-            *(of_seeds(values.get(key)) for key in COLUMNS),
+            *(of_seeds(values.get(key)) for key in measured),
             *(of_seeds(values["scorers"].get(name)) for name in others),
         ]
         for category, values in results["categories"].items()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.census import Note, left_out, twice
+from pipeline.data.census import Note, left_out, missing, twice
 from pipeline.data.datasets import load
 from pipeline.data.ground_truth import beside_photographs, match_masks
 from pipeline.data.listing import list_images
@@ -204,6 +204,11 @@ def test_a_note_is_one_line_with_the_first_names() -> None:
     note = Note.of("screw", "copies", ["d", "a", "c", "b"])
     assert note.line == "screw: 4 copies: a, b, c and 1 more"
     assert Note("", 0, "nothing").line == "0 nothing"
+    lacking = [Note(name, 0, "test images") for name in "edcba"]
+    assert missing([note, *lacking, Note("f", 0, "masks")]) == [
+        "There are no test images (a, b, c and 2 more).",
+        "There are no masks (f).",
+    ]
     assert twice("c", ["a", "b", "c", "d"], ["x", "y", "x", ""]) == [
         Note("c", 1, "normal images that are copies of another one", ("c",))
     ]
@@ -282,7 +287,9 @@ def test_without_one_label_it_says_why_there_are_no_figures(odd: Path, tmp_path:
     store = str(tmp_path / "c.zarr")
     invoke("precompute", "--dataset", "folder", "--root", str(root), "--store", store, "--image-size", "64")
     trained = invoke("train", store, "--negatives", "none", "--out", str(tmp_path / "run"))
-    assert "normal test images: no image metric can be computed" in " ".join(trained.stderr.split())
+    why = "There are no normal test images: no image metric can be computed (part)."
+    assert trained.stdout.splitlines().count(why) == 1 and "no image metric" not in trained.stderr
+    assert "AUROC" not in trained.stdout and "found" in trained.stdout  # the defects are counted
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from click.testing import Result
 from conftest import RunCli, SmallCache, command_line, invoke, killed_once_there
 
 from pipeline.cache.cache import open_cache
+from train.cell_folder import CellFolder, files_in
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,45 @@ def test_train_takes_all_categories_and_says_where_the_results_are(small_cache: 
     for category in ("mono", "poly"):
         assert f"{100 * results['categories'][category]['image_auroc'][0]:.1f}" in trained.result.stdout
         assert (trained.run / category / "seed-0/detector.pt").is_file()
+
+
+def test_train_counts_the_images_that_are_flagged_at_the_threshold(trained: Trained) -> None:
+    found = json.loads((trained.run / "results.json").read_text())["categories"]
+    lines = trained.result.stdout.splitlines()
+    (title,) = (number for number, line in enumerate(lines) if "test images at the threshold" in line)
+    rows = {words[0]: words[1:] for words in map(str.split, lines[title + 1 :]) if words}
+    for category in ("mono", "poly"):
+        (normal,), (crack,) = found[category]["n_flagged_normal"], found[category]["by_defect"]["crack"]["n_flagged"]
+        n_crack = found[category]["by_defect"]["crack"]["n"]
+        counts = (found[category]["n_normal"] - normal, normal, crack, n_crack - crack)
+        assert rows[category] == list(map(str, counts)) and sum(counts) == found[category]["n_test"]
+
+
+def test_without_test_images_train_says_so_once_and_tells_of_no_file_that_is_not_there(
+    plain_cache: SmallCache, tmp_path: Path
+) -> None:
+    result = invoke("train", plain_cache.store, "--negatives", "none", "--out", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "There are no test images: no metric can be computed (pictures).",
+        f"{tmp_path / 'out/results.json'}; per category and seed: detector.pt",
+    ]
+    assert "metric" not in result.stderr
+    assert {path.name for path in tmp_path.glob("out/pictures/seed-0/*")} == {
+        "cell.json",
+        "detector.pt",
+        "made_of.json",
+    }
+
+
+def test_files_that_only_some_categories_have_are_told_by_themselves(trained: Trained, tmp_path: Path) -> None:
+    cells = [CellFolder(trained.run / category / "seed-0") for category in ("mono", "poly")]
+    pictures = "scores.csv, scores.png, maps.png"
+    assert files_in(cells) == f"detector.pt, {pictures}"
+    assert f"per category and seed: detector.pt, {pictures}" in trained.result.stdout
+    bare = CellFolder(tmp_path)
+    bare.detector.touch()
+    assert files_in([*cells, bare]) == f"detector.pt; in some of them {pictures}"
 
 
 def test_options_reach_the_run(small_cache: SmallCache, tmp_path: Path) -> None:

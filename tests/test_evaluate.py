@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import f1_score, jaccard_score
 
 from pipeline.data.datasets import load
 from pipeline.data.images import Decoding
@@ -20,14 +21,27 @@ from train.evaluation.test_set import TestSet
 from train.prediction import Scores
 
 SIZE = 32
+PIXEL_METRICS = {metric.name for metric in METRICS if metric.needs_masks}
 DECODING = Decoding(SIZE, "stretch", Levels())
 
 
-@dataclass(frozen=True)
+# Of the mean of an image, with some of each class above it, and of a pixel.
+THRESHOLD, MAP_THRESHOLD = 75.6, 150.0
+
+
+class Above:
+    """The calibration of a detector by eye."""
+
+    map_threshold = MAP_THRESHOLD
+
+    def exceeds(self, score: float) -> bool:
+        return score > THRESHOLD
+
+
 class Brightness:
     """A detector by eye: what is bright is anomalous; `mean` and `max` are its scorers, and `mean` decides."""
 
-    threshold: float = 100.0
+    calibration = Above()
 
     def score_items(self, items: Iterable[int], load: Callable[[int], NDArray[np.uint8]]) -> Scores:
         maps = np.stack([load(item).mean(2, dtype=np.float32) for item in items])
@@ -73,21 +87,45 @@ def test_a_class_of_defect_is_measured_as_if_it_were_the_only_one(root: Path, sa
         assert result.metrics == pytest.approx(measured(root, alone).metrics, abs=1e-12)
         assert list(result.metrics) == [metric.name for metric in METRICS]
     crack, spot = (found.by_defect[name].metrics for name in ("crack", "spot"))
-    assert None not in crack.values() and spot["pixel_auroc"] is spot["aupro"] is None
+    assert None not in crack.values() and {name for name, value in spot.items() if value is None} == PIXEL_METRICS
     assert crack != found.metrics
+
+
+def test_verdicts_are_counted_of_the_normals_and_of_each_class_of_defect(
+    root: Path, samples: tuple[Sample, ...]
+) -> None:
+    found = measured(root, samples)
+    flagged = [sample for sample, score in zip(samples, found.decision_scores, strict=True) if score > THRESHOLD]
+    of_class = {name: sum(sample.defect == name for sample in flagged) for name in ("good", "crack", "spot")}
+    assert (found.n_normal, found.n_flagged_normal) == (9, of_class["good"])
+    assert {name: result.n_flagged for name, result in found.by_defect.items()} == {
+        "crack": of_class["crack"],
+        "spot": of_class["spot"],
+    }
+    assert 0 < of_class["good"] < 9 and 0 < of_class["crack"] < 5
+    assert found.metrics["f1"] == f1_score(
+        [sample.label for sample in samples], [sample in flagged for sample in samples]
+    )
+
+
+def test_marked_pixels_are_those_above_the_threshold_of_the_map(root: Path, samples: tuple[Sample, ...]) -> None:
+    placed = [sample for sample in samples if not sample.label or sample.masks]
+    tests, found = TestSet(str(root), placed, DECODING), measured(root, placed)
+    marked = np.stack([tests.image(i).mean(2) > MAP_THRESHOLD for i in range(len(placed))])
+    assert found.metrics["iou"] == jaccard_score(tests.masks.ravel(), marked.ravel()) > 0
 
 
 def test_an_image_whose_anomaly_has_no_place_takes_no_part_in_the_maps(root: Path, samples: tuple[Sample, ...]) -> None:
     found = measured(root, samples).metrics
     placed = measured(root, [sample for sample in samples if not sample.label or sample.masks])
-    for metric in METRICS:
-        assert (found[metric.name] == placed.metrics[metric.name]) is metric.needs_masks
+    assert {name: found[name] for name in PIXEL_METRICS} == {name: placed.metrics[name] for name in PIXEL_METRICS}
+    assert found["image_auroc"] != placed.metrics["image_auroc"] and found["f1"] != placed.metrics["f1"]
 
 
 def test_without_masks_only_images_are_measured(root: Path, samples: tuple[Sample, ...]) -> None:
     found = measured(root, [replace(sample, masks=()) for sample in samples])
     for metrics in (found.metrics, *(result.metrics for result in found.by_defect.values())):
-        assert {name for name, value in metrics.items() if value is None} == {"pixel_auroc", "aupro"}
+        assert {name for name, value in metrics.items() if value is None} == PIXEL_METRICS
     assert found.scorers["mean"] == found.metrics["image_auroc"] != found.scorers["max"]
 
 

@@ -9,21 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score, roc_curve
 
-from train.evaluation.metrics import (
-    METRICS,
-    PixelRanking,
-    aupro,
-    has_pixel_truth,
-    image_ap,
-    image_auroc,
-    mean_and_standard_error,
-    measure,
-    pixel_auroc,
-)
+from train.evaluation.image_metrics import defects_found, f1, good_kept, image_ap, image_auroc
+from train.evaluation.metrics import METRICS, Scored, mean_and_standard_error, measure
+from train.evaluation.pixel_metrics import PixelRanking, aupro, has_pixel_truth, iou, pixel_auroc
 
 SEEDS = st.integers(0, 2**32 - 1)
+PIXEL_METRICS = {"pixel_auroc", "aupro", "aupro_at_5", "iou"}
 
 
 def _case(seed: int, levels: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
@@ -135,10 +128,12 @@ def test_figures_that_are_not_defined_are_none() -> None:
         pixels = PixelRanking.of(masks, maps)
         assert pixel_auroc(pixels) is None
         assert aupro(pixels) is None
+    assert iou(PixelRanking.of(np.zeros(maps.shape, dtype=bool), maps), 0.5) is None
     for label in (0, 1):
         labels = np.full(5, label)
         assert image_auroc(labels, np.arange(5.0)) is None
         assert image_ap(labels, np.arange(5.0)) is None
+        assert good_kept(labels, np.arange(5.0), 0.02) is defects_found(labels, np.arange(5.0), 0.02) is None
 
 
 def test_anomalous_images_without_a_mask_are_left_out() -> None:
@@ -206,19 +201,114 @@ def test_the_pixels_of_some_images_are_ranked_as_if_there_were_no_others(
         assert figure(some) == pytest.approx(figure(alone), abs=1e-12)
 
 
+def _images(seed: int, count: int, levels: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels and scores of images of both classes, higher for the anomalous, with ties where there are few levels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    labels[:2] = 0, 1
+    return labels, (rng.integers(0, levels, count) + labels * levels / 3).astype(np.float64)
+
+
+@given(
+    seed=SEEDS,
+    count=st.integers(2, 300),
+    levels=st.sampled_from([1, 4, 10_000]),
+    share=st.sampled_from([0.0, 0.02, 0.05, 0.29, 0.5]),
+)
+@settings(max_examples=150, deadline=None)
+def test_what_is_kept_and_found_at_a_share_is_the_best_point_of_the_roc_curve_that_keeps_it(
+    seed: int, count: int, levels: int, share: float
+) -> None:
+    labels, scores = _images(seed, count, levels)
+    flagged, found, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert good_kept(labels, scores, share) == pytest.approx(1 - flagged[1 - found <= share + 1e-9].min())
+    assert defects_found(labels, scores, share) == pytest.approx(found[flagged <= share + 1e-9].max())
+
+
+def _anomalibs(labels: NDArray[np.int64], scores: NDArray[np.float64], share: float) -> tuple[float, float]:
+    """PGn and PBn as anomalib 2.7 has them: by quantiles between two scores."""
+    normal, anomalous = scores[labels == 0], scores[labels == 1]
+    kept = (normal < np.quantile(anomalous, share)).mean()
+    return float(kept), float((anomalous > np.quantile(normal, 1 - share)).mean())
+
+
+@given(seed=SEEDS, levels=st.sampled_from([20, 10_000]))
+@settings(max_examples=60, deadline=None)
+def test_what_is_kept_and_found_is_anomalibs_where_its_quantile_is_a_score(seed: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat([0, 1], 101))  # a quantile of 0.02 is the third of 101 scores
+    scores = rng.integers(0, levels, 202) + labels * levels / 3
+    ours = good_kept(labels, scores, 0.02), defects_found(labels, scores, 0.02)
+    assert ours == pytest.approx(_anomalibs(labels, scores, 0.02))
+
+
+def test_with_few_defects_none_is_missed_where_anomalib_misses_one() -> None:
+    labels = np.repeat([0, 1], [10, 14])
+    scores = np.concatenate([np.arange(10.0), [3.5, *[20.0] * 13]])
+    assert good_kept(labels, scores, 0.02) == 0.4
+    assert _anomalibs(labels, scores, 0.02)[0] == 0.8  # its threshold, 7.79, misses one of 14 defects: 7 %
+    # The highest of ten normals may not be flagged, and so the anomalies below it are not found.
+    assert defects_found(labels, scores, 0.02) == pytest.approx(13 / 14)
+
+
+@given(seed=SEEDS, count=st.integers(1, 40), threshold=st.integers(-1, 7))
+def test_f1_is_scikit_learns(seed: int, count: int, threshold: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    flagged = rng.integers(0, 6, count) > threshold
+    expected = f1_score(labels, flagged, zero_division=0) if 0 < labels.sum() < count else None
+    assert f1(labels, flagged) == (None if expected is None else pytest.approx(expected))
+
+
+@given(seed=SEEDS, levels=st.sampled_from([1, 3, 10_000]), place=st.floats(-0.1, 1.1))
+@settings(max_examples=80, deadline=None)
+def test_iou_is_scikit_learns_jaccard_score(seed: int, levels: int, place: float) -> None:
+    masks, maps = _case(seed, levels)
+    # Also a score of the map itself, which is not above the threshold.
+    for threshold in (place * levels, float(maps.ravel()[seed % maps.size])):
+        expected = jaccard_score(masks.ravel(), maps.ravel() > threshold)
+        assert iou(PixelRanking.of(masks, maps), threshold) == pytest.approx(expected)
+
+
+def scored(masks: NDArray[np.bool_], maps: NDArray[np.float32], *, masked: bool = True) -> Scored:
+    """Images whose score is the highest of their map, flagged above the median of the scores."""
+    labels, scores = masks.any(axis=(1, 2)).astype(np.int64), maps.max(axis=(1, 2)).astype(np.float64)
+    ranked = slice(None) if masked else slice(0)
+    pixels = PixelRanking.of(masks[ranked], maps[ranked])
+    return Scored(labels, scores, scores > np.median(scores), pixels, float(np.quantile(maps, 0.9)))
+
+
 def test_every_metric_is_measured_once_and_without_masks_those_of_images_alone() -> None:
     masks, maps = _case(2, 50)
-    labels, scores = masks.any(axis=(1, 2)).astype(np.int64), maps.max(axis=(1, 2)).astype(np.float64)
-    pixels = PixelRanking.of(masks, maps)
-    measured = measure(labels, scores, pixels)
+    images = scored(masks, maps)
+    measured, pixels = measure(images), images.pixels
     assert measured == {
-        "image_auroc": image_auroc(labels, scores),
-        "image_ap": image_ap(labels, scores),
+        "image_auroc": image_auroc(images.labels, images.scores),
+        "image_ap": image_ap(images.labels, images.scores),
+        "good_kept_at_2": good_kept(images.labels, images.scores, 0.02),
+        "defects_found_at_2": defects_found(images.labels, images.scores, 0.02),
+        "f1": f1(images.labels, images.flagged),
         "pixel_auroc": pixel_auroc(pixels),
-        "aupro": aupro(pixels),
+        "aupro": aupro(pixels, 0.3),
+        "aupro_at_5": aupro(pixels, 0.05),
+        "iou": iou(pixels, images.map_threshold),
     }
     assert [metric.name for metric in METRICS] == list(measured) and None not in measured.values()
-    assert measure(labels, scores, None) == {**measured, "pixel_auroc": None, "aupro": None}
+    without = measure(scored(masks, maps, masked=False))
+    assert without == {name: None if name in PIXEL_METRICS else value for name, value in measured.items()}
+
+
+@given(seed=SEEDS, levels=st.sampled_from([1, 3, 10_000]), kept=st.sampled_from([[2], [0, 1], [0, 2], [0, 1, 2], []]))
+@settings(max_examples=80, deadline=None)
+def test_every_metric_is_in_0_to_1_or_none_whatever_images_there_are(seed: int, levels: int, kept: list[int]) -> None:
+    masks, maps = (array[kept] for array in _case(seed, levels))
+    if not kept:
+        labels, scores = np.zeros(0, np.int64), np.zeros(0)
+        images = Scored(labels, scores, labels == 1, PixelRanking.of(masks, maps), 0.5)
+    else:
+        images = scored(masks, maps)
+    for name, value in measure(images).items():
+        assert value is None or (type(value) is float and 0 <= value <= 1), name
 
 
 def test_mean_and_standard_error() -> None:

@@ -8,10 +8,12 @@ import pytest
 from rich.console import Console
 
 from train.evaluation.cell_result import CellResult, DefectResult
+from train.evaluation.confusion import confusion_table
 from train.evaluation.metrics import METRICS
 from train.evaluation.results import results_table, summarise
 
 NAMES = [metric.name for metric in METRICS]
+UNMASKED = {metric.name: None for metric in METRICS if metric.needs_masks}
 
 
 def cells(category: str, *aurocs: float | None, **changes: Any) -> list[CellResult]:
@@ -29,24 +31,27 @@ def cells(category: str, *aurocs: float | None, **changes: Any) -> list[CellResu
 def unmarked(*aurocs: float | None, category: str = "tile", untrained: float | None = 0.9) -> list[CellResult]:
     """The same of a category without masks."""
     return [
-        replace(cell, metrics={**cell.metrics, "pixel_auroc": None, "aupro": None}, scorers={"untrained": untrained})
+        replace(cell, metrics={**cell.metrics, **UNMASKED}, scorers={"untrained": untrained})
         for cell in cells(category, *aurocs)
     ]
 
 
 SCREW = cells("screw", 0.70, 0.80, 0.90)
 TILE = unmarked(0.90, 1.00, 0.95)
-CRACKED = {"crack": DefectResult(3, {"image_auroc": 0.25, "aupro": None}), "spot": DefectResult(2, {"image_auroc": 1})}
+CRACKED = {
+    "crack": DefectResult(3, {"image_auroc": 0.25, "aupro": None}, 1),
+    "spot": DefectResult(2, {"image_auroc": 1}),
+}
 
 
 def _summary() -> dict[str, Any]:
     return summarise([*SCREW, *TILE], {"steps": 100, "negatives": "cutswap"})
 
 
-def _printed(cells: list[CellResult], width: int = 200) -> list[str]:
+def _printed(cells: list[CellResult], width: int = 200, table: Any = results_table) -> list[str]:
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(results_table(cells))
+        console.print(table(cells))
     return capture.get().splitlines()
 
 
@@ -59,7 +64,7 @@ def test_results_hold_the_agreed_keys_and_survive_json() -> None:
     assert loaded["settings"] == {"steps": 100, "negatives": "cutswap"}
     screw, tile = loaded["categories"]["screw"], loaded["categories"]["tile"]
     agreed = {*NAMES, "threshold", "n_train", "n_test", "scorers", "untrained_image_auroc", "by_defect"}
-    agreed.add("mean_of_defects")
+    agreed |= {"mean_of_defects", "n_normal", "n_flagged_normal"}
     assert set(screw) == agreed
     assert screw["image_auroc"] == [0.70, 0.80, 0.90]
     assert (screw["threshold"], screw["n_train"], screw["n_test"]) == ([3.25, 4.25, 5.25], 320, 160)
@@ -73,13 +78,11 @@ def test_every_metric_is_told_by_class_of_defect_and_seed() -> None:
     before = replace(TILE[0], by_defect={"spot": CRACKED["spot"]})
     tile = summarise([before, replace(TILE[1], by_defect=CRACKED)], {})["categories"]["tile"]
     found = tile["by_defect"]
-    assert tile["mean_of_defects"] == {"image_auroc": [None, 0.625], **dict.fromkeys(("pixel_auroc", "aupro"))} | {
-        "image_ap": [None, None]
-    }
-    absent = {"image_ap": [None, None], "pixel_auroc": None, "aupro": None}
+    absent: dict[str, Any] = {name: [None, None] for name in NAMES} | UNMASKED
+    assert tile["mean_of_defects"] == {**absent, "image_auroc": [None, 0.625]}
     assert found == {
-        "crack": {"n": 3, "image_auroc": [None, 0.25], **absent},
-        "spot": {"n": 2, "image_auroc": [1, 1], **absent},
+        "crack": {"n": 3, "n_flagged": [None, 1], **absent, "image_auroc": [None, 0.25]},
+        "spot": {"n": 2, "n_flagged": [None, None], **absent, "image_auroc": [1, 1]},
     }
 
 
@@ -97,10 +100,7 @@ def test_a_category_without_a_figure_is_left_out_of_its_mean_and_counted() -> No
     mean = _summary()["mean"]
     assert mean["pixel_auroc"] == pytest.approx(0.5)
     assert mean["n_categories"] == {
-        "image_auroc": 2,
-        "image_ap": 2,
-        "pixel_auroc": 1,
-        "aupro": 1,
+        **{metric.name: 1 if metric.needs_masks else 2 for metric in METRICS},
         "untrained_image_auroc": 2,
     }
     alone = summarise([replace(cell, scorers={}) for cell in unmarked(None, None)], {})
@@ -124,6 +124,8 @@ def test_categories_with_different_numbers_of_seeds_have_no_common_error() -> No
         ({"scorers": {"cells": 1.5}}, "scorer cells must be"),
         ({"by_defect": {"crack": DefectResult(3, {"aupro": -0.5})}}, "aupro of crack must be"),
         ({"threshold": float("inf")}, "threshold"),
+        ({"n_normal": 3, "n_flagged_normal": 4}, "4 of 3 images cannot be flagged"),
+        ({"by_defect": {"crack": DefectResult(3, {}, -1)}}, "-1 of 3 images cannot be flagged"),
     ],
 )
 def test_a_result_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -131,7 +133,10 @@ def test_a_result_that_cannot_be_is_refused(changes: dict[str, Any], message: st
         replace(SCREW[0], **changes)
 
 
-@pytest.mark.parametrize("cell", [SCREW[2], replace(TILE[1], by_defect=CRACKED), replace(TILE[0], metrics={})])
+@pytest.mark.parametrize(
+    "cell",
+    [SCREW[2], replace(TILE[1], by_defect=CRACKED), replace(TILE[0], metrics={}, n_normal=9, n_flagged_normal=0)],
+)
 def test_a_cell_survives_json(cell: CellResult) -> None:
     text = json.dumps(cell.to_json(), allow_nan=False)
     assert CellResult.from_json(json.loads(text), cell.dataset, cell.category, cell.seed) == cell
@@ -141,7 +146,20 @@ def test_a_cell_of_a_plain_folder_written_before_has_no_figures() -> None:
     cell = CellResult.from_json({"threshold": 1.5, "n_train": 4, "n_test": 0}, "folder", "pictures", 3)
     assert cell == CellResult("folder", "pictures", 3, 4, 0, 1.5)
     found = summarise([cell], {})["categories"]["pictures"]
-    assert [found[name] for name in NAMES] == [[None], [None], None, None]
+    assert {name: found[name] for name in NAMES} == {name: [None] for name in NAMES} | UNMASKED
+    assert results_table([cell]) is confusion_table([cell]) is None
+
+
+def test_a_cell_written_before_a_metric_was_keeps_the_others() -> None:
+    before = {"threshold": 1.5, "n_train": 4, "n_test": 7, "image_auroc": 0.75, "pixel_auroc": None}
+    cell = CellResult.from_json(
+        {**before, "by_defect": {"crack": {"n": 2, "image_auroc": 0.5}}}, "folder", "pictures", 3
+    )
+    assert cell.metrics == {"image_auroc": 0.75, "pixel_auroc": None} and cell.by_defect["crack"].n_flagged is None
+    found = summarise([cell], {})
+    assert found["categories"]["pictures"]["f1"] == [None] and found["mean"]["f1"] is None
+    assert "75.0" in "".join(_printed([cell])) and " - " not in "".join(_printed([cell]))
+    assert confusion_table([cell]) is None
 
 
 def test_no_category_is_refused() -> None:
@@ -157,11 +175,11 @@ def test_the_table_shows_percent_and_dashes_and_says_where_training_lost() -> No
     assert "80.0 ± 5.8" in screw
     assert "85.0 ± 0.0" in screw
     assert "95.0 ± 2.9" in tile
-    assert tile.count(" - ") == 2
+    assert tile.count(" - ") == 1  # AUPRO
     assert "87.5 ± 3.8" in mean
     assert "worse than untrained in 1 of 2: screw by 5.0" in "".join(lines) and "tile by" not in "".join(lines)
     assert lines.index(mean) > max(lines.index(screw), lines.index(tile))
-    assert "defect" not in "".join(lines)
+    assert " all " not in "".join(lines)  # no column of defects
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -193,3 +211,65 @@ def test_means_over_different_categories_are_not_compared() -> None:
 
 def test_names_are_printed_as_they_are() -> None:
     assert any("[bold]tile" in line for line in _printed(unmarked(0.5, category="[bold]tile")))
+
+
+def test_what_nothing_has_is_no_column_and_no_row() -> None:
+    unseen = [CellResult("mvtec", "unseen", seed, 320, 0, 3.25) for seed in range(3)]
+    lines = _printed([*TILE, *unseen])
+    assert "AUPRO" not in "".join(lines) and "untrained" in "".join(lines)
+    assert "unseen" not in "".join(lines) and not any(" - " in line for line in lines)
+    never_trained = [replace(cell, scorers={}) for cell in TILE]
+    assert "untrained" not in "".join(_printed(never_trained))
+
+
+def test_the_widest_table_fits_a_terminal_of_120_columns() -> None:
+    full = {"manipulated_front": DefectResult(24, dict.fromkeys(NAMES, 1.0)), "scratch": DefectResult(24, {})}
+    wide = [
+        replace(cell, metrics=dict.fromkeys(NAMES, value), by_defect=full, scorers={"untrained": value})
+        for cell, value in zip(cells("magnetic_tile_and_more", 1, 1), (1.0, 0.5), strict=True)
+    ]
+    lines = _printed(wide, 120)
+    text = "\n".join(lines)
+    assert all(len(line) <= 120 for line in lines) and "…" not in text
+    for name in ("magnetic_tile_and_more", "manipulated_front", "75.0 ± 25.0"):
+        assert name in text
+
+
+def flagged(category: str, *counts: tuple[int, int, int]) -> list[CellResult]:
+    """A cell for each seed of 20 normals, 10 cracks and 5 spots, of which so many are flagged."""
+    return [
+        replace(
+            cell,
+            n_test=35,
+            n_normal=20,
+            n_flagged_normal=normal,
+            by_defect={"crack": DefectResult(10, {}, crack), "[b]spot": DefectResult(5, {}, spot)},
+        )
+        for cell, (normal, crack, spot) in zip(cells(category, *[0.9] * len(counts)), counts, strict=True)
+    ]
+
+
+def _rows(lines: list[str]) -> list[list[str]]:
+    return [line.split() for line in lines if any(word.replace(".", "").isdigit() for word in line.split())]
+
+
+def test_the_confusion_table_counts_test_images_by_class_of_defect() -> None:
+    lines = _printed(flagged("screw", (3, 8, 0)), 80, confusion_table)
+    assert _rows(lines) == [
+        ["screw", "all", "17", "3", "8", "7"],
+        ["crack", "8", "2"],
+        ["[b]spot", "0", "5"],
+    ]
+    assert "test images at the threshold" in lines[0] and "seeds" not in lines[0]
+    words = " ".join(" ".join(lines).split())
+    assert "good good defects defects category defect kept flagged found missed" in words
+
+
+def test_the_confusion_table_has_means_over_seeds_and_a_row_a_category() -> None:
+    lines = _printed([*flagged("screw", (3, 8, 0), (2, 8, 1)), *SCREW], 80, confusion_table)
+    assert "means over seeds" in lines[0]
+    assert _rows(lines)[0] == ["screw", "all", "17.5", "2.5", "8.5", "6.5"]
+    good = [CellResult("mvtec", "good_only", 0, 5, 4, 1.0, n_normal=4, n_flagged_normal=1)]
+    one = [replace(cell, by_defect={"crack": DefectResult(15, {}, 9)}) for cell in flagged("tile", (0, 0, 0))]
+    lines = _printed([*one, *good], 80, confusion_table)
+    assert _rows(lines) == [["tile", "20", "0", "9", "6"], ["good_only", "3", "1"]]

@@ -25,13 +25,14 @@ from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
 from train.detector import Detector
 from train.evaluate import evaluate
+from train.evaluation.metrics import METRICS
 from train.evaluation.results import summarise
 from train.run_folder import RunFolder
 from train.settings import FinetuneSettings, Settings, TrainSettings
 
 SETTINGS = TrainSettings(steps=2, batch_size=2, crop=32, coreset=30, head_lr=0.01)
 UNTRAINED = replace(SETTINGS, negatives="none")
-FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
+FIGURES = tuple(metric.name for metric in METRICS)
 
 
 def run(store: str, out: Path, settings: Settings = SETTINGS, **options: Any) -> dict[str, Any]:
@@ -107,7 +108,16 @@ def test_results_hold_the_keys_of_the_contract(finished: Finished) -> None:
     assert poly["scorers"]["largest"] == poly["image_auroc"]
     assert len(poly["untrained_image_auroc"]) == 2
     # The only class of defect: its figures are those of the category.
-    assert poly["by_defect"] == {"crack": {"n": 3, **{figure: poly[figure] for figure in FIGURES}}}
+    flagged = poly["by_defect"]["crack"]["n_flagged"]
+    assert poly["by_defect"] == {
+        "crack": {"n": 3, "n_flagged": flagged, **{figure: poly[figure] for figure in FIGURES}}
+    }
+    assert poly["n_normal"] == 4
+    for seed, threshold in enumerate(poly["threshold"]):
+        above = [
+            row["label"] for row in scores_of(finished.out / f"poly/seed-{seed}") if float(row["score"]) > threshold
+        ]
+        assert (poly["n_flagged_normal"][seed], flagged[seed]) == (above.count("0"), above.count("1"))
     assert results["settings"]["seeds"] == [0, 1] and results["settings"]["cache"]["image_size"] == 64
     assert {name: results["settings"][name] for name in asdict(SETTINGS)} == asdict(SETTINGS)
 
@@ -198,8 +208,10 @@ def test_a_plain_folder_has_a_detector_and_no_figures(plain_cache: SmallCache, t
     results = run(plain_cache.store, tmp_path, UNTRAINED, seeds=(3, 3))
     pictures = results["categories"]["pictures"]
     assert results["settings"]["seeds"] == [3]
-    assert [pictures[figure] for figure in FIGURES] == [[None], [None], None, None]
-    assert [results["mean"][figure] for figure in FIGURES] == [None] * 4
+    assert {metric.name: pictures[metric.name] for metric in METRICS} == {
+        metric.name: None if metric.needs_masks else [None] for metric in METRICS
+    }
+    assert {results["mean"][figure] for figure in FIGURES} == {None}
     assert (pictures["n_train"], pictures["n_test"]) == (6, 0) and np.isfinite(pictures["threshold"])
     assert (tmp_path / "pictures/seed-3/detector.pt").is_file()
 

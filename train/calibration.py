@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.evaluation.metrics import image_auroc
+from train.evaluation.image_metrics import image_auroc
 from train.recipe import Recipe
 from train.scorers.cells import CellScale
 from train.scorers.fitted import Evidence

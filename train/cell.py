@@ -50,7 +50,14 @@ def make_cell(
             told = np.array([rounded(score) for score in found.decision_scores.tolist()])
             folder.write_scores(data.tests.samples, told, found.scores.image)
             _draw(data, found, detector.threshold, folder)
-            result = replace(result, metrics=found.metrics, scorers=found.scorers, by_defect=found.by_defect)
+            result = replace(
+                result,
+                metrics=found.metrics,
+                scorers=found.scorers,
+                by_defect=found.by_defect,
+                n_normal=found.n_normal,
+                n_flagged_normal=found.n_flagged_normal,
+            )
         folder.write(result)
 
 

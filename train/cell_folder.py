@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -160,6 +161,19 @@ class CellFolder:
             return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise UserError(f"{self.scores} is damaged: make the cell again with --overwrite") from error
+
+
+def files_in(cells: Sequence[CellFolder]) -> str:
+    """The files of finished cells that a reader wants, in words; those that only some cells have by themselves."""
+    written = Counter(
+        file.name
+        for cell in cells
+        for file in (cell.detector, cell.scores, cell.scores_plot, cell.maps_plot)
+        if file.exists()
+    )
+    of_each = [name for name, count in written.items() if count == len(cells)]
+    of_some = [name for name, count in written.items() if count < len(cells)]
+    return ", ".join(of_each) + (f"; in some of them {', '.join(of_some)}" if of_some else "")
 
 
 def _read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value

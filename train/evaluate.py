@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from train.detector import Detector
 from train.evaluation.cell_result import DefectResult
-from train.evaluation.metrics import METRICS, PixelRanking, has_pixel_truth, measure
+from train.evaluation.image_metrics import image_auroc
+from train.evaluation.metrics import Scored, measure
+from train.evaluation.pixel_metrics import PixelRanking, has_pixel_truth
 from train.evaluation.test_set import TestSet
 from train.prediction import Scores
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics as in `CellResult`, and of the images all scores and the deciding ones (N,)."""
+    """Metrics and counts as in `CellResult`, and of the images all scores and the deciding ones (N,)."""
 
     metrics: dict[str, float | None]
     scorers: dict[str, float | None]
     by_defect: dict[str, DefectResult]
+    n_normal: int
+    n_flagged_normal: int
     scores: Scores
     decision_scores: NDArray[np.float64]
 
@@ -33,13 +37,22 @@ def evaluate(detector: Detector, tests: TestSet) -> Evaluation:
     labels, masks = tests.labels, tests.masks
     scores = detector.score_items(range(len(tests)), tests.image)
     deciding = detector.decision_scores(scores)
-    known = has_pixel_truth(labels, masks)
-    pixels = PixelRanking.of(masks[known], scores.maps[known]) if masks.any() else None
+    flagged = np.array([detector.calibration.exceeds(score) for score in deciding.tolist()], np.bool_)
+    known = has_pixel_truth(labels, masks) & masks.any()  # without a mask no pixel is ranked
+    pixels = PixelRanking.of(masks[known], scores.maps[known])
+    images = Scored(labels, deciding, flagged, pixels, detector.calibration.map_threshold)
     by_defect = {}
     for defect in sorted({sample.defect for sample in tests.samples if sample.label}):
         shown = np.array([sample.defect == defect for sample in tests.samples])
         chosen = shown | (labels == 0)
-        some = None if pixels is None else pixels.select(chosen[known])
-        by_defect[defect] = DefectResult(int(shown.sum()), measure(labels[chosen], deciding[chosen], some))
-    scorers = {name: METRICS[0].function(labels, values) for name, values in scores.image.items()}
-    return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding)
+        some = replace(
+            images,
+            labels=labels[chosen],
+            scores=deciding[chosen],
+            flagged=flagged[chosen],
+            pixels=pixels.select(chosen[known]),
+        )
+        by_defect[defect] = DefectResult(int(shown.sum()), measure(some), int(flagged[shown].sum()))
+    scorers = {name: image_auroc(labels, values) for name, values in scores.image.items()}
+    normals = int((labels == 0).sum()), int(flagged[labels == 0].sum())
+    return Evaluation(measure(images), scorers, by_defect, *normals, scores, deciding)

@@ -44,6 +44,15 @@ class Note:
         return {"category": self.category, "count": self.count, "what": self.what, "first": list(self.first)}
 
 
+def missing(notes: Iterable[Note]) -> list[str]:
+    """Of the notes that count nothing, a sentence for each kind, with the first categories that lack it."""
+    lacking: defaultdict[str, list[str]] = defaultdict(list)
+    for note in notes:
+        if not note.count:
+            lacking[note.what].append(note.category)
+    return [f"There are no {what} ({Note.of('', what, names).names})." for what, names in lacking.items()]
+
+
 def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
     """The files of each reason, of the reason of each file."""
     found: defaultdict[str, list[str]] = defaultdict(list)

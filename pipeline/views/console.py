@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pipeline.data.census import Note
+from pipeline.data.census import Note, missing
 
 # No table is cut or folded in a log.
 _WIDE = 2000
@@ -26,3 +26,10 @@ def print_notes(notes: Sequence[Note], title: str, *, stderr: bool = True) -> No
 
     if notes:
         console(stderr=stderr).print(notes_table(notes, title))
+
+
+def print_known(notes: Sequence[Note]) -> None:
+    """Print what is to be known of the images that there are, in a table, and of what there are none."""
+    print_notes([note for note in notes if note.count], "to be known of the data")
+    for line in missing(notes):
+        print(line)

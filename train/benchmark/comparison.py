@@ -21,6 +21,9 @@ Arms = Mapping[str, Sequence[CellResult]]
 # The header first.
 Cells = list[list[str]]
 
+# Drawn where there are test images.
+FIGURES = ("bars.png", "roc.png", "histograms.png")
+
 _NAMES = [metric.name for metric in METRICS]
 
 
@@ -77,9 +80,9 @@ def compare(arms: Arms, metric: Metric) -> Cells:
 
 
 def comparison_tables(arms: Arms, title: str) -> list[Table]:
-    """For the terminal: a table of each metric that was measured."""
+    """For the terminal: a table of each metric that is shown and was measured."""
     tables = []
-    for heading, (header, *body) in _measured(arms):
+    for heading, (header, *body) in _measured(arms, [metric for metric in METRICS if metric.shown]):
         table = Table(title=escape(f"{title}: {heading}"))
         for column in header:
             justify: Literal["left", "right"] = "left" if column == "category" else "right"
@@ -94,8 +97,8 @@ def comparison_tables(arms: Arms, title: str) -> list[Table]:
 
 
 def comparison_markdown(arms: Arms, level: int) -> str:
-    """The same as Markdown, each under a heading of that level."""
-    return "\n".join(f"{'#' * level} {heading}\n\n{markdown(table)}\n" for heading, table in _measured(arms))
+    """As Markdown a table of each metric that was measured, under a heading of that level."""
+    return "\n".join(f"{'#' * level} {heading}\n\n{markdown(table)}\n" for heading, table in _measured(arms, METRICS))
 
 
 def markdown(table: Cells) -> str:
@@ -104,9 +107,9 @@ def markdown(table: Cells) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _measured(arms: Arms) -> Iterator[tuple[str, Cells]]:
-    """Heading and table of each metric that some category has."""
-    for metric in METRICS:
+def _measured(arms: Arms, metrics: Sequence[Metric]) -> Iterator[tuple[str, Cells]]:
+    """Heading and table of each of the metrics that some category has."""
+    for metric in metrics:
         table = compare(arms, metric)
         if len(table) > 1:
             title = metric.title[0].upper() + metric.title[1:]

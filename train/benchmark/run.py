@@ -19,7 +19,7 @@ from pipeline.precompute import precompute
 from pipeline.views.drawing import try_to_draw
 from train.benchmark.arms import QUICK_NORMALS, Benchmark, open_arm
 from train.benchmark.cells import run_cells
-from train.benchmark.comparison import Arms, comparison_markdown, write_rows
+from train.benchmark.comparison import FIGURES, Arms, comparison_markdown, write_rows
 from train.benchmark.environment import describe_environment
 from train.evaluation.cell_result import CellResult
 from train.run import Run, examined_run
@@ -91,10 +91,11 @@ def _write_report(benchmark: Benchmark, runs: dict[str, Run], arms: Arms) -> Non
         plot_comparison(out, arms, benchmark.note)
 
     write_rows(out / "results.csv", arms)
-    try_to_draw(draw, *(out / name for name in ("bars.png", "roc.png", "histograms.png")))
+    cells = [cell for found in arms.values() for cell in found]
+    if any(cell.n_test for cell in cells):
+        try_to_draw(draw, *(out / name for name in FIGURES))
     shared = {name: value for name, value in asdict(benchmark.training).items() if name != "negatives"}
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in shared.items())
-    cells = [cell for found in arms.values() for cell in found]
     counts = {cell.category: f"{cell.category} {cell.n_train} normals, {cell.n_test} test images" for cell in cells}
     seeds = ", ".join(str(seed) for seed in benchmark.seeds)
     images = f"Image size {cache.image_size}, backbone {cache.backbone}"

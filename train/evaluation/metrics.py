@@ -1,11 +1,4 @@
-"""Metrics: `METRICS` lists them all; means over seeds.
-
-An anomaly score is higher for the more anomalous; label 1 and mask True mean anomalous. A metric that is not
-defined, such as an AUROC of a single class, is None and never NaN.
-
-scikit-learn and SciPy are imported where they are used: a detector needs no more than an AUROC of its own normals, and
-these imports are slow.
-"""
+"""Metrics: `METRICS` lists them all; means over seeds."""
 
 from __future__ import annotations
 
@@ -16,135 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Diagonal neighbours belong to one region, as in the evaluation code published with MVTec AD.
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int64)
-
-
-def image_auroc(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float | None:
-    """Area under the ROC curve, 0..1, of scores (N,) for labels (N,) in {0, 1}; None for a single class.
-
-    ValueError for a score that is not finite.
-    """
-    if len(np.unique(labels)) < 2:
-        return None
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores))
-
-
-def image_ap(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float | None:
-    """Average precision, 0..1, of scores (N,) for labels (N,) in {0, 1}; None for a single class.
-
-    The step-wise sum of scikit-learn, without interpolation. ValueError for a score that is not finite.
-    """
-    if len(np.unique(labels)) < 2:
-        return None
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(labels, scores))
-
-
-def has_pixel_truth(labels: NDArray[np.integer], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which (N,) images the pixel metrics may use, from labels (N,) and masks (N, H, W).
-
-    All but the anomalous images whose mask is empty: there the place of the anomaly is not known, and
-    counting all their pixels as normal would punish a map that finds it. Select with this before ranking their
-    pixels, as an empty mask is a normal image there.
-    """
-    usable: NDArray[np.bool_] = np.logical_or(np.asarray(labels) == 0, masks.any(axis=(1, 2)))
-    return usable
+from train.evaluation.image_metrics import defects_found, f1, good_kept, image_ap, image_auroc
+from train.evaluation.pixel_metrics import PixelRanking, aupro, iou, pixel_auroc
 
 
 @dataclass(frozen=True, eq=False)
-class PixelRanking:
-    """The pixels of anomaly maps by falling score, sorted once for every metric of pixels.
+class Scored:
+    """Test images as a detector sees them: all that a metric may read.
 
-    scores: (P,) float; regions: (P,) int32, which connected anomalous region a pixel is in (8 neighbours, within an
-    image), from 1, and 0 for a normal pixel; images: (P,) int32, which image it is of.
+    labels: (N,), 1 for anomalous; scores: (N,) finite, that decide; flagged: (N,), whether the detector calls an image
+    anomalous; pixels: of their maps, none where there are no masks; map_threshold: above it a pixel is marked.
     """
 
-    scores: NDArray[np.float32]
-    regions: NDArray[np.int32]
-    images: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> PixelRanking:
-        """Rank the pixels of maps (N, H, W) with masks (N, H, W).
-
-        ValueError for other shapes, masks that are not boolean, or a score that is not finite.
-        """
-        if masks.shape != maps.shape or masks.ndim != 3 or masks.dtype != np.bool_:
-            raise ValueError(
-                f"masks and maps must be (N, H, W), masks boolean: got {masks.dtype} {masks.shape}, {maps.shape}"
-            )
-        if not np.isfinite(maps).all():
-            raise ValueError("an anomaly map holds a value that is not finite")
-        from scipy import ndimage
-
-        regions, found = np.zeros(masks.shape, np.int32), 0
-        for region, mask in zip(regions, masks, strict=True):
-            if mask.any():
-                labelled, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-                region[mask] = labelled[mask] + found
-                found += count
-        order = np.argsort(maps, axis=None)[::-1]
-        images = (order // math.prod(maps.shape[1:])).astype(np.int32)
-        return cls(maps.ravel()[order], regions.ravel()[order], images)
-
-    def select(self, images: NDArray[np.bool_]) -> PixelRanking:
-        """The pixels of the images that are True in (N,), in the same order and so without another sort."""
-        kept = images[self.images]
-        return PixelRanking(self.scores[kept], self.regions[kept], self.images[kept])
-
-    def sizes(self) -> NDArray[np.int64]:
-        """(R + 1,): how many pixels are normal, then how many each region has; 0 for one of an image not selected."""
-        return np.bincount(self.regions, minlength=1)
-
-    def cumulated(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Normal pixels detected, and weight of anomalous pixels detected, at each falling threshold; from 0, 0.
-
-        weights: (R + 1,), of a pixel of each region, 0 first. Pixels of one score make one step, so that their order
-        does not count.
-        """
-        last_of_score = np.append(self.scores[1:] != self.scores[:-1], True)
-        normals = np.cumsum(self.regions == 0)[last_of_score]
-        weight = np.cumsum(weights[self.regions])[last_of_score]
-        return np.concatenate(([0.0], normals)), np.concatenate(([0.0], weight))
-
-
-def pixel_auroc(pixels: PixelRanking) -> float | None:
-    """Area under the ROC curve, 0..1, over all pixels, exact, ties counted half.
-
-    None where they are all normal or all anomalous.
-    """
-    normal, *regions = pixels.sizes().tolist()
-    anomalous = sum(regions)
-    if anomalous == 0 or normal == 0:
-        return None
-    false_positives, true_positives = pixels.cumulated(np.minimum(np.arange(1.0 + len(regions)), 1))
-    return float(np.trapezoid(true_positives, false_positives) / (anomalous * normal))
-
-
-def aupro(pixels: PixelRanking, fpr_limit: float = 0.3) -> float | None:
-    """Area under the per-region-overlap curve up to a false positive rate, divided by that rate; 0..1.
-
-    Per-region overlap: the detected share of each connected anomalous region, averaged over the regions of all images,
-    so that small ones count as much as large ones. False positive rate: the detected share of all normal pixels. Every
-    distinct score is a threshold, and the curve is linear between them and at the limit. Source: Bergmann et al., IJCV
-    129, 2021, and the evaluation code published with it. None where there is no region or no normal pixel. ValueError
-    for a limit outside 0 < limit <= 1.
-    """
-    if not 0 < fpr_limit <= 1:
-        raise ValueError(f"the false positive rate to integrate to is in 0..1, not {fpr_limit}")
-    sizes = pixels.sizes()
-    normal, regions = int(sizes[0]), np.count_nonzero(sizes[1:])
-    if regions == 0 or normal == 0:
-        return None
-    shares = 1 / np.maximum(sizes, 1) / regions
-    shares[0] = 0
-    false_positives, overlap = pixels.cumulated(shares)
-    # The cumulated shares can pass 1 by rounding.
-    return min(1.0, _area_up_to(false_positives / normal, overlap, fpr_limit) / fpr_limit)
+    labels: NDArray[np.integer]
+    scores: NDArray[np.floating]
+    flagged: NDArray[np.bool_]
+    pixels: PixelRanking
+    map_threshold: float
 
 
 @dataclass(frozen=True)
@@ -152,35 +33,39 @@ class Metric:
     """A metric, in 0..1 and higher for the better, or None where it is not defined.
 
     name: its key in `results.json` and `cell.json` and its column in `results.csv`; title: what tables call it.
-    function: of labels (N,) and scores (N,) of images; where needs_masks, of the `PixelRanking` of their maps.
+    shown: also in the tables that commands print, which have no room for all. needs_masks: `results.json` has null for
+    it in place of a list where there are none.
     """
 
     name: str
     title: str
-    function: Callable[..., float | None]
+    function: Callable[[Scored], float | None]
+    shown: bool = False
     needs_masks: bool = False
 
 
 # All that is measured, in the order of every table; the first one is what scorers and arms are compared by.
 METRICS = (
-    Metric("image_auroc", "image AUROC", image_auroc),
-    Metric("image_ap", "image AP", image_ap),
-    Metric("pixel_auroc", "pixel AUROC", pixel_auroc, needs_masks=True),
-    Metric("aupro", "AUPRO", aupro, needs_masks=True),
+    Metric("image_auroc", "image AUROC", lambda of: image_auroc(of.labels, of.scores), shown=True),
+    Metric("image_ap", "image AP", lambda of: image_ap(of.labels, of.scores)),
+    Metric("good_kept_at_2", "good kept at 2 % missed", lambda of: good_kept(of.labels, of.scores, 0.02), shown=True),
+    Metric(
+        "defects_found_at_2",
+        "defects found at 2 % flagged",
+        lambda of: defects_found(of.labels, of.scores, 0.02),
+        shown=True,
+    ),
+    Metric("f1", "F1 at the threshold", lambda of: f1(of.labels, of.flagged)),
+    Metric("pixel_auroc", "pixel AUROC", lambda of: pixel_auroc(of.pixels), needs_masks=True),
+    Metric("aupro", "AUPRO", lambda of: aupro(of.pixels, 0.3), shown=True, needs_masks=True),
+    Metric("aupro_at_5", "AUPRO up to 5 %", lambda of: aupro(of.pixels, 0.05), needs_masks=True),
+    Metric("iou", "IoU at the map's threshold", lambda of: iou(of.pixels, of.map_threshold), needs_masks=True),
 )
 
 
-def measure(
-    labels: NDArray[np.integer], scores: NDArray[np.floating], pixels: PixelRanking | None
-) -> dict[str, float | None]:
-    """Every metric by name, of images with labels (N,) and scores (N,), and of their pixels; None: no masks."""
-
-    def value(metric: Metric) -> float | None:
-        if not metric.needs_masks:
-            return metric.function(labels, scores)
-        return None if pixels is None else metric.function(pixels)
-
-    return {metric.name: value(metric) for metric in METRICS}
+def measure(images: Scored) -> dict[str, float | None]:
+    """Every metric by name."""
+    return {metric.name: metric.function(images) for metric in METRICS}
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -194,14 +79,3 @@ def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float | Non
     if len(numbers) == 1:
         return float(numbers[0]), None
     return float(numbers.mean()), float(numbers.std(ddof=1) / math.sqrt(len(numbers)))
-
-
-def _area_up_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:
-    """Area under the polyline through rising x, cut at x = limit, where y is interpolated."""
-    inside = int(np.searchsorted(x, limit, side="right"))
-    area = float(np.trapezoid(y[:inside], x[:inside]))
-    if inside < len(x):
-        width = limit - x[inside - 1]
-        slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
-        area += float(width * (y[inside - 1] + slope * width / 2))
-    return area

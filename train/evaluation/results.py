@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from rich.box import SIMPLE
@@ -18,14 +19,17 @@ PerSeed = Sequence[float | None]
 _UNTRAINED = "untrained"
 _UNTRAINED_AUROC = "untrained_image_auroc"
 
+# Letters in a line of a heading: as wide as most numbers below it.
+_HEADING = 9
+
 
 def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> dict[str, Any]:
     """The contents of `results.json`: dataset, categories, mean and settings, all plain JSON values.
 
-    cells: of one data set. A category holds a list for threshold, each metric and each scorer, with an entry per seed
-    in the order of the cells; None in place of the list for a metric that needs masks and had none. `by_defect` holds
-    the same of each class of defect, and `mean_of_defects` the mean over the classes, None where one lacks the metric:
-    MVTec LOCO AD is compared by the mean of its two kinds of anomalies.
+    cells: of one data set. A category holds a list for threshold, each metric, each scorer and the flagged normals,
+    with an entry per seed in the order of the cells; None in place of the list for a metric that needs masks and had
+    none. `by_defect` holds the same of each class of defect, and `mean_of_defects` the mean over the classes, None
+    where one lacks the metric: MVTec LOCO AD is compared by the mean of its two kinds of anomalies.
 
     `mean` holds, for each metric, the mean over categories of each category's mean over seeds, and under
     `standard_error` how much that mean varies with the seed: the mean over categories is taken for each seed by
@@ -48,16 +52,24 @@ def summarise(cells: Sequence[CellResult], settings: Mapping[str, object]) -> di
     return {"dataset": cells[0].dataset, "categories": categories, "mean": mean, "settings": dict(settings)}
 
 
-def results_table(cells: Sequence[CellResult]) -> Table:
+def results_table(cells: Sequence[CellResult]) -> Table | None:
     """Table of a run's cells: percent, mean ± standard error over seeds, "-" for what is missing.
 
-    One row per category and the mean last. Below a category with two or more classes of defect there is a row per
-    class, measured with all normals. A line below the table says where the trained network is worse than the untrained.
+    One row per category and the mean last; only categories and metrics that are measured, None where there are none.
+    Below a category with two or more classes of defect there is a row per class, measured with all normals. A line
+    below the table says where the trained network is worse than the untrained.
     """
     summary = summarise(cells, {})
-    categories, mean = summary["categories"], summary["mean"]
-    first, *others = METRICS
-    columns = {first.name: first.title, _UNTRAINED_AUROC: "untrained", **{m.name: m.title for m in others}}
+    mean, first = summary["mean"], METRICS[0]
+    headings = {first.name: first.title, _UNTRAINED_AUROC: "untrained", **{m.name: m.title for m in METRICS if m.shown}}
+    columns = {metric: title for metric, title in headings.items() if mean["n_categories"][metric]}
+    categories = {
+        name: category
+        for name, category in summary["categories"].items()
+        if any(over_seeds(category[metric])[0] is not None for metric in columns)
+    }
+    if not categories:
+        return None
     title = escape(f"{summary['dataset']}: percent, mean ± standard error over seeds")
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), caption_justify="left")
     several = any(len(category["by_defect"]) > 1 for category in categories.values())
@@ -65,10 +77,10 @@ def results_table(cells: Sequence[CellResult]) -> Table:
         table.add_column(heading, overflow="fold", min_width=len(heading))
     for heading in columns.values():
         # On a narrow terminal names are broken, numbers are not.
-        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+        table.add_column("\n".join(wrap(heading, _HEADING)), justify="right", no_wrap=True)
     worse = []
     for name, category in categories.items():
-        metrics = {metric: over_seeds(category[metric]) for metric in columns}
+        metrics = {metric: over_seeds(category[metric]) for metric in headings}
         table.add_row(escape(name), *["all"] * several, *(percent(*metrics[metric]) for metric in columns))
         for defect, found in category["by_defect"].items() if len(category["by_defect"]) > 1 else ():
             shown = (percent(*over_seeds(found[metric])) if metric in found else "" for metric in columns)
@@ -122,10 +134,11 @@ def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
     untrained = scorers.pop(_UNTRAINED, None)
     defects = {name: result.n for cell in cells for name, result in cell.by_defect.items()}
     nothing = DefectResult(0, {})
-    by_defect: dict[str, dict[str, Any]] = {
-        name: {"n": n, **_per_seed([cell.by_defect.get(name, nothing).metrics for cell in cells])}
-        for name, n in sorted(defects.items())
-    }
+    by_defect: dict[str, dict[str, Any]] = {}
+    for name, n in sorted(defects.items()):
+        found = [cell.by_defect.get(name, nothing) for cell in cells]
+        flagged = [result.n_flagged for result in found]
+        by_defect[name] = {"n": n, "n_flagged": flagged, **_per_seed([result.metrics for result in found])}
     return {
         **_per_seed([cell.metrics for cell in cells]),
         _UNTRAINED_AUROC: untrained,
@@ -133,6 +146,8 @@ def _category(cells: Sequence[CellResult]) -> dict[str, Any]:
         "false_positives": [None if cell.false_positives is None else cell.false_positives.rates for cell in cells],
         "n_train": cells[0].n_train,
         "n_test": cells[0].n_test,
+        "n_normal": cells[0].n_normal,
+        "n_flagged_normal": [cell.n_flagged_normal for cell in cells],
         "scorers": scorers,
         "by_defect": by_defect,
         "mean_of_defects": {m.name: _mean([found[m.name] for found in by_defect.values()]) for m in METRICS},
