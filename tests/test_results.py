@@ -63,7 +63,16 @@ def test_results_hold_the_agreed_keys_and_survive_json() -> None:
     assert loaded["dataset"] == "mvtec"
     assert loaded["settings"] == {"steps": 100, "negatives": "cutswap"}
     screw, tile = loaded["categories"]["screw"], loaded["categories"]["tile"]
-    agreed = {*NAMES, "threshold", "n_train", "n_test", "scorers", "untrained_image_auroc", "by_defect"}
+    agreed = {
+        *NAMES,
+        "threshold",
+        "false_positives",
+        "n_train",
+        "n_test",
+        "scorers",
+        "untrained_image_auroc",
+        "by_defect",
+    }
     agreed |= {"mean_of_defects", "n_normal", "n_flagged_normal"}
     assert set(screw) == agreed
     assert screw["image_auroc"] == [0.70, 0.80, 0.90]

@@ -44,7 +44,7 @@ def make_cell(
         detector.save(folder.detector)
         counts = len(data.rows), len(data.tests)
         rests_on = detector.calibration.false_positives
-        result = CellResult(dataset, data.category.name, seed, *counts, detector.threshold, rests_on)
+        result = CellResult(dataset, data.category.name, seed, *counts, detector.threshold, false_positives=rests_on)
         if len(data.tests):
             found = evaluate(detector, data.tests)
             told = np.array([rounded(score) for score in found.decision_scores.tolist()])

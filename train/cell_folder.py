@@ -168,7 +168,7 @@ def files_in(cells: Sequence[CellFolder]) -> str:
     written = Counter(
         file.name
         for cell in cells
-        for file in (cell.detector, cell.scores, cell.scores_plot, cell.maps_plot)
+        for file in (cell.detector, cell.normals, cell.scores, cell.scores_plot, cell.maps_plot)
         if file.exists()
     )
     of_each = [name for name, count in written.items() if count == len(cells)]

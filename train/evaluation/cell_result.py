@@ -45,12 +45,12 @@ class CellResult:
     n_train: int
     n_test: int
     threshold: float
-    false_positives: FalsePositives | None = None
     metrics: Measured = field(default_factory=dict)
     scorers: Measured = field(default_factory=dict)
     by_defect: Mapping[str, DefectResult] = field(default_factory=dict)
     n_normal: int | None = None
     n_flagged_normal: int | None = None
+    false_positives: FalsePositives | None = None
 
     def __post_init__(self) -> None:
         measured = {**self.metrics, **{f"scorer {name}": value for name, value in self.scorers.items()}}
@@ -88,9 +88,9 @@ class CellResult:
         }
         rests_on = value.get("false_positives")
         false_positives = None if rests_on is None else FalsePositives(rests_on["above"], rests_on["normals"])
-        counts = value["n_train"], value["n_test"], value["threshold"], false_positives
-        normals = value.get("n_normal"), value.get("n_flagged_normal")
-        return cls(dataset, category, seed, *counts, _metrics_in(value), value.get("scorers", {}), by_defect, *normals)
+        counts = value["n_train"], value["n_test"], value["threshold"]
+        others = value.get("n_normal"), value.get("n_flagged_normal"), false_positives
+        return cls(dataset, category, seed, *counts, _metrics_in(value), value.get("scorers", {}), by_defect, *others)
 
 
 def _metrics_in(value: Mapping[str, Any]) -> Measured:

@@ -23,7 +23,7 @@ def threshold_line(threshold: float, rests_on: FalsePositives, asked: float, wha
     line = f"threshold {threshold:.{DECIMALS}f}: {place}; {rates}"
     if rests_on.estimate > asked:
         line += f"; for {_percent(asked)} give {normals_for(asked)} normals"
-    return f"{line}; of fewer than {ENOUGH}, it is a guess" if count < ENOUGH else line
+    return f"{line}; with fewer than {ENOUGH}, any threshold is a guess" if count < ENOUGH else line
 
 
 def outcome_lines(cells: Sequence[tuple[CellFolder, CellResult]], asked: float) -> list[str]:
@@ -43,4 +43,4 @@ def outcome_lines(cells: Sequence[tuple[CellFolder, CellResult]], asked: float) 
 
 
 def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %" if rate < 0.995 else "100 %"
+    return f"{100 * rate:.2g} %" if rate < 0.995 else "100 %"
