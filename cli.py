@@ -136,6 +136,9 @@ def precompute(
 @click.option("--out", type=LocalPath(), help="The run folder; default runs/<name of the root>.")
 @options_of(TrainSettings, "settings")
 @click.option(
+    "--exclude", type=LocalPath(exists=True, dir_okay=False), help="A list of normals to leave out, a path per line."
+)
+@click.option(
     "--seed", "seeds", multiple=True, default=("0",), callback=numbers, metavar="0,1,..", help="One detector per seed."
 )
 @options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
@@ -148,6 +151,7 @@ def train(
     root: str | None,
     out: Path | None,
     settings: TrainSettings,
+    exclude: Path | None,
     seeds: Sequence[int],
     execution: Execution,
     overwrite: bool,
@@ -168,7 +172,9 @@ def train(
     store = store or default_store()
     cache = open_cache(store)
     folder = out or runs_of(cache.dataset, cache.image_root)
-    asked = open_run(store, folder, settings, categories=categories, execution=execution, image_root=root)
+    asked = open_run(
+        store, folder, settings, categories=categories, execution=execution, image_root=root, exclude=exclude
+    )
     trained = run(asked, seeds, overwrite=overwrite)
     print_known(trained.notes)
     for table in (results_table(trained.cells), confusion_table(trained.cells)):

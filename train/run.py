@@ -15,7 +15,7 @@ from pipeline.data.datasets import load_tests
 from pipeline.data.listing import absolute
 from pipeline.data.samples import Category
 from pipeline.device import choose_device
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.workers.execution import Execution
 from train.category_data import CategoryData
 from train.evaluation.examine import Examined, examine
@@ -32,7 +32,8 @@ class Run:
     """What every category and seed of a run shares.
 
     image_root: of the test images, absolute. normals, tests: of every category of the run. passed_over: notes of
-    categories that have too few normals. examined: what `examined_run` found of the test images, by category.
+    categories that have too few normals, and of normals left out. examined: what `examined_run` found of the test
+    images, by category. exclude: the file that lists the normals left out.
     """
 
     cache: Cache
@@ -45,6 +46,7 @@ class Run:
     tests: Mapping[str, Category]
     passed_over: tuple[Note, ...]
     examined: Mapping[str, Examined] = field(default_factory=dict)
+    exclude: Path | None = None
 
     @property
     def notes(self) -> list[Note]:
@@ -101,11 +103,13 @@ def open_run(
     categories: Sequence[str] = (),
     execution: Execution | None = None,
     image_root: str | None = None,
+    exclude: Path | None = None,
 ) -> Run:
     """A run of some categories, or all, of the cache at `store`; UserError for a mistake, and nothing is written.
 
     image_root: where the test images lie, if they are no longer where precompute found them. The images to train on
-    come only from the cache. execution: its device, the most pixels of a test image, and what to do with a bad one.
+    come only from the cache. exclude: a file that lists normals to leave out, a path per line, as `normals.csv` has
+    them. execution: its device, the most pixels of a test image, and what to do with a bad one.
     """
     execution = execution or Execution()
     cache = open_cache(store)
@@ -113,8 +117,21 @@ def open_run(
     cached = {category.name: category for category in cache.choose(categories)}
     place, on = absolute(image_root or cache.image_root), choose_device(execution.device)
     tests = {category.name: category for category in load_tests(cache.dataset, place, list(cached))}
-    normals, passed_over = choose_normals(cached.values(), store, asked=bool(categories))
-    return Run(cache, place, RunFolder(folder), settings, execution, on, normals, tests, passed_over)
+    normals, passed_over = choose_normals(cached.values(), store, _listed(exclude), asked=bool(categories))
+    return Run(cache, place, RunFolder(folder), settings, execution, on, normals, tests, passed_over, exclude=exclude)
+
+
+def _listed(file: Path | None) -> frozenset[str]:
+    """The lines of a file; UserError where it cannot be read."""
+    if file is None:
+        return frozenset()
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--exclude {file} cannot be read ({one_line(error)}): give a text file, a path per line"
+        ) from error
+    return frozenset(line.strip() for line in lines) - {""}
 
 
 def _refuse_other_weights(cache: Cache) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.category import CachedCategory
-from pipeline.data.census import Note
+from pipeline.data.census import Note, notes_of
 from pipeline.data.listing import path_digest
 from pipeline.errors import UserError
 from train.made_of import Files
@@ -102,22 +102,36 @@ def _files_of(category: CachedCategory, rows: NDArray[np.int64]) -> Files:
 
 
 def choose_normals(
-    categories: Iterable[CachedCategory], store: str, *, asked: bool
+    categories: Iterable[CachedCategory], store: str, excluded: frozenset[str] = frozenset(), *, asked: bool
 ) -> tuple[dict[str, Normals], tuple[Note, ...]]:
-    """The normals of each category that has enough, and a note of each that has not.
+    """The normals of each category that has enough, and notes of those that have not and of images left out.
 
-    asked: whether these categories were asked for by name; then each must have enough. UserError where one has not, or
-    none has, and for a pending chunk.
+    excluded: paths, as the cache has them, of normals to leave out. asked: whether these categories were asked for by
+    name; then each must have enough. UserError where one has not, or none has, for a pending chunk, and for an excluded
+    path that is in no category.
     """
     chosen: dict[str, Normals] = {}
-    few: list[Note] = []
+    few, left_out, unknown = list[Note](), list[Note](), set(excluded)
     for category in categories:
         if not category.complete:
             raise UserError(f"{category.name} is not complete in {store}: run precompute again to finish it")
-        if len(rows := category.usable) >= _LEAST_NORMALS:
+        rows = category.usable
+        if excluded:
+            paths = category.paths
+            out = np.array([paths[row] in excluded for row in rows], np.bool_)
+            unknown.difference_update(paths)
+            left_out += notes_of(category.name, {"normals left out by --exclude": [paths[row] for row in rows[out]]})
+            rows = rows[~out]
+        if len(rows) >= _LEAST_NORMALS:
             chosen[category.name] = Normals.of(category, rows)
             continue
-        few.append(Note(category.name, len(rows), f"normal images: too few to train on, give {_LEAST_NORMALS} or more"))
+        what = f"normal images: too few to train on, give {_LEAST_NORMALS} or more"
+        few.append(Note(category.name, len(rows), what))
+    if unknown:
+        raise UserError(
+            f"--exclude names {len(unknown)} images that are no normals of {store}, the first {min(unknown)}: give"
+            " paths as normals.csv of a run has them"
+        )
     if few and (asked or not chosen):
         raise UserError(f"{store}: {few[0].line}")
-    return chosen, tuple(few)
+    return chosen, (*few, *left_out)

@@ -123,6 +123,7 @@ def write_results(run: Run, seeds: Sequence[int], *, record: bool) -> list[CellR
     if record and isinstance(run.settings, TrainSettings):
         place: dict[str, object] = {"store": absolute(run.cache.store), "category": list(run.normals)}
         place |= {"root": run.image_root, "seed": list(seeds), "out": absolute(str(run.folder.path))}
+        place |= {"exclude": None if run.exclude is None else absolute(str(run.exclude))}
         place |= {"bad-images": run.execution.bad_images, "max-pixels": run.execution.max_pixels}
         write_text(run.folder.asked, as_toml(place | asked(run.settings)))
     return cells
