@@ -28,7 +28,7 @@ from pipeline.surroundings import settle
 from pipeline.threads import sleep_while_waiting
 from pipeline.views.console import console, print_known, print_notes
 from pipeline.workers.execution import Execution
-from train.deploy.commands import export_model, predict
+from train.deploy.commands import calibrate, export_model, predict
 from train.settings import BenchmarkSettings, TrainSettings
 
 DATASET = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="The data set.")
@@ -164,8 +164,8 @@ def train(
     from pipeline.cache.places import runs_of
     from train.cell_folder import files_in
     from train.evaluation.confusion import confusion_table
-    from train.evaluation.outcome import outcome_lines
     from train.evaluation.results import results_table
+    from train.outcome import outcome_lines
     from train.run import open_run
     from train.training import train as run
 
@@ -232,6 +232,7 @@ def benchmark(
 
 
 main.add_command(predict)
+main.add_command(calibrate)
 
 
 @main.command(epilog="Stopped: the cache and an earlier gallery stay as they were.")

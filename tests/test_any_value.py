@@ -36,6 +36,7 @@ SHORT: dict[str, dict[str, str]] = {
     "train": {**_HERE, "--store": "{store}", "--out": "new", "--steps": "1", "--crop": "32", "--batch-size": "1"},
     "benchmark": {**_FOLDER, **_HERE, **_QUICK, "--store": "{store}", "--out": "new"},
     "predict": {**_HERE, "--out": "new", "run": "{run}", "images": "{image}"},
+    "calibrate": {**_HERE, "run": "{run}", "--good": "{fresh}"},
     "inspect": {"--store": "{store}"},
     "export negatives": {"--store": "{store}", "--out": "new"},
     "export model": {"--out": "{image}/new", "run": "{run}"},
@@ -70,6 +71,7 @@ class Small:
     def place(self, value: str) -> str:
         """The place that a word in braces names; any other word as it is."""
         names = {"{root}": "root", "{image}": "root/parts/train/good/000.png", "{store}": "cache.zarr", "{run}": "run"}
+        names["{fresh}"] = "fresh.png"
         for name, path in names.items():
             value = value.replace(name, str(self.folder / path))
         return value
@@ -91,7 +93,9 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def small(elpv: dict[str, tuple[list[Path], list[Path]]], tmp_path_factory: pytest.TempPathFactory) -> Small:
-    return make_small(tmp_path_factory.mktemp("small"), elpv["poly"][0][:6])
+    folder = tmp_path_factory.mktemp("small")
+    shutil.copy(elpv["poly"][0][6], folder / "fresh.png")
+    return make_small(folder, elpv["poly"][0][:6])
 
 
 def make_small(folder: Path, files: list[Path]) -> Small:

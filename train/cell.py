@@ -14,7 +14,7 @@ from pipeline.views.drawing import try_to_draw
 from train.calibration import Unseen, calibrate
 from train.category_data import CategoryData, fit_all
 from train.cell_folder import CellFolder
-from train.detector import Detector
+from train.detector import DIGITS, Detector
 from train.evaluate import Evaluation, evaluate
 from train.evaluation.cell_result import CellResult
 from train.features.extract import Images, as_it_is
@@ -108,6 +108,8 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     order = np.concatenate(split.folds)
     normals, of_negatives = Unseen(found, ~split.held_out[order], split.parts[order]), fitted.each(negatives, as_it_is)
     calibration, scores = calibrate(recipe, normals, of_negatives, data.settings.image_size, settings.false_alarms)
-    paths = data.category.paths
+    paths, digests = data.category.paths, data.category.digests
     cell.write_normals([paths[row] for row in data.rows[order]], scores)
-    return Detector(data.settings, data.category.levels, asdict(settings), data.plain.state_dict(), fitted, calibration)
+    trained_on = frozenset(digests[row][:DIGITS] for row in data.rows)
+    plain = data.plain.state_dict()
+    return Detector(data.settings, data.category.levels, asdict(settings), plain, fitted, calibration, trained_on)

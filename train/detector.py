@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.errors import UserError, one_line
 from pipeline.files import read_tensors, write_tensors
 from pipeline.settings import PrecomputeSettings
 from train.calibration import Calibration
+from train.card import Card, card_of
 from train.earlier_detectors import EARLIER, bring_up
 from train.features.extract import Images, Item, as_it_is
 from train.localiser.network import Localiser
@@ -39,6 +40,8 @@ from train.scorers.state import from_state, state_of
 from train.threshold import rounded
 
 FORMAT = 7
+# Of a SHA-256, hexadecimal: enough to tell files apart.
+DIGITS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,8 @@ class Detector:
     """What is fitted and its calibration, and the settings of the cache and of the arm.
 
     levels: of the category's images, None in a detector of an earlier version. pretrained: the weights of the backbone
-    as they were loaded; `fitted` has them folded for inference.
+    as they were loaded; `fitted` has them folded for inference. trained_on: what the digests of the normals' files
+    begin with; none in a detector of an earlier version. card: the one beside its file, which `calibration` follows.
     """
 
     precompute_settings: PrecomputeSettings
@@ -55,6 +59,8 @@ class Detector:
     pretrained: StateDict
     fitted: Fitted
     calibration: Calibration
+    trained_on: frozenset[str] = frozenset()
+    card: Card | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -75,9 +81,18 @@ class Detector:
     def load(cls, run: str | Path, device: str = "auto") -> Detector:
         """The detector of a run of one category, of a category's (its lowest seed) or a seed's folder, or of a file.
 
-        device: "auto", "cpu" or "cuda". Raises UserError where there is none, or one that cannot be read.
+        A calibration card beside it sets its threshold. device: "auto", "cpu" or "cuda". Raises UserError where there
+        is none, or one that cannot be read, and for a damaged card.
         """
-        return _read(find_detector(Path(run)), choose_device(device))
+        path = find_detector(Path(run))
+        detector = _read(path, choose_device(device))
+        if (card := card_of(path)) is None:
+            return detector
+        return replace(detector, calibration=card.applied_to(detector.calibration), card=card)
+
+    def knows(self, digest: str) -> bool:
+        """Whether a file with this SHA-256 is among the normals that it was made from."""
+        return digest[:DIGITS] in self.trained_on
 
     def save(self, path: Path) -> None:
         """Write it to one file, atomically."""
@@ -100,6 +115,7 @@ class Detector:
             "map_threshold": self.calibration.map_threshold,
             "threshold": self.threshold,
             "normal_scores": list(self.calibration.normal_scores),
+            "trained_on": "".join(sorted(self.trained_on)),
         }
         write_tensors(path, content)
 
@@ -212,7 +228,9 @@ def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Dete
         tuple(state["normal_scores"]),
     )
     levels = None if state.get("levels") is None else Levels.from_attributes(state["levels"])
-    return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration)
+    digits = state.get("trained_on", "")
+    trained_on = frozenset(digits[start : start + DIGITS] for start in range(0, len(digits), DIGITS))
+    return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration, trained_on)
 
 
 def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:

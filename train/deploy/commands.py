@@ -12,6 +12,7 @@ from pipeline.options import options_of
 from pipeline.path_types import LocalPath, Place
 from pipeline.settings_file import settings_file
 from pipeline.workers.execution import Execution
+from train.settings import TrainSettings
 
 
 @click.command(cls=Command, epilog="Stopped: the table and overlays of an earlier run stay as they were.")
@@ -31,6 +32,31 @@ def predict(run: Path, images: Sequence[str], out: Path, pictures: str, executio
     said = f"{sum(bool(line.anomalous) for line in found.scored)} of {len(found.scored)} images anomalous"
     drawn = sum(line.drawn for line in found.lines)
     click.echo(f"{out / 'predictions.csv'}: {said}; {drawn} overlays in {out / 'overlays'}")
+
+
+@click.command(cls=Command, epilog="Stopped: an earlier calibration stays as it was.")
+@click.argument("run", type=LocalPath(exists=True))
+@click.option("--good", type=LocalPath(exists=True), required=True, metavar="DIR", help="Fresh good parts.")
+@click.option("--bad", type=LocalPath(exists=True), metavar="DIR", help="Bad parts; they are only reported.")
+@click.option(
+    "--false-positive-rate",
+    "rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=TrainSettings.false_alarms,
+    help="The rate that the threshold is for.",
+)
+@options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
+@settings_file
+def calibrate(run: Path, good: Path, bad: Path | None, rate: float, execution: Execution) -> None:
+    """Set the threshold of the run folder RUN from fresh parts; its detector stays as it is."""
+    from train.deploy.calibrate import calibrate as calibrate_by
+    from train.run_folder import find_detector
+
+    found = calibrate_by(find_detector(run), good, bad, rate, execution)
+    for line in found.left_out:
+        click.echo(line, err=True)
+    for line in found.said:
+        click.echo(line)
 
 
 @click.command("model", cls=Command, epilog="Stopped: an earlier file stays as it was.")
