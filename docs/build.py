@@ -37,16 +37,17 @@ SHOWN = (
 HEAD = """\
 # Results
 
-`make docs` writes this page from the files that `benchmark` wrote; each section names its command, which prints its
+`make docs` writes this page from the files that `benchmark` wrote; each section names its command, which writes its
 tables again. `inspect` without `--verify` prints the values under "Maps of". MVTec AD (here only the category screw,
 shrunk to 512 px) was in `data/mvtec`; the magnetic tile defects and KolektorSDD (squeezed to a square), both in the
 layout of MVTec AD, were in `data/folder`.
 
-All values are percent, mean ± standard error over seeds. For a mean over categories, the mean is first taken for each
-seed; the error is the standard error of those means. The last checkpoint is the one that is scored, and nothing is
-chosen by test images (`docs/method.md` says which defaults were chosen after test metrics had been seen). The arms
-that train a localiser differ only in their negatives: all have the same recipe, the same number of steps and of images
-per step. Every arm is fitted to the same normals, without those held out for thresholds.
+`docs/method.md`, "Metrics", says what each metric is. All values are percent, mean ± standard error over seeds. For a
+mean over categories, the mean is first taken for each seed; the error is the standard error of those means. The last
+checkpoint is the one that is scored, and nothing is chosen by test images (`docs/method.md` says which defaults were
+chosen after test metrics had been seen). The arms that train a localiser differ only in their negatives: all have the
+same recipe, the same number of steps and of images per step. Every arm is fitted to the same normals, without those
+held out for thresholds.
 
 Masks: a pixel of a mask that shrinks is a defect if any of its source pixels is (`docs/data.md`). Up to commit 2f428f2
 the pixel at the centre was taken. Of the arm untrained with seed 0 that changed AUPRO and pixel AUROC, in percent, from

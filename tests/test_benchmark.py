@@ -235,6 +235,17 @@ def test_cells_made_with_other_settings_are_refused(finished: Finished) -> None:
     assert changes(finished.asked.out, "**/*") == before
 
 
+def test_without_test_images_nothing_is_drawn_and_no_figure_is_told_of(plain_cache: SmallCache, tmp_path: Path) -> None:
+    given = ("--dataset", "folder", "--store", plain_cache.store, "--arms", "untrained", "--seeds", 1)
+    result = invoke("benchmark", *given, "--scheduler", "threads", "--device", "cpu", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "There are no test images: no metric can be computed (pictures).",
+        f"{tmp_path / 'out'}: results.csv, results.md; a run folder per arm",
+    ]
+    assert not [*tmp_path.glob("out/*.png")]
+
+
 # --- the cache ----------------------------------------------------------------------------------------------------
 
 
