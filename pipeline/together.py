@@ -21,25 +21,26 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[Path]:
     its new one comes last, so that it never lies beside others than its own, even if the process dies. On an exception
     all old ones stay.
     """
+    for path in paths:
+        if path.is_dir():  # before the work that goes into the files
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    paths[-1].parent.mkdir(parents=True, exist_ok=True)
+    temporary = hidden_beside(paths[-1])
     try:
-        for path in paths:
-            if path.is_dir():  # before the work that goes into the files
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        paths[-1].parent.mkdir(parents=True, exist_ok=True)
-        temporary = hidden_beside(paths[-1])
         temporary.mkdir()
-        try:
-            yield temporary
+        yield temporary
+        for path in paths:
+            with (temporary / path.name).open("rb") as file:
+                os.fsync(file.fileno())
+        with unbroken():
+            paths[-1].unlink(missing_ok=True)
             for path in paths:
-                with (temporary / path.name).open("rb") as file:
-                    os.fsync(file.fileno())
-            with unbroken():
-                paths[-1].unlink(missing_ok=True)
-                for path in paths:
-                    (temporary / path.name).replace(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                (temporary / path.name).replace(path)
     except OSError as error:
-        if error.errno and (not error.filename or ".tmp" in str(error.filename)):  # such as a full disk
+        if error.errno and (
+            not error.filename or Path(error.filename).is_relative_to(temporary)
+        ):  # such as a full disk
             raise OSError(error.errno, error.strerror, str(paths[0])) from error
         raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -153,7 +153,7 @@ def test_a_file_and_its_description_say_the_same_and_agree_with_predict(
         "resize": "stretch",
         "interpolation": "bilinear",
         "channels": "RGB",
-        "scale": {"integer": None, "real": None},
+        "scale": {"integer": 65535, "real": 1.0},
         "threshold": round(detector.threshold, 4),
         "map_threshold": round(detector.calibration.map_threshold, 4),
         "region": None,

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.levels import Levels
 from train.cell_folder import SEED
 from train.detector import Detector
 from train.threshold import rounded
@@ -16,7 +17,7 @@ from train.threshold import rounded
 
 def describe(detector: Detector, file: Path, packages: Sequence[str]) -> dict[str, Any]:
     """The content of `FILE.json`, see docs/deploy.md; file: the detector's, packages: those that wrote the program."""
-    levels = detector.levels
+    levels = detector.levels or Levels()
     with file.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()
     return {
@@ -24,7 +25,7 @@ def describe(detector: Detector, file: Path, packages: Sequence[str]) -> dict[st
         "resize": detector.precompute_settings.resize,
         "interpolation": "bilinear",
         "channels": "RGB",
-        "scale": None if levels is None else {"integer": levels.integer, "real": levels.real},
+        "scale": {"integer": levels.integer or 65535, "real": levels.real or 1.0},
         "threshold": rounded(detector.threshold),
         "map_threshold": rounded(detector.calibration.map_threshold),
         "region": None,
