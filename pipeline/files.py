@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():  # before the work that goes into the file
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = hidden_beside(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -117,7 +117,7 @@ def replacing_folder(folder: Path, last: str) -> Iterator[Path]:
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(folder / "files")
+    temporary = hidden_beside(folder / "files")
     temporary.mkdir()
     try:
         yield temporary
@@ -207,7 +207,7 @@ def _beside(folder: Path, last: str, kind: str) -> Path:
     return folder / f".{last}.{kind}"
 
 
-def _temporary(path: Path) -> Path:
+def hidden_beside(path: Path) -> Path:
     """A new hidden name in the folder of `path`, because a rename is atomic only within one file system.
 
     Files that dead processes of this machine left under such names are deleted.

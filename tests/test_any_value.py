@@ -39,7 +39,7 @@ SHORT: dict[str, dict[str, str]] = {
     "calibrate": {**_HERE, "run": "{run}", "--good": "{fresh}"},
     "inspect": {"--store": "{store}"},
     "export negatives": {"--store": "{store}", "--out": "new"},
-    "export model": {"--out": "{image}/new", "run": "{run}"},
+    "export model": {"--out": "{image}/new.pt2", "run": "{run}"},
 }
 _NUMBERS = ("9223372036854775808", "18446744073709551616", "-1", "0", "nan", "inf", "1e400", "9" * 5000, "1,2", "0.5")
 _TEXTS = (

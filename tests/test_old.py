@@ -172,9 +172,9 @@ def test_an_old_detector_predicts(old_run: Path, said: Any, image_root: Path, tm
 def test_an_old_detector_is_exported_and_saved_anew(old_run: Path, said: Any, image_root: Path, tmp_path: Path) -> None:
     images = np.stack([read_rgb(image_root / path, Decoding(32, "stretch", None)) for path in said["paths"]])
     detector = Detector.load(old_run / "mono", "cpu")
-    export_model(detector, tmp_path / "detector.pt2")
+    export_model(old_run / "mono", tmp_path / "detector.pt2")
     program = torch.export.load(tmp_path / "detector.pt2").module()
-    scores, maps = program(torch.from_numpy(images).permute(0, 3, 1, 2))
+    scores, maps, _ = program(torch.from_numpy(images).permute(0, 3, 1, 2))
     np.testing.assert_allclose(scores.numpy(), said["scores"]["sum"], **CLOSE)
     np.testing.assert_allclose(maps.sum((1, 2), dtype=torch.float64).numpy(), said["map_sums"], **CLOSE)
     detector.save(tmp_path / "detector.pt")

@@ -59,13 +59,25 @@ def calibrate(run: Path, good: Path, bad: Path | None, rate: float, execution: E
         click.echo(line)
 
 
-@click.command("model", cls=Command, epilog="Stopped: an earlier file stays as it was.")
+@click.command("model", cls=Command, epilog="Stopped: earlier files stay as they were.")
 @click.argument("run", type=LocalPath(exists=True))
-@click.option("--out", type=LocalPath(), default=Path("detector.pt2"), help="The file to write.")
-def export_model(run: Path, out: Path) -> None:
-    """Write a run's detector as one program: uint8 images (B,3,S,S) to scores and anomaly maps."""
+@click.option("--out", type=LocalPath(), help="The file to write; FILE.json comes beside it.  [default: detector.pt2]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("pt2", "onnx", "openvino")),
+    help="By default as --out ends: .pt2, .onnx, .xml.",
+)
+@click.option("--category", help="Of a run that has several.")
+def export_model(run: Path, out: Path | None, form: str | None, category: str | None) -> None:
+    """Write a run's detector as one program: uint8 images (B,3,H,W) to scores, anomaly maps and verdicts."""
+    from train.deploy.export import FORMATS
     from train.deploy.export import export_model as write
-    from train.detector import Detector
 
-    write(Detector.load(run, "cpu"), out)
-    click.echo(f"{out}: torch.export.load({str(out)!r}).module() runs it")
+    out = out or Path(f"detector{FORMATS[form or 'pt2']}")
+    runs_it = {
+        "pt2": f"torch.export.load({str(out)!r}).module()",
+        "onnx": f"onnxruntime.InferenceSession({str(out)!r})",
+        "openvino": f"openvino.Core().compile_model({str(out)!r}, 'CPU')",
+    }
+    click.echo(f"{out} and {out.name}.json: {runs_it[write(run, out, form, category)]} runs it")

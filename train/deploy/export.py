@@ -1,39 +1,90 @@
-"""A detector as one program for any torch, without this package: `torch.export`."""
+"""A detector as a file that other programs run without this package, and beside it what they need to know of it."""
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from pipeline.files import in_memory
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.together import replacing_together
+from train.deploy import onnx_file, openvino_file
+from train.deploy.description import describe
+from train.deploy.onnx_file import onnx_model
+from train.deploy.openvino_file import save_openvino
+from train.deploy.program import make_program
 from train.detector import Detector
-from train.threshold import DECIMALS
+from train.run_folder import find_detector
+
+# The formats, and how their files are called.
+FORMATS = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+# The packages that each needs beside those of every installation; the extra has the name of the format.
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "pt2": (),
+    "onnx": onnx_file.PACKAGES,
+    "openvino": (*onnx_file.PACKAGES, *openvino_file.PACKAGES),
+}
 
 
-class DetectorProgram(nn.Module):
-    """Images (B,3,S,S) uint8 to the scores (B,) that decide, rounded, and maps (B,S,S), both float32."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-        # Submodules, so that their weights become the program's.
-        self.pretrained = detector.fitted.pretrained
-        self.localiser, self.finetuned = detector.fitted.localiser, detector.fitted.finetuned
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Score."""
-        scores, maps = self.detector.judge(self.detector.fitted.evidence(images, at_once=True))
-        return scores[self.detector.recipe.deciding_score].double().round(decimals=DECIMALS).float(), maps
+def format_of(out: Path, asked: str | None = None) -> str:
+    """The format of a file to write: as asked, else by the end of its name; UserError where neither tells."""
+    if asked == "openvino" and out.suffix != FORMATS["openvino"]:
+        raise UserError(f"--out {out}: OpenVINO reads {FORMATS['openvino']} files: give a name that ends so")
+    if asked is not None:
+        return asked
+    for name, suffix in FORMATS.items():
+        if out.suffix == suffix:
+            return name
+    raise UserError(f"--out {out} tells no format: give a name that ends in {', '.join(FORMATS.values())}, or --format")
 
 
-def export_model(detector: Detector, out: Path) -> None:
-    """Write `out` (.pt2), for batches of any size; `torch.export.load(out).module()` runs it."""
-    program = DetectorProgram(detector).eval()
-    size = detector.precompute_settings.image_size
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    shapes = ({0: torch.export.Dim("batch", max=4096)},)
-    # The file first: a place that cannot be written is told before the export, which takes long.
-    with in_memory(out) as file, torch.no_grad():
-        torch.export.save(torch.export.export(program, (example,), dynamic_shapes=shapes), file)
+def export_model(run: Path, out: Path, form: str | None = None, category: str | None = None) -> str:
+    """Write the detector of a run to `out` as a program for batches of any size, and `out`.json; returns the format.
+
+    form: one of `FORMATS`, by default that of the name of `out`. category: of a run that has several. The files replace
+    earlier ones when all are whole. UserError for a detector that is not there, or a package that is not installed.
+    """
+    form = format_of(out, form)
+    _need(form)
+    file = find_detector(run if category is None else _of_category(run, category))
+    detector = Detector.load(file, "cpu")
+    description = describe(detector, file, ("torch", *_PACKAGES[form]))
+    beside = out.with_name(f"{out.name}.json")
+    weights = [out.with_suffix(".bin")] if form == "openvino" else []
+    # The folder first: a place that cannot be written is told before the export, which takes long.
+    with replacing_together([*weights, out, beside]) as new:
+        _write(detector, form, new / out.name, description)
+        write_json(new / beside.name, description)
+    return form
+
+
+def _write(detector: Detector, form: str, file: Path, description: Mapping[str, Any]) -> None:
+    program = make_program(detector)
+    if form == "pt2":
+        content = io.BytesIO()  # on a full disk torch would abort the process or hide the cause
+        torch.export.save(program, content, extra_files={"description.json": json.dumps(description)})
+        file.write_bytes(content.getbuffer())
+        return
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
+    model = onnx_model(program, metadata)
+    if form == "onnx":
+        file.write_bytes(model.SerializeToString())
+    else:
+        save_openvino(model, metadata, file)
+
+
+def _need(form: str) -> None:
+    if missing := [name for name in _PACKAGES[form] if find_spec(name) is None]:
+        raise UserError(f"--format {form} needs {' and '.join(missing)}: pip install 'cutswap[{form}]'")
+
+
+def _of_category(run: Path, category: str) -> Path:
+    if not (run / category).is_dir():
+        raise UserError(f"{run} has no category {category}: leave --category out, or give another")
+    return run / category

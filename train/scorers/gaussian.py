@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ _VARIANCE_FLOOR = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Gaussian of normal image embeddings (D,); all tensors are float64.
+    """Gaussian of normal image embeddings (D,); all tensors are float64, or float32 in an exported program.
 
     mean (D,); directions (D,r), orthonormal, in which the variance is one of `variances` (r,); it is `rest` in every
     direction that is orthogonal to them. So r is at most the number of normals, however large D is.
@@ -31,10 +31,20 @@ class Gaussian:
 
     def scores(self, embeddings: Tensor) -> Tensor:
         """Mahalanobis distances (B,) float64 of embeddings (B,D)."""
-        centred = embeddings.double() - self.mean
-        squares = (centred @ self.directions).square()
-        beside = (centred.square().sum(1) - squares.sum(1)).clamp(min=0)
-        return ((squares / self.variances).sum(1) + beside / self.rest).sqrt()
+        centred = embeddings.to(self.mean) - self.mean
+        along = centred @ self.directions
+        squares = along.square()
+        if self.mean.dtype == torch.float64:
+            beside = (centred.square().sum(1) - squares.sum(1)).clamp(min=0)
+        else:  # a second product: the difference of two large sums would lose the last digits
+            beside = (centred - along @ self.directions.T).square().sum(1)
+        return ((squares / self.variances).sum(1).double() + beside.double() / self.rest).sqrt()
+
+    def in_single(self) -> Gaussian:
+        """The same in float32, in which some runtimes of exported programs compute, to about 1e-7 of the distance."""
+        return replace(
+            self, mean=self.mean.float(), directions=self.directions.float(), variances=self.variances.float()
+        )
 
 
 def gaussian_of_factor(mean: Tensor, factor: Tensor) -> Gaussian:
