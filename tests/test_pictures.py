@@ -1,6 +1,5 @@
 """What `predict` writes of an image beside the table: pictures, maps and masks, on the one scale of maps."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images import Decoding, Photo, read_photo
-from train.deploy.pictures import draw, panel_size, without_border, write_pictures
-from train.deploy.reading import File, Good
-from train.deploy.wanted import Wanted
+from pipeline.data.images import Decoding, read_photo
+from train.deploy.pictures import draw, panel_size, without_border
 from train.prediction import Prediction
 from train.views.heat import LINE, Heat, inferno, outline
 

@@ -19,6 +19,7 @@ from train.evaluate import Evaluation, evaluate
 from train.evaluation.cell_result import CellResult
 from train.features.extract import Images, as_it_is
 from train.finetune import finetune
+from train.frames import Frames
 from train.localiser.fit import fit_localiser
 from train.made_of import MadeOf
 from train.recipe import recipe_of
@@ -94,4 +95,6 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     )
     found, of_negatives = join(fitted.each(data.held_out, as_it_is)), fitted.each(negatives, as_it_is)
     calibration = calibrate(recipe, found, of_negatives, data.settings.image_size, settings.false_alarms)
-    return Detector(data.settings, data.category.levels, asdict(settings), data.plain.state_dict(), fitted, calibration)
+    frames = Frames.of(data.trained_on, data.category.sizes)
+    plain = data.plain.state_dict()
+    return Detector(data.settings, data.category.levels, asdict(settings), plain, fitted, calibration, frames)

@@ -24,6 +24,7 @@ from pipeline.settings import PrecomputeSettings
 from train.calibration import Calibration
 from train.earlier_detectors import EARLIER, bring_up
 from train.features.extract import Images, Item, as_it_is
+from train.frames import Frames
 from train.localiser.network import Localiser
 from train.prediction import Prediction, Scores, Source
 from train.recipe import Recipe
@@ -46,7 +47,8 @@ class Detector:
     """What is fitted and its calibration, and the settings of the cache and of the arm.
 
     levels: of the category's images, None in a detector of an earlier version. pretrained: the weights of the backbone
-    as they were loaded; `fitted` has them folded for inference.
+    as they were loaded; `fitted` has them folded for inference. frames: what the normals are like, None in a detector
+    of an earlier version.
     """
 
     precompute_settings: PrecomputeSettings
@@ -55,6 +57,7 @@ class Detector:
     pretrained: StateDict
     fitted: Fitted
     calibration: Calibration
+    frames: Frames | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -100,6 +103,7 @@ class Detector:
             "map_threshold": self.calibration.map_threshold,
             "threshold": self.threshold,
             "normal_scores": list(self.calibration.normal_scores),
+            "frames": None if self.frames is None else self.frames.to_state(),
         }
         write_tensors(path, content)
 
@@ -212,7 +216,8 @@ def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Dete
         tuple(state["normal_scores"]),
     )
     levels = None if state.get("levels") is None else Levels.from_attributes(state["levels"])
-    return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration)
+    frames = Frames.from_state(state.get("frames"))
+    return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration, frames)
 
 
 def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from train.calibration import Calibration
 from train.detector import Detector
 from train.evaluation.cell_result import DefectResult
 from train.evaluation.metrics import METRICS, PixelRanking, has_pixel_truth, measure
@@ -16,13 +17,14 @@ from train.prediction import Scores
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics as in `CellResult`, and of the images all scores and the deciding ones (N,)."""
+    """Metrics as in `CellResult`, and of the images all scores and the deciding ones (N,), by this calibration."""
 
     metrics: dict[str, float | None]
     scorers: dict[str, float | None]
     by_defect: dict[str, DefectResult]
     scores: Scores
     decision_scores: NDArray[np.float64]
+    calibration: Calibration
 
 
 def evaluate(detector: Detector, tests: TestSet) -> Evaluation:
@@ -42,4 +44,4 @@ def evaluate(detector: Detector, tests: TestSet) -> Evaluation:
         some = None if pixels is None else pixels.select(chosen[known])
         by_defect[defect] = DefectResult(int(shown.sum()), measure(labels[chosen], deciding[chosen], some))
     scorers = {name: METRICS[0].function(labels, values) for name, values in scores.image.items()}
-    return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding)
+    return Evaluation(measure(labels, deciding, pixels), scorers, by_defect, scores, deciding, detector.calibration)

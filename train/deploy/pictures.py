@@ -71,7 +71,7 @@ def draw(source: Picture, anomaly_map: NDArray[np.float32], heat: Heat, predicti
     """
     height, width = source.shape[:2]
     region = heat.region(anomaly_map, (width, height), flagged=prediction.anomalous)
-    hot = outline(heat.over(source, anomaly_map), region, width=max(1, round(max(width, height) / 260)))
+    hot = outline(heat.over(source, anomaly_map), region, width=max(1, round((width * height) ** 0.5 / 260)))
     across, down = (0, height + _GAP) if width > _WIDE * height else (width + _GAP, 0)
     lines, font = _words(prediction, across + width)
     step = font.size * 1.4

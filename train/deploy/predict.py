@@ -171,12 +171,17 @@ def _lines(work: _Work, files: Sequence[File]) -> Iterator[tuple[int, Line]]:
         if len(waiting) > _WAITING * CORES.count:
             waiting.popleft().result()
         verdict = prediction.score, prediction.p_value, prediction.threshold, prediction.anomalous
-        yield found.file.number, Line(str(found.file.path), *verdict, OK, drawn)
+        yield found.file.number, Line(str(found.file.path), *verdict, _status(detector, found), drawn)
         while met:
             yield met.popleft()
     yield from met
     for one in waiting:
         one.result()
+
+
+def _status(detector: Detector, image: Good) -> str:
+    unlike = detector.frames.unlike(image.photo.pixels, image.photo.size) if detector.frames else ""
+    return f"{OK}, unlike the normals: {unlike}" if unlike else OK
 
 
 def _scored(detector: Detector, images: Iterable[Good]) -> Iterator[tuple[Good, Prediction]]:
