@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.inference import for_inference
-from pipeline.backbones.load import StateDict, load_backbone
+from pipeline.backbones.load import StateDict, bare_backbone
 from pipeline.data.images import Decoding, read_rgb, resize_rgb
 from pipeline.data.levels import Levels
 from pipeline.device import choose_device
@@ -186,7 +186,7 @@ def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Dete
     precomputed = PrecomputeSettings.from_attributes(state["cache"])
     if state["format"] != FORMAT:
         state = bring_up(path, state, precomputed.backbone)
-    plain = load_backbone(precomputed.backbone, "none").to(device)
+    plain = bare_backbone(precomputed.backbone).to(device)
     plain.load_state_dict(state["pretrained"])
     pretrained = for_inference(plain)
     localiser = finetuned = None
