@@ -53,5 +53,5 @@ def _expanded(kind: click.ParamType[Any], value: str, param: click.Parameter | N
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             kind.fail(f"{value} is no path ({error.strerror})", param, ctx)
-    # Else it would be expanded later.
-    return path.absolute() if value.startswith("./~") else path
+    # Else it would be expanded later, or taken for standard input.
+    return path.absolute() if value.startswith("./~") or value == "./-" else path

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import REPO, SmallCache, invoke
-from matplotlib import colormaps
 from PIL import Image
 
 from pipeline.cache.cache import open_cache
-from pipeline.data.images import read_rgb
+from pipeline.data.images import read_photo, read_rgb
 from pipeline.errors import ImageError, UserError
 from pipeline.threads import CORES
 from pipeline.workers.execution import Execution
-from train.deploy.overlay import inferno, overlay, write_overlay
+from train.deploy.pictures import write_pictures
 from train.deploy.predict import predict
+from train.deploy.wanted import Wanted
 from train.detector import Detector
 from train.run import open_run
 from train.settings import TrainSettings
@@ -111,10 +111,12 @@ def test_the_printed_numbers_give_our_verdict(
 
 
 def test_scores_do_not_depend_on_company(alone: Alone, tmp_path: Path) -> None:
+    no_pictures = Wanted(pictures="none")
+
     def scores(*targets: Path) -> dict[str, set[float | None]]:
         found: dict[str, set[float | None]] = {}
         out = tmp_path / "out"
-        for line in predict(alone.run, list(map(str, targets)), out, Execution(device="cpu"), pictures="none").lines:
+        for line in predict(alone.run, list(map(str, targets)), out, Execution(device="cpu"), no_pictures).lines:
             found.setdefault(line.path, set()).add(line.score)
         return found
 
@@ -139,7 +141,7 @@ def test_an_overlay_an_image_in_the_folders_of_the_images(alone: Alone, tmp_path
         file.relative_to(alone.pictures).with_suffix(".jpg").as_posix() for file in alone.pictures.rglob("*.png")
     )
     with Image.open(tmp_path / "overlays/crack/000.jpg") as image:
-        assert (image.size, image.mode, image.format) == ((64, 64), "RGB", "JPEG")
+        assert (image.size[0], image.mode, image.format) == (2 * 320 + 8, "RGB", "JPEG")
 
 
 @pytest.mark.parametrize("pictures", ["all", "anomalous", "none"])
@@ -165,7 +167,7 @@ def test_an_overlay_that_cannot_be_written_stops_before_the_table(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.deploy.predict.write_overlay", full)
+    monkeypatch.setattr("train.deploy.predict.write_pictures", full)
     with pytest.raises(OSError, match="No space"):
         predict(alone.run, [str(alone.pictures)], tmp_path / "out", execution=Execution(device="cpu"))
     assert not (tmp_path / "out").exists()
@@ -182,14 +184,14 @@ def test_images_are_read_and_drawn_a_bounded_number_ahead(
         nonlocal most
         read.append(arguments)
         most = max(most, len(read) - len(drawn))
-        return read_rgb(*arguments)
+        return read_photo(*arguments)
 
     def drawing(*arguments: Any) -> None:
-        write_overlay(*arguments)
+        write_pictures(*arguments)
         drawn.append(arguments)
 
-    monkeypatch.setattr("train.deploy.predict.read_rgb", reading)
-    monkeypatch.setattr("train.deploy.predict.write_overlay", drawing)
+    monkeypatch.setattr("train.deploy.reading.read_photo", reading)
+    monkeypatch.setattr("train.deploy.predict.write_pictures", drawing)
     targets = [str(alone.pictures)] * (2 * CORES.count + 2)
     predict(alone.run, targets, tmp_path, execution=Execution(device="cpu"))
     # Four per thread wait to be scored, are scored, and wait to be drawn.
@@ -308,38 +310,6 @@ def test_nothing_to_score_is_a_mistake(alone: Alone, tmp_path: Path) -> None:
             predict(alone.run, [str(tmp_path / target)], tmp_path / "out", execution=Execution(device="cpu"))
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-# --- the overlay --------------------------------------------------------------------------------------------------
-
-
-def test_an_overlay_is_clear_at_the_normals_median_and_strong_at_twice_their_most() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
-    heat = np.full((4, 6), 2.0, np.float32)
-    heat[:, 3:] = 11
-    blended = overlay(image, heat, (2.0, 5.0))
-    assert blended.shape == image.shape and blended.dtype == np.uint8
-    np.testing.assert_array_equal(blended[:, :3], image[:, :3])
-    hottest = np.array(colormaps["inferno"](1.0)[:3]) * 255
-    np.testing.assert_allclose(blended[:, 3:], 0.2 * image[:, 3:] + 0.8 * hottest, atol=1)
-
-
-def test_an_overlay_of_maps_without_spread_is_an_image() -> None:
-    image = np.full((4, 6, 3), 90, np.uint8)
-    np.testing.assert_array_equal(overlay(image, np.zeros((4, 6), np.float32), (0.0, 0.0)), image)
-
-
-def test_its_colours_are_near_those_of_inferno() -> None:
-    apart = np.abs(inferno() - colormaps["inferno"](np.arange(256))[:, :3] * 255)
-    assert inferno().shape == (256, 3) and apart.max() < 7 and apart.mean() < 1
-
-
-def test_a_large_overlay_is_shrunk(tmp_path: Path) -> None:
-    image = np.full((1000, 2000, 3), 90, np.uint8)
-    write_overlay(tmp_path / "made/wide.jpg", image, np.zeros((1000, 2000), np.float32), (0.0, 1.0))
-    with Image.open(tmp_path / "made/wide.jpg") as written:
-        assert (written.size, written.format) == ((1600, 800), "JPEG")
-        assert np.abs(np.asarray(written).astype(int) - 90).max() <= 2
 
 
 # --- start-up -----------------------------------------------------------------------------------------------------

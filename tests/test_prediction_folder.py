@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.workers.execution import Execution
 from train.deploy.inputs import find_inputs, with_overlays
 from train.deploy.predict import Predicted, predict
+from train.deploy.wanted import Wanted
 from train.run import open_run
 from train.settings import TrainSettings
 from train.training import train
@@ -54,7 +55,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def predicted(run: Path, *targets: object, out: str = "predictions", pictures: str = "all") -> Predicted:
-    return predict(run, list(map(str, targets)), Path(out), CPU, pictures=pictures)
+    return predict(run, list(map(str, targets)), Path(out), CPU, Wanted(pictures=pictures))
 
 
 # --- inputs -------------------------------------------------------------------------------------------------------
@@ -252,5 +253,5 @@ def test_a_name_that_is_not_utf_8_is_refused_in_one_line(here: Path) -> None:
 
 def test_a_thousand_files_of_one_name_get_an_overlay_each() -> None:
     files = [(Path(f"{i}/a.png"), "a.png") for i in range(5000)] + [(Path("b/a-2.png"), "a-2.png")]
-    overlays = [overlay for _, overlay in with_overlays(files, ["a-3.jpg", "a.jpg/mine"])]
+    overlays = [overlay for _, overlay in with_overlays(files, ["overlays/a-3.jpg", "overlays/a.jpg/mine"])]
     assert len(set(overlays)) == 5001 and {"a.jpg", "a-3.jpg"}.isdisjoint(overlays)

@@ -19,6 +19,7 @@ from train.evaluate import Evaluation, evaluate
 from train.evaluation.cell_result import CellResult
 from train.features.extract import Images, as_it_is
 from train.finetune import finetune
+from train.frames import Frames
 from train.localiser.fit import fit_localiser
 from train.made_of import MadeOf
 from train.recipe import recipe_of
@@ -110,6 +111,7 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     calibration, scores = calibrate(recipe, normals, of_negatives, data.settings.image_size, settings.false_alarms)
     paths, digests = data.category.paths, data.category.digests
     cell.write_normals([paths[row] for row in data.rows[order]], scores)
+    frames = Frames.of(data.normals, data.category.sizes)
     trained_on = frozenset(digests[row][:DIGITS] for row in data.rows)
-    plain = data.plain.state_dict()
-    return Detector(data.settings, data.category.levels, asdict(settings), plain, fitted, calibration, trained_on)
+    made = asdict(settings), data.plain.state_dict(), fitted, calibration
+    return Detector(data.settings, data.category.levels, *made, frames, trained_on)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbones.inference import for_inference
-from pipeline.backbones.load import StateDict, load_backbone
+from pipeline.backbones.load import StateDict, bare_backbone
 from pipeline.data.images import Decoding, read_rgb, resize_rgb
 from pipeline.data.levels import Levels
 from pipeline.device import choose_device
@@ -25,6 +25,7 @@ from train.calibration import Calibration
 from train.card import Card, card_of
 from train.earlier_detectors import EARLIER, bring_up
 from train.features.extract import Images, Item, as_it_is
+from train.frames import Frames
 from train.localiser.network import Localiser
 from train.prediction import Prediction, Scores, Source
 from train.recipe import Recipe
@@ -49,8 +50,9 @@ class Detector:
     """What is fitted and its calibration, and the settings of the cache and of the arm.
 
     levels: of the category's images, None in a detector of an earlier version. pretrained: the weights of the backbone
-    as they were loaded; `fitted` has them folded for inference. trained_on: what the digests of the normals' files
-    begin with; none in a detector of an earlier version. card: the one beside its file, which `calibration` follows.
+    as they were loaded; `fitted` has them folded for inference. frames: what the normals are like; trained_on: what the
+    digests of their files begin with; None and empty in a detector of an earlier version. card: the one beside its
+    file, which `calibration` follows.
     """
 
     precompute_settings: PrecomputeSettings
@@ -59,6 +61,7 @@ class Detector:
     pretrained: StateDict
     fitted: Fitted
     calibration: Calibration
+    frames: Frames | None = None
     trained_on: frozenset[str] = frozenset()
     card: Card | None = None
 
@@ -116,6 +119,7 @@ class Detector:
             "threshold": self.threshold,
             "normal_scores": list(self.calibration.normal_scores),
             "trained_on": "".join(sorted(self.trained_on)),
+            "frames": None if self.frames is None else self.frames.to_state(),
         }
         write_tensors(path, content)
 
@@ -198,7 +202,7 @@ def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Dete
     precomputed = PrecomputeSettings.from_attributes(state["cache"])
     if state["format"] != FORMAT:
         state = bring_up(path, state, precomputed.backbone)
-    plain = load_backbone(precomputed.backbone, "none").to(device)
+    plain = bare_backbone(precomputed.backbone).to(device)
     plain.load_state_dict(state["pretrained"])
     pretrained = for_inference(plain)
     localiser = finetuned = None
@@ -228,9 +232,11 @@ def _made_of(path: Path, state: Mapping[str, Any], device: torch.device) -> Dete
         tuple(state["normal_scores"]),
     )
     levels = None if state.get("levels") is None else Levels.from_attributes(state["levels"])
+    frames = Frames.from_state(state.get("frames"))
     digits = state.get("trained_on", "")
     trained_on = frozenset(digits[start : start + DIGITS] for start in range(0, len(digits), DIGITS))
-    return Detector(precomputed, levels, state["settings"], state["pretrained"], fitted, calibration, trained_on)
+    made = state["settings"], state["pretrained"], fitted, calibration
+    return Detector(precomputed, levels, *made, frames, trained_on)
 
 
 def _recipe(path: Path, stored: Mapping[str, Any]) -> Recipe:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from train.calibration import Calibration
 from train.detector import Detector
 from train.evaluation.cell_result import DefectResult
 from train.evaluation.image_metrics import image_auroc
@@ -18,7 +19,7 @@ from train.prediction import Scores
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics and counts as in `CellResult`, and of the images all scores and the deciding ones (N,)."""
+    """Metrics and counts as in `CellResult`, by a calibration; of the images all scores and the deciding ones (N,)."""
 
     metrics: dict[str, float | None]
     scorers: dict[str, float | None]
@@ -27,6 +28,7 @@ class Evaluation:
     n_flagged_normal: int
     scores: Scores
     decision_scores: NDArray[np.float64]
+    calibration: Calibration
 
 
 def evaluate(detector: Detector, tests: TestSet) -> Evaluation:
@@ -55,4 +57,4 @@ def evaluate(detector: Detector, tests: TestSet) -> Evaluation:
         by_defect[defect] = DefectResult(int(shown.sum()), measure(some), int(flagged[shown].sum()))
     scorers = {name: image_auroc(labels, values) for name, values in scores.image.items()}
     normals = int((labels == 0).sum()), int(flagged[labels == 0].sum())
-    return Evaluation(measure(images), scorers, by_defect, *normals, scores, deciding)
+    return Evaluation(measure(images), scorers, by_defect, *normals, scores, deciding, detector.calibration)

@@ -63,12 +63,14 @@ class RunFolder:
                 old.rename(cell.path)
 
 
-def find_detector(run: Path) -> Path:
+def find_detector(run: Path, category: str | None = None) -> Path:
     """The detector of a seed's folder, of a category's (its lowest seed), or of a run with one category.
 
-    A path to a file is that of a detector. UserError where there is none, where there are several categories, and
-    where a folder cannot be read.
+    A path to a file is that of a detector. category: which one of a run's. UserError where there is none, where there
+    are several categories and none is asked for, and where a folder cannot be read.
     """
+    if category is not None:
+        return _of_category(run, category)
     if run.is_file():
         return run
     try:
@@ -79,7 +81,8 @@ def find_detector(run: Path) -> Path:
             found = {folder: _seeds(folder) for folder in sorted(run.iterdir()) if folder.is_dir()}
             by_category = {folder: seeds for folder, seeds in found.items() if seeds}
         if len(by_category) > 1:
-            raise UserError(f"{run} holds several categories: give one, such as {next(iter(by_category))}")
+            names, first = ", ".join(folder.name for folder in by_category), next(iter(by_category))
+            raise UserError(f"{run} holds several categories ({names}): give --category {first.name}, or {first}")
         whole = {seed: cell for seeds in by_category.values() for seed, cell in seeds.items() if cell is not None}
         for seed in sorted(whole):
             if whole[seed].detector.is_file():
@@ -93,6 +96,26 @@ def find_detector(run: Path) -> Path:
     except OSError as error:
         raise UserError(f"{error.filename or run} cannot be read ({error.strerror}): allow it") from error
     raise UserError(f"no detector below {run}: give the folder that `train --out` wrote")
+
+
+def categories_of(run: Path) -> list[str]:
+    """The categories of a run folder, also those whose cells have only been begun; none of any other path."""
+    try:
+        if run.is_file() or CellFolder(run).detector.is_file() or _seeds(run):
+            return []
+        return sorted(folder.name for folder in run.iterdir() if folder.is_dir() and _seeds(folder))
+    except OSError:  # `find_detector` says what it is
+        return []
+
+
+def _of_category(run: Path, category: str) -> Path:
+    names = categories_of(run)
+    if category in names:
+        return find_detector(run / category)
+    if names:
+        raise UserError(f"{run} has no category {category} (but {', '.join(names)}): give --category {names[0]}")
+    find_detector(run)  # it says so where there is none
+    raise UserError(f"{run} is no run folder but a detector of one category: leave --category {category} out")
 
 
 def _seeds(category: Path) -> dict[int, CellFolder | None]:

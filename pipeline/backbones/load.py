@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.backbones.lite0 import Lite0
 from pipeline.backbones.spec import Spec, find_spec
 from pipeline.errors import UserError
 
@@ -66,6 +67,14 @@ def load_backbone(name: str, weights: str = "imagenet", seed: int = 0) -> Backbo
     if weights != "none":
         state = _imagenet(spec) if weights == "imagenet" else _read_state_dict(Path(weights))
         _load_state_dict(network, state, f"--weights {weights} for {name}")
+    return _cut(spec, network).eval().requires_grad_(False)
+
+
+def bare_backbone(name: str) -> Backbone:
+    """The backbone that `load_backbone` gives, for weights that are loaded into it; its own mean nothing."""
+    spec = find_spec(name)
+    with torch.random.fork_rng(devices=[]):
+        network = Lite0() if name == "efficientnet_lite0" else _build(name)
     return _cut(spec, network).eval().requires_grad_(False)
 
 

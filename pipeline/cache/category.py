@@ -57,6 +57,12 @@ class CachedCategory:
         stored = cast("dict[str, Any] | None", self.group.attrs.get("levels"))
         return None if stored is None else Levels.from_attributes(stored)
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of some normals' files when it was created; none in a cache of an earlier version."""
+        stored = cast("list[tuple[int, int]]", self.group.attrs.get("sizes", []))
+        return [(width, height) for width, height in stored]
+
     def decoding(self, most_pixels: int = MOST_PIXELS) -> Decoding:
         """How its images were decoded, and others are to be."""
         return Decoding(self.settings.image_size, self.settings.resize, self.levels, most_pixels)

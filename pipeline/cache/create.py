@@ -90,7 +90,7 @@ def prepare_cache(
         group = _create_category(cache, name, paths, settings, chunks_per_shard or choose_shard(len(paths)))
         levels = seen.levels.to_attributes()
         about = {"stages": list(settings.stages), "images_digest": images_digest(paths), "levels": levels}
-        group.update_attributes(about | {"ready": True})
+        group.update_attributes(about | {"sizes": [list(size) for size in seen.sizes], "ready": True})
     cache.refresh_digests()
     return cache
 

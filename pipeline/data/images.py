@@ -8,6 +8,7 @@ edge as strong as any in the image, and saliency would rest on it. An image in m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from pipeline.data.content import read_file
 from pipeline.data.levels import Levels
-from pipeline.data.pixels import MOST_PIXELS, decode
+from pipeline.data.pixels import MOST_PIXELS, decode, open_picture, upright_size
 from pipeline.errors import ImageError, UserError
 from pipeline.settings import RESIZES
 
@@ -34,6 +35,19 @@ class Decoding:
     resize: str
     levels: Levels | None
     most_pixels: int = MOST_PIXELS
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """An image file, to score and to show.
+
+    pixels: (size,size,3) uint8, as `decode_rgb` gives them. shown: (h,w,3) uint8, None where it is not to be shown.
+    size: width and height of the file's picture as it stands upright.
+    """
+
+    pixels: NDArray[np.uint8]
+    shown: NDArray[np.uint8] | None
+    size: tuple[int, int]
 
 
 def full_name(image_root: str, path: str) -> str:
@@ -66,6 +80,19 @@ def decode_rgb(data: bytes, decoding: Decoding, name: str) -> NDArray[np.uint8]:
     return _square(image, decoding)
 
 
+def read_photo(path: Path, decoding: Decoding, shown_at: Callable[[int, int], tuple[int, int]] | None) -> Photo:
+    """Read a local image file; shown_at: the size at which one of a size is shown, None: it is not shown.
+
+    Raises what `read_rgb` does.
+    """
+    data = read_bytes(str(path.parent), path.name)
+    image = decode(data, str(path), decoding.levels, decoding.most_pixels, draft=2 * decoding.size)
+    with open_picture(data, str(path), decoding.most_pixels) as opened:
+        size = upright_size(opened)
+    shown = None if shown_at is None else _resized(image, *shown_at(*size))
+    return Photo(_square(image, decoding), shown, size)
+
+
 def resize_rgb(pixels: NDArray[np.uint8], decoding: Decoding, name: str) -> NDArray[np.uint8]:
     """Resize an RGB image (H,W,3) uint8 just as `decode_rgb` would that of a lossless file of these pixels.
 
@@ -95,11 +122,15 @@ def place(width: int, height: int, decoding: Decoding) -> tuple[int, int, int, i
 
 def _square(image: Image.Image, decoding: Decoding) -> NDArray[np.uint8]:
     width, height, left, top = place(image.width, image.height, decoding)
+    border = ((top, decoding.size - height - top), (left, decoding.size - width - left), (0, 0))
+    return np.pad(_resized(image, width, height), border, mode="edge")
+
+
+def _resized(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
     # Grey is resized as one channel: a third of the work, and the same values.
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     if pixels.dtype != np.uint8:
         pixels = np.rint(pixels).clip(0, 255).astype(np.uint8)
     if pixels.ndim == 2 or pixels.shape[2] == 2:
         pixels = np.repeat(pixels.reshape(height, width, -1)[..., :1], 3, axis=2)
-    border = ((top, decoding.size - height - top), (left, decoding.size - width - left), (0, 0))
-    return np.pad(pixels[..., :3], border, mode="edge")
+    return pixels[..., :3]

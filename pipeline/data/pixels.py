@@ -47,6 +47,9 @@ _UPRIGHT = {
 }
 
 
+_ON_ITS_SIDE = tuple(_UPRIGHT[tag] for tag in (5, 6, 7, 8))
+
+
 def open_picture(data: bytes, name: str, most_pixels: int) -> Image.Image:
     """An image file whose header is read and nothing else.
 
@@ -114,6 +117,13 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     except Exception:
         # Broken EXIF says nothing about orientation, and the pixels are whole.
         return None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as it stands upright."""
+    width, height = image.size
+    turned = turn_of(image) in _ON_ITS_SIDE
+    return (height, width) if turned else (width, height)
 
 
 def upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:

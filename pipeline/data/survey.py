@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,7 @@ from pipeline.data.levels import (
     is_deep_colour,
 )
 from pipeline.data.listing import path_digest
+from pipeline.data.pixels import upright_size
 from pipeline.errors import UserError
 from pipeline.remote import is_url
 from pipeline.threads import CORES
@@ -43,7 +44,7 @@ class Survey:
     """What a look at `looked` normals found.
 
     levels: of the category; integer, real, profile: how many of them have integers of more than 8 bits, floating point,
-    and a colour profile other than sRGB.
+    and a colour profile other than sRGB. sizes: width and height of each of them as it stands upright, rising.
     """
 
     levels: Levels
@@ -51,6 +52,7 @@ class Survey:
     integer: int
     real: int
     profile: int
+    sizes: tuple[tuple[int, int], ...]
 
     def lines(self) -> list[str]:
         """What a user should know of it, a line for each kind; none for plain images of 8 bits."""
@@ -70,8 +72,9 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of one image: the largest value where it has more than 8 bits, and whether it has a colour profile."""
+    """Of one image: its size, the largest value where it has more than 8 bits, and whether it has a colour profile."""
 
+    size: tuple[int, int]
     integer: float | None = None
     real: float | None = None
     profile: bool = False
@@ -97,7 +100,8 @@ def survey(image_root: str, paths: Sequence[str], most_pixels: int) -> Survey:
         levels = Levels(white, levels.real)
     if reals:
         levels = Levels(levels.integer, _white_of_reals(float(np.median(reals))))
-    return Survey(levels, len(seen), len(integers), len(reals), sum(one.profile for one in seen))
+    sizes = tuple(sorted(one.size for one in seen))
+    return Survey(levels, len(seen), len(integers), len(reals), sum(one.profile for one in seen), sizes)
 
 
 def _white_of_reals(most: float) -> float:
@@ -118,12 +122,15 @@ def _look(image_root: str, most_pixels: int, path: str) -> _Seen | None:
             deep, colour = is_deep(image), is_deep_colour(image)
             if image.width * image.height > most_pixels:
                 return None
+            plain = _Seen(upright_size(image), profile=profile)
             if not (deep or colour):
-                return _Seen(profile=profile)
+                return plain
             file.seek(0)
             values = deep_values(image) if deep else deep_colour_values(file.read(), image)[..., :3]
             most = brightest(values)
-            return _Seen(real=most) if image.mode == "F" else _Seen(integer=most, profile=colour and profile)
+            if image.mode == "F":
+                return replace(plain, real=most, profile=False)
+            return replace(plain, integer=most, profile=colour and profile)
     except UserError:
         return None
     except Exception:  # as in `pipeline.data.pixels`: Pillow's decoders let nearly every kind out

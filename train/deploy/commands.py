@@ -2,36 +2,87 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands import Command
+from pipeline.errors import UserError
 from pipeline.options import options_of
 from pipeline.path_types import LocalPath, Place
 from pipeline.settings_file import settings_file
+from pipeline.views.console import console
 from pipeline.workers.execution import Execution
+from train.deploy.wanted import Wanted
 from train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from train.deploy.predict import Predicted
+
+# The status of `predict --fail-on-anomaly` where an image is anomalous.
+_ANOMALY = 3
 
 
 @click.command(cls=Command, epilog="Stopped: the table and overlays of an earlier run stay as they were.")
 @click.argument("run", type=LocalPath(exists=True))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...", type=Place())
 @click.option("--out", type=LocalPath(file_okay=False), default=Path("predictions"), help="For table and overlays.")
-@click.option("--pictures", type=click.Choice(("all", "anomalous", "none")), default="all", help="Overlays to write.")
+@options_of(Wanted, "wanted")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per file, and nothing else, to stdout.")
+@click.option("--fail-on-anomaly", "fail", is_flag=True, help=f"Exit {_ANOMALY} where an image is anomalous.")
 @options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
 @settings_file
-def predict(run: Path, images: Sequence[str], out: Path, pictures: str, execution: Execution) -> None:
-    """Score images with the detector of the run folder RUN; it needs no cache."""
+def predict(
+    run: Path, images: Sequence[str], out: Path, wanted: Wanted, as_json: bool, fail: bool, execution: Execution
+) -> None:
+    """Score images with the detector of the run folder RUN; it needs no cache.
+
+    A - in place of images reads their paths from standard input, one per line.
+    """
     from train.deploy.predict import predict as score
 
-    found = score(run, images, out, execution, pictures=pictures)
+    found = score(run, _with_those_of_stdin(images), out, execution, wanted)
+    _tell(found, out, wanted, as_json=as_json)
+    if fail and any(line.anomalous for line in found.lines):
+        sys.exit(_ANOMALY)
+
+
+def _with_those_of_stdin(images: Sequence[str]) -> list[str]:
+    """The paths, and in place of "-" those that standard input has."""
+    if "-" not in images:
+        return list(images)
+    if sys.stdin is None:
+        raise UserError("- reads paths from standard input, which is closed: give image files or folders")
+    # As bytes: a name need not be text, and which one is not is told.
+    lines = [os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer]
+    read = [line for line in lines if line.strip()]
+    if not read:
+        raise UserError("standard input has no path: write one per line to it, or give image files or folders")
+    first = images.index("-")
+    return [*images[:first], *read, *(image for image in images[first + 1 :] if image != "-")]
+
+
+def _tell(found: Predicted, out: Path, wanted: Wanted, *, as_json: bool) -> None:
+    """Print the outcome; as_json: on standard output a line per file, all else on standard error."""
+    from train.deploy.told import drift_line, outcome_line, threshold_line, worst_table
+
     for line in (*(note.line for note in found.left_out), *(f"skipped: {bad}" for bad in found.bad)):
         click.echo(line, err=True)
-    said = f"{sum(bool(line.anomalous) for line in found.scored)} of {len(found.scored)} images anomalous"
-    drawn = sum(line.drawn for line in found.lines)
-    click.echo(f"{out / 'predictions.csv'}: {said}; {drawn} overlays in {out / 'overlays'}")
+    if as_json:
+        for one in found.lines:
+            click.echo(json.dumps(one.value, ensure_ascii=False))
+    elif found.scored:
+        console().print(worst_table(found.lines))
+    for part in found.parts:
+        click.echo(threshold_line(part), err=as_json)
+        if drift := drift_line(part):
+            click.echo(drift, err=True)
+    click.echo(outcome_line(found, out, wanted), err=as_json)
 
 
 @click.command(cls=Command, epilog="Stopped: an earlier calibration stays as it was.")

@@ -13,6 +13,7 @@ from pipeline.data.ground_truth import beside_photographs
 from pipeline.data.listing import list_images
 from pipeline.errors import UserError
 from pipeline.files import fitting
+from train.deploy.wanted import OVERLAYS, SUFFIXES, beside
 
 _OWN = "below --out, where nothing is ever scored"
 
@@ -84,24 +85,29 @@ def _inside(folder: Path, below: Below) -> tuple[list[str], list[Note]]:
     return images, [*notes_of("", kinds), *unlisted(replace(listing, others=others, passed_over=passed_over))]
 
 
-def with_overlays(files: Iterable[tuple[Path, str]], foreign: Iterable[str] = ()) -> Iterator[tuple[Path, str]]:
-    """Every file, and the name of its JPEG file, which no other has; where several would share one, a number is added.
+def with_overlays(
+    files: Iterable[tuple[Path, str]], foreign: Iterable[str] = (), folders: Sequence[str] = (OVERLAYS,)
+) -> Iterator[tuple[Path, str]]:
+    """Every file, and the name of its overlay, which no other has; where several would share one, a number is added.
 
-    foreign: relative paths of files that are there already and not ours.
+    folders: those that get a file of this name, but for its suffix. foreign: paths, from above these folders, of files
+    that are there already and not ours.
     """
     files, foreign = list(files), list(foreign)
-    taken = {str(parent) for name in (*foreign, *(name for _, name in files)) for parent in PurePosixPath(name).parents}
-    taken.update(foreign)
+    above = {str(parent) for _, name in files for parent in PurePosixPath(name).parents}
+    taken = {f"{folder}/{parent}" for folder in folders for parent in above}
+    taken.update(foreign, (str(parent) for name in foreign for parent in PurePosixPath(name).parents))
     numbers: Counter[str] = Counter()
     for path, name in files:
         stem = os.path.splitext(name)[0]  # noqa: PTH122 - Path has no stem of a name such as "..."
         folder, slash, last = stem.rpartition("/")
-        overlay = ""
-        while not overlay or overlay in taken:
+        places: list[str] = []
+        while not places or not taken.isdisjoint(places):
             numbers[stem] += 1
             number = f"-{numbers[stem]}" if numbers[stem] > 1 else ""
-            overlay = f"{folder}{slash}{fitting(f'{last}{number}.jpg')}"
-        taken.add(overlay)
+            overlay = f"{folder}{slash}{fitting(f'{last}{number}{SUFFIXES[OVERLAYS]}')}"
+            places = [beside(place, overlay) for place in folders]
+        taken.update(places)
         yield path, overlay
 
 

@@ -1,71 +1,64 @@
-"""Score any images with a run's detector: a table, and an overlay per image. It needs only the run folder."""
+"""Score any images with a run's detectors: a table, and pictures of each image. It needs only the run folder."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.census import Note
-from pipeline.data.images import Decoding, read_rgb
-from pipeline.errors import ImageError, UserError, one_line
-from pipeline.files import files_of, refuse_in_the_way, replacing_folder, write_csv
+from pipeline.errors import UserError
+from pipeline.files import files_of, refuse_in_the_way, replacing_folder
 from pipeline.progress import progress
 from pipeline.threads import CORES
 from pipeline.workers.execution import Execution
+from train.calibration import Calibration
+from train.deploy.choose import choose
 from train.deploy.inputs import find_inputs, with_overlays
-from train.deploy.overlay import write_overlay
+from train.deploy.pictures import panel_size, write_pictures
+from train.deploy.reading import File, Good, read_ahead
+from train.deploy.table import OK, Line, write_table
+from train.deploy.wanted import OVERLAYS, SUFFIXES, Wanted, beside
 from train.detector import Detector
 from train.prediction import Prediction
-from train.threshold import DECIMALS, rounded
+from train.run_folder import find_detector
+from train.threshold import rounded
 
-_TABLE = "predictions.csv"
-_COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "status")
-_OVERLAYS = "overlays"
+TABLE = "predictions.csv"
 
-# Overlays that wait to be drawn, per thread: each holds an image and its map.
+# Images that wait to be drawn, per thread.
 _WAITING = 4
 
-# Which images get an overlay: by whether they are anomalous.
-_DRAWN: dict[str, tuple[bool, ...]] = {"all": (False, True), "anomalous": (True,), "none": ()}
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one detector scored.
 
-@dataclass(frozen=True)
-class Line:
-    """What is said of a file; all but the last is a line of the table.
-
-    path as the user gave it; score and threshold on the detector's scale, rounded; p_value as in `Prediction`;
-    anomalous: whether the score is above the threshold; status: "ok", or why there is no score; drawn: whether an
-    overlay was written.
+    category: None where it scored all. calibration: with the threshold that decided; given: whether that is the user's;
+    own: the detector's.
     """
 
-    path: str
-    score: float | None
-    p_value: float | None
-    threshold: float
-    anomalous: bool | None
-    status: str
-    drawn: bool
-
-    @property
-    def row(self) -> tuple[object, ...]:
-        """It in the table, where the numbers are as they were compared."""
-        anomalous = None if self.anomalous is None else int(self.anomalous)
-        return self.path, *map(_decimal, (self.score, self.p_value, self.threshold)), anomalous, self.status
+    category: str | None
+    calibration: Calibration
+    given: bool
+    own: float
+    lines: list[Line]
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The outcome of `predict`: the table's lines, and what was no image."""
+    """The outcome of `predict`: the table's lines, what each detector scored, what was no image, and the seconds."""
 
     lines: list[Line]
+    parts: list[Part]
     left_out: list[Note]
+    seconds: float
 
     @property
     def scored(self) -> list[Line]:
@@ -79,12 +72,14 @@ class Predicted:
 
 
 @dataclass(frozen=True, eq=False)
-class _Image:
-    """Pixels (size,size,3) uint8 of a file, its place among the files, and the name of its overlay."""
+class _Work:
+    """What scores and what is wanted of it; where files go, and the threads that write them."""
 
-    number: int
-    overlay: str
-    pixels: NDArray[np.uint8]
+    detector: Detector
+    wanted: Wanted
+    execution: Execution
+    new: Path
+    threads: ThreadPoolExecutor
 
 
 def predict(
@@ -92,65 +87,121 @@ def predict(
     targets: Sequence[str],
     out: Path,
     execution: Execution | None = None,
-    *,
-    pictures: str = "all",
+    wanted: Wanted | None = None,
 ) -> Predicted:
-    """Score image files, and all image files below folders; write `predictions.csv` and overlays to `out`.
+    """Score image files, and all image files below folders; write `predictions.csv` and pictures to `out`.
 
     execution: the device, the most pixels of an image, and what to do with a bad one: with "stop" the first raises
-    ImageError. pictures: "all", "anomalous" or "none", the images that get an overlay. Until all images are scored, an
-    earlier table and its overlays stay; then they go. UserError where `out` holds something, but no prediction.
-    Images are read, scored and drawn a bounded number ahead, in threads.
+    ImageError. Until all images are scored, what an earlier call wrote stays; then it goes. A run of several categories
+    scores what lies in folders of their names, or all with the one that is wanted. UserError where `out` holds
+    something, but no prediction. Images are read, scored and drawn a bounded number ahead, in threads.
     """
-    execution = execution or Execution()
+    execution, wanted = execution or Execution(), wanted or Wanted()
     own = _own_files(out)
     found, left_out = find_inputs(targets, out)
-    files = list(with_overlays(found, _foreign(out, own)))
-    if _DRAWN[pictures]:
-        refuse_in_the_way(out, _TABLE, [f"{_OVERLAYS}/{overlay}" for _, overlay in files])
-    detector = Detector.load(run, execution.device)
+    found, categories, others = choose(run, wanted, found)
+    named = with_overlays(found, _foreign(out, own), wanted.folders or (OVERLAYS,))
+    files = [File(number, *one) for number, one in enumerate(named)]
+    refuse_in_the_way(out, TABLE, [beside(folder, file.overlay) for folder in wanted.folders for file in files])
+    parts: dict[str | None, list[File]] = {}
+    for category, file in zip(categories, files, strict=True):
+        parts.setdefault(category, []).append(file)
+    detectors = {category: find_detector(run, category) for category in parts}  # all, before one is used
     lines: dict[int, Line] = {}
-    drawing: deque[Future[None]] = deque()
+    scored = []
+    seconds = 0.0
     with (
-        replacing_folder(out, last=_TABLE) as new,
+        replacing_folder(out, last=TABLE) as new,
         # Threads of their own: scoring does not wait for a slow disk. The block ends after the last of them has
         # written, so that none writes to a folder that is gone.
-        ThreadPoolExecutor(CORES.count, "overlays") as threads,
+        ThreadPoolExecutor(CORES.count, "pictures") as threads,
         progress("predict", len(files), "images") as advance,
     ):
-        read = _read_ahead(files, replace(detector.decoding, most_pixels=execution.max_pixels))
-        good = _without_bad(read, files, rounded(detector.threshold), execution.bad_images, lines)
-        for image, prediction in _scored(detector, good):
-            drawn = prediction.anomalous in _DRAWN[pictures]
-            if drawn:
-                file = new / _OVERLAYS / image.overlay
-                what = image.pixels, prediction.map, detector.calibration.map_range
-                drawing.append(threads.submit(write_overlay, file, *what))
-            if len(drawing) > _WAITING * CORES.count:
-                drawing.popleft().result()
-            path = str(files[image.number][0])
-            verdict = prediction.score, prediction.p_value, prediction.threshold, prediction.anomalous
-            lines[image.number] = Line(path, *verdict, "ok", drawn)
-            advance(1)
-        if bad := sum(line.score is None for line in lines.values()):
-            advance(bad)
-        for waiting in drawing:
-            waiting.result()
+        for category, some in parts.items():
+            detector, own_threshold = _load(detectors[category], execution, wanted)
+            started = time.monotonic()
+            work = _Work(detector, wanted, execution, new, threads)
+            for line in _lines(work, some):
+                lines[line[0]] = line[1]
+                advance(1)
+            seconds += time.monotonic() - started
+            of_it = [lines[file.number] for file in some]
+            told = category if len(parts) > 1 else None
+            scored.append(Part(told, detector.calibration, wanted.threshold is not None, own_threshold, of_it))
         ordered = [lines[number] for number in range(len(files))]
-        write_csv(new / _TABLE, [_COLUMNS, *(line.row for line in ordered)])
-    return Predicted(ordered, left_out)
+        write_table(new / TABLE, ordered)
+    return Predicted(ordered, scored, [*left_out, *others], seconds)
 
 
-def _decimal(value: float | None) -> Decimal | None:
-    """A number with all its decimals; as a text, one below 0 would be taken for a formula."""
-    return None if value is None else Decimal(f"{value:z.{DECIMALS}f}")
+def _load(file: Path, execution: Execution, wanted: Wanted) -> tuple[Detector, float]:
+    """The detector of a file with the threshold that is wanted, and its own."""
+    detector = Detector.load(file, execution.device)
+    if wanted.threshold is None:
+        return detector, detector.threshold
+    calibration = replace(detector.calibration, threshold=wanted.threshold)
+    return replace(detector, calibration=calibration), detector.threshold
+
+
+def _lines(work: _Work, files: Sequence[File]) -> Iterator[tuple[int, Line]]:
+    """A line for each file, with its number; what is to be drawn is drawn when the last of them is there.
+
+    Bad files are told as soon as they are met, or the first of them ends it.
+    """
+    detector, wanted, execution = work.detector, work.wanted, work.execution
+    decoding = replace(detector.decoding, most_pixels=execution.max_pixels)
+    met: deque[tuple[int, Line]] = deque()
+
+    def good() -> Iterator[Good]:
+        for found in read_ahead(files, decoding, None if wanted.pictures == "none" else panel_size):
+            if isinstance(found, Good):
+                yield found
+            elif execution.bad_images == "stop":
+                found.refuse()
+            else:
+                threshold = rounded(detector.threshold)
+                met.append(
+                    (found.file.number, Line(str(found.file.path), None, None, threshold, None, found.reason, False))
+                )
+
+    waiting: deque[Future[None]] = deque()
+    for found, prediction in _scored(detector, good()):
+        drawn = wanted.draws(prediction.anomalous)
+        if drawn or wanted.maps or wanted.masks:
+            waiting.append(work.threads.submit(write_pictures, work.new, found, prediction, detector, wanted))
+        if len(waiting) > _WAITING * CORES.count:
+            waiting.popleft().result()
+        verdict = prediction.score, prediction.p_value, prediction.threshold, prediction.anomalous
+        yield found.file.number, Line(str(found.file.path), *verdict, _status(detector, found), drawn)
+        while met:
+            yield met.popleft()
+    yield from met
+    for one in waiting:
+        one.result()
+
+
+def _status(detector: Detector, image: Good) -> str:
+    unlike = detector.frames.unlike(image.photo.pixels, image.photo.size) if detector.frames else ""
+    return f"{OK}, unlike the normals: {unlike}" if unlike else OK
+
+
+def _scored(detector: Detector, images: Iterable[Good]) -> Iterator[tuple[Good, Prediction]]:
+    """The images and what the detector says of them, in their order."""
+    asked: deque[Good] = deque()
+
+    def pixels() -> Iterator[NDArray[np.uint8]]:
+        for image in images:
+            asked.append(image)
+            yield image.photo.pixels
+
+    for prediction in detector.predict_each(pixels()):
+        yield asked.popleft(), prediction
 
 
 def _own_files(out: Path) -> frozenset[str]:
     """What earlier predictions wrote to a folder; UserError where it is not one for predictions."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is no folder: give another --out")
-    if (own := files_of(out, _TABLE)) is not None:
+    if (own := files_of(out, TABLE)) is not None:
         return own
     # Hidden files are the system's, or what a killed `predict` left.
     if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
@@ -161,53 +212,8 @@ def _own_files(out: Path) -> frozenset[str]:
 
 
 def _foreign(out: Path, own: frozenset[str]) -> Iterator[str]:
-    """Files that others put among the overlays, which keep their names."""
-    for path in (out / _OVERLAYS).rglob("*"):
-        if not path.is_dir() and path.relative_to(out).as_posix() not in own:
-            yield path.relative_to(out / _OVERLAYS).as_posix()
-
-
-def _read_ahead(files: Iterable[tuple[Path, str]], decoding: Decoding) -> Iterator[_Image | ImageError]:
-    """The files in their order, or what is wrong with them."""
-
-    def read(numbered: tuple[int, tuple[Path, str]]) -> _Image | ImageError:
-        number, (path, overlay) = numbered
-        try:
-            return _Image(number, overlay, read_rgb(path, decoding))
-        except ImageError as error:
-            return error
-
-    return CORES.spread(read, enumerate(files))
-
-
-def _without_bad(
-    read: Iterable[_Image | ImageError],
-    files: Sequence[tuple[Path, str]],
-    threshold: float,
-    bad_images: str,
-    lines: dict[int, Line],
-) -> Iterator[_Image]:
-    """The images; a line for each file that is none, or ImageError."""
-    for number, found in enumerate(read):
-        if isinstance(found, _Image):
-            yield found
-        elif bad_images == "stop":
-            raise ImageError(f"{one_line(found)}, or give --bad-images skip") from found
-        else:
-            path = files[number][0]
-            # A file of the working directory is called ./x there.
-            reason = str(found).removeprefix("./").removeprefix(f"{path}: ")
-            lines[number] = Line(str(path), None, None, threshold, None, one_line(ImageError(reason)), False)
-
-
-def _scored(detector: Detector, images: Iterable[_Image]) -> Iterator[tuple[_Image, Prediction]]:
-    """The images and what the detector says of them, in their order."""
-    asked: deque[_Image] = deque()
-
-    def pixels() -> Iterator[NDArray[np.uint8]]:
-        for image in images:
-            asked.append(image)
-            yield image.pixels
-
-    for prediction in detector.predict_each(pixels()):
-        yield asked.popleft(), prediction
+    """Files that others put among ours, which keep their names."""
+    for folder in SUFFIXES:
+        for path in (out / folder).rglob("*"):
+            if not path.is_dir() and path.relative_to(out).as_posix() not in own:
+                yield path.relative_to(out).as_posix()

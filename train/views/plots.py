@@ -15,6 +15,7 @@ from pipeline.files import replacing
 from pipeline.views.drawing import drawable
 from train.evaluate import Evaluation
 from train.evaluation.test_set import TestSet
+from train.views.heat import Heat, outline
 
 _SHOWN = 6
 LABELS = ("normal", "anomalous")
@@ -60,12 +61,12 @@ def _draw_roc(axes: Axes, labels: NDArray[np.int64], scores: NDArray[np.float64]
 def plot_maps(path: Path, tests: TestSet, evaluation: Evaluation, threshold: float) -> None:
     """The highest and the median scores among the anomalies, and the highest among the normals, with anomaly maps.
 
-    White contours are the masks; all maps share one colour scale.
+    White contours are the masks, the others surround what is above the map's threshold, as in the pictures of
+    `predict`; all maps are on the one scale of `train.views.heat`.
     """
     scores = evaluation.decision_scores
     rows = _choose(scores, tests.labels)
-    top = float(np.quantile(evaluation.scores.maps, 0.999))
-    bottom = float(np.quantile(evaluation.scores.maps, 0.5))
+    heat = Heat.of(evaluation.calibration)
     figure = Figure(figsize=(2.2 * len(rows), 5.2))
     # Margins by hand: matplotlib's "constrained" layout takes longer than a small category's training.
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.83, wspace=0.04, hspace=0.03)
@@ -74,8 +75,9 @@ def plot_maps(path: Path, tests: TestSet, evaluation: Evaluation, threshold: flo
         image = tests.image(i)
         above.imshow(image)
         above.set_title(f"{drawable(tests.samples[i].defect)}\nscore {scores[i]:.1f}", fontsize=9)
-        below.imshow(image)
-        below.imshow(evaluation.scores.maps[i], cmap="inferno", alpha=0.6, vmin=bottom, vmax=top)
+        anomaly_map, flagged = evaluation.scores.maps[i], evaluation.calibration.exceeds(float(scores[i]))
+        region = heat.region(anomaly_map, (image.shape[1], image.shape[0]), flagged=flagged)
+        below.imshow(outline(heat.over(image, anomaly_map), region, width=1))
         if tests.samples[i].masks:
             below.contour(tests.masks[i], levels=[0.5], colors="white", linewidths=1)
         above.axis("off")
