@@ -53,8 +53,8 @@ def sets(parts: list[Pixels]) -> dict[str, list[list[Pixels]]]:
         "4 shots": [[shot(part, rng) for part in parts] for _ in range(4)],
         "compressed": [parts, [compressed(part) for part in parts]],
         "flipped": [parts, [part[:, ::-1] for part in parts], [part[::-1] for part in parts]],
-        "x1.1": [parts, [as_pixels(part * 1.1) for part in parts]],
-        "x1.3": [parts, [as_pixels(part * 1.3) for part in parts]],
+        "x1.1": [parts, [as_pixels(1.1 * part.astype(np.float64)) for part in parts]],
+        "x1.3": [parts, [as_pixels(1.3 * part.astype(np.float64)) for part in parts]],
     }
 
 

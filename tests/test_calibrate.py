@@ -141,4 +141,4 @@ def test_few_parts_are_said_to_be_a_guess(parts: Parts, tmp_path: Path) -> None:
     result = invoke("calibrate", parts.run, "--good", tmp_path / "good", *CPU)
     assert result.exit_code == 0
     assert "the highest of 5 fresh good parts; expect 17 % false alarms" in result.stdout
-    assert "for 1 % give 99 normals; with fewer than 20, any threshold is a guess" in result.stdout
+    assert "for 1 % give 99; with fewer than 20, any threshold is a guess" in result.stdout

@@ -79,7 +79,7 @@ def test_without_test_images_train_says_so_once_and_tells_of_no_file_that_is_not
     said, threshold, worst, written, then = result.stdout.splitlines()
     assert said == "There are no test images: no metric can be computed (pictures)."
     assert threshold.startswith("pictures seed 0: threshold ") and threshold.endswith(
-        ": the highest of 6 held-out scores; expect 14 % false alarms, at most 39 % (95 %); for 1 % give 99 normals;"
+        ": the highest of 6 held-out normals; expect 14 % false alarms, at most 39 % (95 %); for 1 % give 99;"
         " with fewer than 20, any threshold is a guess"
     )
     assert worst.startswith("pictures seed 0: the normals most unlike the others: ")

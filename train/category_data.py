@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -14,12 +15,13 @@ from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.category import CachedCategory
 from pipeline.threads import CORES
 from train.evaluation.test_set import TestSet
+from train.groups import group_by, group_of, groups_line
 from train.negatives.make import make_negative
 from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import Recipe
 from train.scorers.fit import Embeddings, OfNormals, embed_normals, fit_normals
-from train.settings import Settings
-from train.split import Split, split
+from train.settings import Settings, TrainSettings
+from train.split import LEAST_NORMALS, Split, split
 
 
 class CategoryData:
@@ -33,6 +35,7 @@ class CategoryData:
         self.rows = rows
         self._stream = NormalStream(category, rows)
         self.normals = self.images(np.arange(len(rows)))
+        self._parts_by: dict[str | None, NDArray[np.int64]] = {}
         self._fitted: dict[tuple[object, ...], tuple[int, list[OfNormals]]] = {}
 
     @cached_property
@@ -55,9 +58,29 @@ class CategoryData:
 
     def split(self, settings: Settings) -> Split:
         """What an arm does not see of the normals, and its folds."""
-        paths = self.category.paths
-        parts = np.arange(len(self.rows))
-        return split([paths[row] for row in self.rows], parts, settings.held_out, settings.folds)
+        parts = self._parts(settings.group if isinstance(settings, TrainSettings) else None)
+        return split(self._of_rows(self.category.paths), parts, settings.held_out, settings.folds)
+
+    def _parts(self, group: str | None) -> NDArray[np.int64]:
+        """(n,) which part each normal shows: by its path as `train.groups.group_by` has it, None: by its pixels."""
+        if group not in self._parts_by:
+            if group is None:
+                parts = group_of(self.normals, self._of_rows(self.category.digests))
+            else:
+                parts = group_by(self._of_rows(self.category.paths), group)
+            if line := groups_line(parts):
+                if len(set(parts.tolist())) < LEAST_NORMALS:
+                    line += (
+                        ", but few parts cannot be held out: each image counts as one, and the threshold is a guess"
+                    )
+                    parts = np.arange(len(self.rows))
+                print(f"{self.category.name}: {line}", file=sys.stderr, flush=True)
+            self._parts_by[group] = parts
+        return self._parts_by[group]
+
+    def _of_rows(self, values: list[str]) -> list[str]:
+        """Those of the normals."""
+        return [values[row] for row in self.rows]
 
     def negatives(self, places: NDArray[np.int64], kind: str, seed: int) -> Iterator[NDArray[np.uint8]]:
         """A negative of each of some normals."""

@@ -12,18 +12,22 @@ from train.threshold import DECIMALS, ENOUGH, FalsePositives, normals_for
 _WORST = 3
 
 
-def threshold_line(threshold: float, rests_on: FalsePositives, asked: float, what: str = "held-out scores") -> str:
-    """In a sentence the threshold, what it rests on, the rate of false positives to expect, and what it takes.
+def threshold_line(threshold: float, found: FalsePositives, asked: float, what: str = "held-out normals") -> str:
+    """In a sentence a threshold, what it rests on, and what it takes to keep the rate that was asked for.
 
     what: the plural of what was counted.
     """
-    above, count = rests_on.above, rests_on.normals
-    place = f"the highest of {count} {what}" if not above else f"{above} of {count} {what} are above it"
-    rates = f"expect {_percent(rests_on.estimate)} false alarms, at most {_percent(rests_on.high)} (95 %)"
-    line = f"threshold {threshold:.{DECIMALS}f}: {place}; {rates}"
-    if rests_on.estimate > asked:
-        line += f"; for {_percent(asked)} give {normals_for(asked)} normals"
-    return f"{line}; with fewer than {ENOUGH}, any threshold is a guess" if count < ENOUGH else line
+    line = f"threshold {threshold:.{DECIMALS}f}: {rests_on(found, what)}"
+    if found.estimate > asked:
+        line += f"; for {_percent(asked)} give {normals_for(asked)}"
+    return f"{line}; with fewer than {ENOUGH}, any threshold is a guess" if found.normals < ENOUGH else line
+
+
+def rests_on(found: FalsePositives, what: str) -> str:
+    """What a threshold rests on, and the rate of false positives to expect."""
+    above, count = found.above, found.normals
+    place = f"{above} of {count} {what} are above it" if above else f"the highest of {count} {what}"
+    return f"{place}; expect {_percent(found.estimate)} false alarms, at most {_percent(found.high)} (95 %)"
 
 
 def outcome_lines(cells: Sequence[tuple[CellFolder, CellResult]], asked: float) -> list[str]:

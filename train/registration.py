@@ -40,14 +40,16 @@ def turned(images: Tensor, degrees: float) -> Tensor:
 
 def frequencies(side: int) -> Tensor:
     """(side,side/2+1) cycles per side of each coefficient of a real Fourier transform."""
-    return torch.hypot((torch.fft.fftfreq(side) * side)[:, None], (torch.fft.rfftfreq(side) * side)[None])
+    distance: Tensor = torch.hypot((torch.fft.fftfreq(side) * side)[:, None], (torch.fft.rfftfreq(side) * side)[None])
+    return distance
 
 
 def transform(images: Tensor) -> Tensor:
     """(n,S,S/2+1) complex of images (n,S,S), less their mean and tapered."""
     window = taper(images.shape[1], 0.25)
     mean = (images * window).sum((1, 2), keepdim=True) / window.sum()
-    return torch.fft.rfft2((images - mean) * window)
+    transformed: Tensor = torch.fft.rfft2((images - mean) * window)
+    return transformed
 
 
 def whitened(images: Tensor, power: Tensor) -> Tensor:
@@ -56,14 +58,15 @@ def whitened(images: Tensor, power: Tensor) -> Tensor:
     band = ((at >= 2) & (at <= 11)).float()
     found = transform(images) * band / (power + 0.05 * power[band > 0].median() + 1e-12).sqrt()
     norm = torch.fft.irfft2(found, s=images.shape[1:]).square().sum((1, 2), keepdim=True).sqrt()
-    return found / norm.clamp_min(1e-9)
+    whole: Tensor = found / norm.clamp_min(1e-9)
+    return whole
 
 
 def best_shift(a: Tensor, b: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Of pairs of whitened transforms: the highest correlation (m,), and where: x, y (m,2) in half sides."""
     reach = round(_REACH * side)
     width = 2 * reach + 1
-    found = torch.fft.irfft2(a * b.conj(), s=(side, side)).roll((reach, reach), (1, 2))[:, :width, :width]
+    found: Tensor = torch.fft.irfft2(a * b.conj(), s=(side, side)).roll((reach, reach), (1, 2))[:, :width, :width]
     value, place = found.flatten(1).max(1)
     return value, torch.stack([place % width - reach, place // width - reach], 1) * (2 / side)
 

@@ -21,7 +21,8 @@ class TrainSettings:
 
     weight_decay: of AdamW. held_out: share of the normals that the localiser does not see. folds: in which all
     normals are scored, each by what is fitted to the other folds, for scales and the threshold; 1: those held out. What
-    is fitted in the end is fitted to all. coreset: patch embeddings kept as references.
+    is fitted in the end is fitted to all. group: which normals show one part, none of which is held out without the
+    others. coreset: patch embeddings kept as references.
     """
 
     negatives: str = setting("cutswap", "How negatives are made; none: the untrained arm.", choices=NEGATIVES)
@@ -38,6 +39,9 @@ class TrainSettings:
     colour_jitter: float = setting(0.1, "Largest relative change of brightness and contrast.", within=_BELOW_ONE)
     held_out: float = _HELD_OUT
     folds: int = 10
+    group: str | None = setting(
+        None, "Images of one part: folder, or a regex of paths; default: near copies.", type=str, metavar="REGEX|folder"
+    )
     false_alarms: float = setting(
         _FALSE_ALARMS,
         "The rate that the threshold is for.",

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from train.made_of import Files
 
 # A detector needs two held-out normals for its scales, and two normals to fit to.
-_LEAST_NORMALS = 4
+LEAST_NORMALS = 4
 # A learner's scale and the trust in it rest on so many held-out normals, where there are three times as many.
 _LEAST_HELD_OUT = 10
 # Of more normals the default share, 15 %, is 99 or more: a threshold for 1 % rests on them as well as on all.
@@ -87,8 +87,8 @@ def split(keys: Sequence[str], parts: NDArray[np.int64], share: float, folds: in
 
 def _by_digest(keys: Sequence[str], parts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """The places of each part; parts by the lowest digest of a key of theirs."""
-    if len(keys) < _LEAST_NORMALS:
-        raise ValueError(f"{len(keys)} normal images cannot be split: {_LEAST_NORMALS} or more can")
+    if len(keys) < LEAST_NORMALS:
+        raise ValueError(f"{len(keys)} normal images cannot be split: {LEAST_NORMALS} or more can")
     digests = list(map(path_digest, keys))
     places: dict[int, list[int]] = {}
     for place in sorted(range(len(keys)), key=digests.__getitem__):
@@ -122,10 +122,10 @@ def choose_normals(
             unknown.difference_update(paths)
             left_out += notes_of(category.name, {"normals left out by --exclude": [paths[row] for row in rows[out]]})
             rows = rows[~out]
-        if len(rows) >= _LEAST_NORMALS:
+        if len(rows) >= LEAST_NORMALS:
             chosen[category.name] = Normals.of(category, rows)
             continue
-        what = f"normal images: too few to train on, give {_LEAST_NORMALS} or more"
+        what = f"normal images: too few to train on, give {LEAST_NORMALS} or more"
         few.append(Note(category.name, len(rows), what))
     if unknown:
         raise UserError(

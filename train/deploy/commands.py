@@ -96,14 +96,15 @@ def _tell(found: Predicted, out: Path, wanted: Wanted, *, as_json: bool) -> None
     default=TrainSettings.false_alarms,
     help="The rate that the threshold is for.",
 )
+@click.option("--category", help="Of a run that has several.")
 @options_of(Execution, "execution", only=("device", "bad_images", "max_pixels"))
 @settings_file
-def calibrate(run: Path, good: Path, bad: Path | None, rate: float, execution: Execution) -> None:
+def calibrate(run: Path, good: Path, bad: Path | None, rate: float, category: str | None, execution: Execution) -> None:
     """Set the threshold of the run folder RUN from fresh parts; its detector stays as it is."""
     from train.deploy.calibrate import calibrate as calibrate_by
     from train.run_folder import find_detector
 
-    found = calibrate_by(find_detector(run), good, bad, rate, execution)
+    found = calibrate_by(find_detector(run, category), good, bad, rate, execution)
     for line in found.left_out:
         click.echo(line, err=True)
     for line in found.said:

@@ -52,7 +52,7 @@ def export_model(run: Path, out: Path, form: str | None = None, category: str | 
     """
     form = format_of(out, form)
     _need(form)
-    file = find_detector(run if category is None else _of_category(run, category))
+    file = find_detector(run, category)
     detector = Detector.load(file, "cpu")
     description = describe(detector, file, ("torch", *_PACKAGES[form]))
     beside = out.with_name(f"{out.name}.json")
@@ -82,9 +82,3 @@ def _write(detector: Detector, form: str, file: Path, description: Mapping[str, 
 def _need(form: str) -> None:
     if missing := [name for name in _PACKAGES[form] if find_spec(name) is None]:
         raise UserError(f"--format {form} needs {' and '.join(missing)}: pip install 'cutswap[{form}]'")
-
-
-def _of_category(run: Path, category: str) -> Path:
-    if not (run / category).is_dir():
-        raise UserError(f"{run} has no category {category}: leave --category out, or give another")
-    return run / category

@@ -19,6 +19,7 @@ from pipeline.progress import progress
 from pipeline.threads import CORES
 from pipeline.workers.execution import Execution
 from train.calibration import Calibration
+from train.card import Card
 from train.deploy.choose import choose
 from train.deploy.inputs import find_inputs, with_overlays
 from train.deploy.pictures import panel_size, write_pictures
@@ -41,13 +42,14 @@ class Part:
     """What one detector scored.
 
     category: None where it scored all. calibration: with the threshold that decided; given: whether that is the user's;
-    own: the detector's.
+    own: the detector's; card: what that is from, where not from its training.
     """
 
     category: str | None
     calibration: Calibration
     given: bool
     own: float
+    card: Card | None
     lines: list[Line]
 
 
@@ -127,7 +129,9 @@ def predict(
             seconds += time.monotonic() - started
             of_it = [lines[file.number] for file in some]
             told = category if len(parts) > 1 else None
-            scored.append(Part(told, detector.calibration, wanted.threshold is not None, own_threshold, of_it))
+            scored.append(
+                Part(told, detector.calibration, wanted.threshold is not None, own_threshold, detector.card, of_it)
+            )
         ordered = [lines[number] for number in range(len(files))]
         write_table(new / TABLE, ordered)
     return Predicted(ordered, scored, [*left_out, *others], seconds)

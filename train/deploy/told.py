@@ -15,6 +15,7 @@ from pipeline.errors import brief
 from train.deploy.predict import TABLE, Part, Predicted
 from train.deploy.table import Line, worst_first
 from train.deploy.wanted import MAPS, MASKS, OVERLAYS, SUFFIXES, Wanted
+from train.outcome import rests_on
 from train.threshold import DECIMALS, rounded
 
 _SHOWN = 20
@@ -49,11 +50,10 @@ def threshold_line(part: Part) -> str:
         line += f", given by --threshold (the detector's own is {own:.{DECIMALS}f})"
     if not calibration.normal_scores:
         return f"{line}; the detector is of an earlier version, which kept no scores of its held-out normals"
-    found = calibration.false_positives
-    return (
-        f"{line}: {found.above} of {found.normals} held-out normals are above it,"
-        f" expect {found.estimate:.1%} of good parts there".replace("%", " %")
-    )
+    if part.card is not None:
+        line += f", calibrated on {part.card.date}"
+    what = "held-out normals" if part.card is None else "fresh good parts"
+    return f"{line}: {rests_on(calibration.false_positives, what)}"
 
 
 def drift_line(part: Part) -> str | None:
