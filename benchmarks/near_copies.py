@@ -1,7 +1,8 @@
 """How far near copies lie from other parts: `python benchmarks/near_copies.py STORE CATEGORY [IMAGES] [PARTS]`.
 
 So many normals, drawn at random, are compared as they are; then so many parts as shots, and with copies of their files.
-The table holds how much pairs differ over what is usual; near copies are those of at most `FAR_CLOSER`.
+The table holds by how much an image differs from its likest, of one part and of another, over what it differs from its
+eighth nearest; near copies are those below `train.near_copies.CLOSER`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from rich.table import Table
 
 from pipeline.cache.cache import open_cache
 from pipeline.threads import torch_threads
-from train.near_copies import FAR_CLOSER, differences
+from train.groups import group_of
+from train.near_copies import CLOSER, compared
 from train.negatives.stream import NormalStream
 
 Pixels = NDArray[np.uint8]
@@ -59,22 +61,25 @@ def sets(parts: list[Pixels]) -> dict[str, list[list[Pixels]]]:
 
 
 def add(table: Table, kind: str, images: list[Pixels], parts: int) -> None:
-    """A row of the pairs of one part, and one of the others; image i is of part i % parts."""
+    """A row of the likest image of one part, and one of the likest of another; image i is of part i % parts."""
     with torch_threads(1):
-        first, second, differ, usual = differences(images)
-    same = first % parts == second % parts
-    for name, chosen in (("one part", same), ("others", ~same)):
+        others, over = compared(images)
+    same = (np.arange(len(images)) % parts)[:, None] == others % parts
+    groups = len(set(group_of(images, [""] * len(images)).tolist()))
+    for name, chosen in (("one part", same), ("another", ~same)):
         if chosen.any():
-            over = differ[chosen] / usual
-            quantiles = (f"{value:.3f}" for value in np.quantile(over, QUANTILES))
-            table.add_row(kind, name, *quantiles, f"{(over <= FAR_CLOSER).sum()} of {len(over)}")
+            likest = np.where(chosen, over, np.inf).min(1)
+            quantiles = (f"{value:.2f}" for value in np.quantile(likest, QUANTILES))
+            wrong = "" if name == "one part" else str((chosen & (over < CLOSER)).any(1).sum())
+            table.add_row(kind, name, *quantiles, f"{groups} of {len(images)} images, {parts} parts", wrong)
 
 
 def main(store: str, category: str, count: int, parts: int) -> None:
     cached = open_cache(store)[category]
     rows = np.random.default_rng(1).permutation(cached.usable)
     read = NormalStream(cached, cached.usable).read
-    table = Table("images", "pairs", *(f"q{100 * q:.0f}" for q in QUANTILES), "near", title=category)
+    headings = ("images", "likest of", *(f"q{100 * q:.0f}" for q in QUANTILES), "groups", "wrongly grouped")
+    table = Table(*headings, title=category)
     normals = list(read(np.sort(rows[:count])).images)
     add(table, "normals", normals, len(normals))
     chosen = list(read(np.sort(rows[:parts])).images)

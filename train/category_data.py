@@ -70,9 +70,7 @@ class CategoryData:
                 parts = group_by(self._of_rows(self.category.paths), group)
             if line := groups_line(parts):
                 if len(set(parts.tolist())) < LEAST_NORMALS:
-                    line += (
-                        ", but few parts cannot be held out: each image counts as one, and the threshold is a guess"
-                    )
+                    line += ", but few parts cannot be held out: each image counts as one, and the threshold is a guess"
                     parts = np.arange(len(self.rows))
                 print(f"{self.category.name}: {line}", file=sys.stderr, flush=True)
             self._parts_by[group] = parts

@@ -1,8 +1,10 @@
-"""Find images of one part among many: another shot of it, a turned, mirrored, brighter or compressed copy."""
+"""Find images of one part among many: another shot of it, a mirrored, turned, brighter or compressed copy."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import torch
@@ -12,91 +14,112 @@ from torch import Tensor
 
 from pipeline.threads import CORES, torch_threads
 from train.features.extract import Images
-from train.registration import VARIANTS, agreement, best_shift, mirrored, transform, turned, whitened
 
-# Sides in pixels of what is compared: spectra, coarse poses, and detail.
-_SPECTRUM, _COARSE, _FINE = 64, 32, 128
-# Images that are laid over each: those alike in spectrum, and of these the ones that agree best when laid over it.
-_CANDIDATES, _COMPARED = 16, 5
-# A near copy differs by less than this share of what is usual: `python benchmarks/near_copies.py` shows the gap.
-FAR_CLOSER = 1 / 3
-# What is usual is measured on so many images, spread over the list.
-_SAMPLE = 20
-_ROWS_AT_ONCE, _SHIFTS_AT_ONCE, _PAIRS_AT_ONCE = 512, 4096, 32
+# A near copy differs by less than this share of what the image differs from its eighth nearest.
+CLOSER, NEIGHBOURS = 0.12, 8
+# Side in pixels at which images are laid over each other, and the furthest shift, as a share of it.
+_SIDE, _REACH = 64, 0.08
+# The detail that is compared: a difference of Gaussians of two widths, and the width in which contrast is made even.
+_FINE, _ROUGH, _EVEN = 1.0, 4.0, 6.0
+# Poses: the 8 symmetries of a square, each turned by these angles in degrees.
+_POSES = tuple(product(range(8), (-2.0, 0.0, 2.0)))
+# Images that are laid over each: those alike in spectrum, which no shift and no symmetry changes.
+_CANDIDATES = 16
+_ROWS_AT_ONCE = 512
 
-Pairs = NDArray[np.int64]
 
-
-def near_copies(images: Images) -> Pairs:
+def near_copies(images: Images) -> NDArray[np.int64]:
     """(M,2) the pairs of images (S,S,3) uint8 that show the same part, by this rule.
 
-    An image is laid over others that are alike in spectrum: mirrored, turned by quarters and by a little, and shifted.
-    Two images differ by 1 less the correlation of their detail, whose contrast is made even over the image, so that
-    outlines and light do not outweigh texture. Usual is what an image differs from the likest of the less alike half
-    of its candidates, the median over some images: those are other parts, also where a part was photographed up to
-    eight times. A pair that differs by less than a third of what is usual is a near copy. Where all parts look the
-    same but for noise, other shots of one are not told from other parts, and only copies of a file are found.
+    An image is laid over the 16 that are most alike in spectrum: mirrored, turned by quarters and by 2 degrees, shifted
+    by up to 8 % of its side. Two images differ by 1 less the correlation of their detail, whose contrast is made even, so
+    that outlines and light do not outweigh texture. A pair is near if it differs by less than 12 % of what both of its
+    images differ from their eighth nearest: a part that was photographed up to eight times has other parts there.
     """
     with torch_threads(1):
-        first, second, differ, usual = differences(images)
-    near = differ <= FAR_CLOSER * usual
-    return np.stack([first[near], second[near]], 1)
+        others, over = compared(images)
+    near = over < CLOSER
+    return np.stack([np.nonzero(near)[0], others[near]], 1)
 
 
-def differences(images: Images) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], float]:
-    """The pairs that were compared: first and second image, and how much they differ; and what is usual."""
-    spectral, coarse, fine = _thumbnails(images)
-    count = len(fine)
-    if count < 2:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0
-    others = _alike(spectral)
-    width = others.shape[1]
-    first, second = torch.arange(count).repeat_interleave(width), others.flatten()
-    fit, variants, shifts = _laid_over(coarse, first, second)
-    order = fit.view(count, width).argsort(dim=1, descending=True, stable=True)
-    sample = torch.linspace(0, count - 1, min(_SAMPLE, count)).round().long()
-    closest = _once((torch.arange(count)[:, None] * width + order[:, :_COMPARED]).flatten(), first, second)
-    further = order[sample, width // 2 :]
-    chosen = torch.cat([closest, (sample[:, None] * width + further).flatten()])
+def compared(images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(N,k) int64 the images each is laid over, and by how much it differs from them, as a share of what is usual."""
+    others, differ = differences(images)
+    if not others.shape[1]:
+        return others, differ
+    usual = np.sort(differ, axis=1)[:, min(NEIGHBOURS, others.shape[1]) - 1]
+    return others, differ / np.minimum(usual[:, None], usual[others]).clip(1e-6)
 
-    def differing(some: Tensor) -> Tensor:
+
+def differences(images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(N,k) int64 the other images most alike in spectrum, and how much each differs from the image, 0 to 2."""
+    seen = [_thumbnail(image) for image in images]
+    grey = torch.stack(seen) if seen else torch.zeros(0, _SIDE, _SIDE)
+    if len(grey) < 2:
+        return np.zeros((len(grey), 0), np.int64), np.zeros((len(grey), 0), np.float32)
+    others, own = _alike(grey), torch.fft.rfft2(_detail(grey))
+    reach = round(_REACH * _SIDE)
+
+    def best(pose: tuple[int, float]) -> Tensor:
         with torch.inference_mode():
-            return 1 - agreement(fine[first[some]], fine[second[some]], variants[some], shifts[some])
+            moved = torch.fft.rfft2(_detail(_posed(grey, *pose)))
+            found = [_agreement(own[row], moved[others[row]], reach) for row in range(len(own))]
+        return torch.stack(found)
 
-    differ = torch.cat(list(CORES.spread(differing, chosen.split(_PAIRS_AT_ONCE))))
-    usual = float(differ[len(closest) :].view(further.shape).amin(1).median())
-    return first[closest].numpy(), second[closest].numpy(), differ[: len(closest)].numpy(), usual
-
-
-def _once(chosen: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Those of the chosen pairs whose two images are not those of an earlier one."""
-    kept: dict[tuple[int, int], int] = {}
-    for place, a, b in zip(chosen.tolist(), first[chosen].tolist(), second[chosen].tolist(), strict=True):
-        kept.setdefault((min(a, b), max(a, b)), place)
-    return torch.tensor(list(kept.values()), dtype=torch.long)
+    agree = torch.full(others.shape, -1.0)
+    for found in CORES.spread(best, _POSES):
+        agree = torch.maximum(agree, found)
+    return others.numpy(), (1 - agree).numpy()
 
 
-def _thumbnails(images: Images) -> tuple[Tensor, Tensor, Tensor]:
-    """(N,s,s) float32 of every image, grey, at the three sizes."""
-    fine = []
-    for image in images:
-        grey = torch.from_numpy(image.astype(np.float32).mean(2))[None, None]
-        fine.append(F.interpolate(grey, size=_FINE, mode="area")[0, 0])
-    stacked = torch.stack(fine) if fine else torch.zeros(0, _FINE, _FINE)
-    return F.avg_pool2d(stacked, 2), F.avg_pool2d(stacked, 4), stacked
+def _agreement(one: Tensor, others: Tensor, reach: int) -> Tensor:
+    """(k,) the highest correlation of others, by their transforms (k,S,S/2+1), with one, over shifts up to `reach`."""
+    shifted = torch.fft.irfft2(one * others.conj(), s=(_SIDE, _SIDE)).roll((reach, reach), (1, 2))
+    highest: Tensor = shifted[:, : 2 * reach + 1, : 2 * reach + 1].amax((1, 2))
+    return highest
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> Tensor:
+    grey = torch.from_numpy(image.astype(np.float32).mean(2))[None, None]
+    return F.interpolate(grey, size=_SIDE, mode="area")[0, 0]
+
+
+def _posed(images: Tensor, symmetry: int, degrees: float) -> Tensor:
+    """Images (n,S,S) by one of the 8 symmetries of a square, and turned about their centre."""
+    images = images.transpose(1, 2) if symmetry & 1 else images
+    images = images.flip([axis for axis, bit in ((1, 2), (2, 4)) if symmetry & bit])
+    if not degrees:
+        return images
+    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    turn = torch.tensor([[[cosine, -sine, 0.0], [sine, cosine, 0.0]]]).expand(len(images), 2, 3)
+    grid = F.affine_grid(turn, [len(images), 1, _SIDE, _SIDE], align_corners=False)
+    return F.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+
+
+def _detail(images: Tensor) -> Tensor:
+    """(n,S,S) of norm 1: the detail of images (n,S,S), of even contrast, less at the border."""
+    detail = _blurred(images, _FINE) - _blurred(images, _ROUGH)
+    detail = detail / _blurred(detail.square(), _EVEN).clamp_min(1e-3).sqrt()
+    window = torch.hann_window(_SIDE + 2)[1:-1].sqrt()
+    detail = detail * window[:, None] * window
+    detail = detail - detail.mean((1, 2), keepdim=True)
+    norm: Tensor = detail.flatten(1).norm(dim=1).clamp_min(1e-9)
+    return detail / norm[:, None, None]
+
+
+def _blurred(images: Tensor, sigma: float) -> Tensor:
+    reach = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(images[:, None], (reach, reach, reach, reach), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
 
 
 def _alike(images: Tensor) -> Tensor:
     """(N,k) the other images most alike in spectrum, which neither a shift, a quarter turn nor a mirror changes."""
-    size = transform(images).abs().clamp_min(1e-3).log()
-    side = images.shape[1]
-    down = (torch.fft.fftfreq(side) * side).abs().round().long()
-    places: dict[tuple[int, int], list[int]] = {}
-    for row, y in enumerate(down.tolist()):
-        for x in range(side // 2 + 1):
-            if 2 <= math.hypot(x, y) <= 16:
-                places.setdefault((min(x, y), max(x, y)), []).append(row * (side // 2 + 1) + x)
-    rings = torch.stack([size.flatten(1)[:, at].mean(1) for at in places.values()], 1)
+    window = torch.hann_window(_SIDE + 2)[1:-1]
+    spectrum = torch.fft.rfft2(images * window[:, None] * window).abs().clamp_min(1e-3).log()
+    rings = torch.stack([spectrum[:, rows, columns].mean(1) for rows, columns in _rings()], 1)
     rings = (rings - rings.mean(0)) / rings.std(0, correction=0).clamp_min(1e-6)
     rings = F.normalize(rings - rings.mean(1, keepdim=True), dim=1)
     found = []
@@ -107,22 +130,14 @@ def _alike(images: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _laid_over(images: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each pair how well the second agrees with the first in its best coarse pose, and that: variant, shift."""
-    power = torch.stack([_power(mirrored(images, number)) for number in range(8)]).mean(0)
-    own = whitened(images, power)
-    fit = torch.full((len(first),), -2.0)
-    variants, shifts = torch.zeros(len(first), dtype=torch.long), torch.zeros(len(first), 2)
-    for number, (symmetry, angle) in enumerate(VARIANTS):
-        moved = whitened(turned(mirrored(images, symmetry), angle), power)
-        for some in torch.arange(len(first)).split(_SHIFTS_AT_ONCE):
-            found, shift = best_shift(own[first[some]], moved[second[some]], images.shape[1])
-            better = found > fit[some]
-            place = some[better]
-            fit[place], variants[place], shifts[place] = found[better], number, shift[better]
-    return fit, variants, shifts
-
-
-def _power(images: Tensor) -> Tensor:
-    power = transform(images).abs().square()
-    return (power / power.mean((1, 2), keepdim=True).clamp_min(1e-9)).mean(0)
+def _rings() -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and columns of the coefficients of a spectrum that the symmetries of a square exchange, set by set."""
+    places: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row in range(_SIDE):
+        for column in range(_SIDE // 2 + 1):
+            y = min(row, _SIDE - row)
+            if 2 <= math.hypot(y, column) <= _SIDE / 4:
+                places.setdefault((min(y, column), max(y, column)), []).append((row, column))
+    for same in places.values():
+        rows, columns = torch.tensor(same).T
+        yield rows, columns
