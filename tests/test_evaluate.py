@@ -28,6 +28,7 @@ class Brightness:
     """A detector by eye: what is bright is anomalous; `mean` and `max` are its scorers, and `mean` decides."""
 
     threshold: float = 100.0
+    calibration: Any = None  # of which only the plots read anything
 
     def score_items(self, items: Iterable[int], load: Callable[[int], NDArray[np.uint8]]) -> Scores:
         maps = np.stack([load(item).mean(2, dtype=np.float32) for item in items])

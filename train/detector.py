@@ -21,6 +21,7 @@ from pipeline.device import choose_device
 from pipeline.errors import UserError, one_line
 from pipeline.files import read_tensors, write_tensors
 from pipeline.settings import PrecomputeSettings
+from pipeline.threads import torch_threads
 from train.calibration import Calibration
 from train.earlier_detectors import EARLIER, bring_up
 from train.features.extract import Images, Item, as_it_is
@@ -80,7 +81,9 @@ class Detector:
 
         device: "auto", "cpu" or "cuda". Raises UserError where there is none, or one that cannot be read.
         """
-        return _read(find_detector(Path(run)), choose_device(device))
+        # In one thread: several spin where others use the cores, and take longer.
+        with torch_threads(1):
+            return _read(find_detector(Path(run)), choose_device(device))
 
     def save(self, path: Path) -> None:
         """Write it to one file, atomically."""
