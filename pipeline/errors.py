@@ -21,7 +21,7 @@ def one_line(error: BaseException) -> str:
 
 
 def brief(message: str, most: int = 2000) -> str:
-    """A message with a middle left out where it is too long to read, and without what moves a terminal's cursor."""
+    """A message with a middle left out where it is too long to read, without what ends its line or moves the cursor."""
     half = most // 2
     short = message if len(message) <= most else f"{message[:half]} .. {message[-half:]}"
-    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in short)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in short)

@@ -158,7 +158,7 @@ def assert_told(result: Result) -> None:
     """It ended as every command ends: with a status that says how, in a few lines, without a traceback."""
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert result.exit_code in (0, 1, 2)
+    assert result.exit_code in (0, 1, 2, 3)  # 3: `predict --fail-on-anomaly`
     if result.exit_code == 2:
         assert len(result.stderr.splitlines()) <= LINES and len(result.stderr) < 6000
         assert result.stderr.splitlines()[-1].startswith("Error: ")

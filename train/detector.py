@@ -21,6 +21,7 @@ from pipeline.device import choose_device
 from pipeline.errors import UserError, one_line
 from pipeline.files import read_tensors, write_tensors
 from pipeline.settings import PrecomputeSettings
+from pipeline.threads import torch_threads
 from train.calibration import Calibration
 from train.card import Card, card_of
 from train.earlier_detectors import EARLIER, bring_up
@@ -88,7 +89,9 @@ class Detector:
         is none, or one that cannot be read, and for a damaged card.
         """
         path = find_detector(Path(run))
-        detector = _read(path, choose_device(device))
+        # In one thread: several spin where others use the cores, and take longer.
+        with torch_threads(1):
+            detector = _read(path, choose_device(device))
         if (card := card_of(path)) is None:
             return detector
         return replace(detector, calibration=card.applied_to(detector.calibration), card=card)

@@ -32,9 +32,9 @@ def near_copies(images: Images) -> NDArray[np.int64]:
     """(M,2) the pairs of images (S,S,3) uint8 that show the same part, by this rule.
 
     An image is laid over the 16 that are most alike in spectrum: mirrored, turned by quarters and by 2 degrees, shifted
-    by up to 8 % of its side. Two images differ by 1 less the correlation of their detail, whose contrast is made even, so
-    that outlines and light do not outweigh texture. A pair is near if it differs by less than 12 % of what both of its
-    images differ from their eighth nearest: a part that was photographed up to eight times has other parts there.
+    by up to 8 % of its side. Two images differ by 1 less the correlation of their detail, whose contrast is made even,
+    so that outlines and light do not outweigh texture. A pair is near if it differs by less than 12 % of what both of
+    its images differ from their eighth nearest: a part that was photographed up to eight times has other parts there.
     """
     with torch_threads(1):
         others, over = compared(images)

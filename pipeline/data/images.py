@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.data.content import read_file
 from pipeline.data.levels import Levels
-from pipeline.data.pixels import MOST_PIXELS, decode, open_picture, upright_size
+from pipeline.data.pixels import MOST_PIXELS, decode, decode_sized
 from pipeline.errors import ImageError, UserError
 from pipeline.settings import RESIZES
 
@@ -86,9 +86,7 @@ def read_photo(path: Path, decoding: Decoding, shown_at: Callable[[int, int], tu
     Raises what `read_rgb` does.
     """
     data = read_bytes(str(path.parent), path.name)
-    image = decode(data, str(path), decoding.levels, decoding.most_pixels, draft=2 * decoding.size)
-    with open_picture(data, str(path), decoding.most_pixels) as opened:
-        size = upright_size(opened)
+    image, size = decode_sized(data, str(path), decoding.levels, decoding.most_pixels, draft=2 * decoding.size)
     shown = None if shown_at is None else _resized(image, *shown_at(*size))
     return Photo(_square(image, decoding), shown, size)
 

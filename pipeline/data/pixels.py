@@ -73,13 +73,22 @@ def open_picture(data: bytes, name: str, most_pixels: int) -> Image.Image:
 
 
 def decode(data: bytes, name: str, levels: Levels | None, most_pixels: int, draft: int | None) -> Image.Image:
+    """The image that `decode_sized` gives."""
+    return decode_sized(data, name, levels, most_pixels, draft)[0]
+
+
+def decode_sized(
+    data: bytes, name: str, levels: Levels | None, most_pixels: int, draft: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
     """Upright image of mode L, La, RGB, RGBa (alpha already multiplied in) or F, all with values 0..255.
 
-    draft: lets a JPEG decoder leave out detail as long as both sides keep that many pixels.
+    With it, width and height of all of the file's picture, upright too. draft: lets a JPEG decoder leave out detail as
+    long as both sides keep that many pixels.
     Raises ImageError, beginning with `name`, for a file that is empty, damaged, cut off, no image, too large, or of
     values that are outside the scale.
     """
     image = open_picture(data, name, most_pixels)
+    size = image.size
     try:
         with image:
             refuse_cut_png(image, data)
@@ -91,12 +100,14 @@ def decode(data: bytes, name: str, levels: Levels | None, most_pixels: int, draf
                 image.draft(image.mode, (draft, draft))
             if is_deep(image):
                 values = deep_values(image, over_black=today)
-                return upright(Image.fromarray(scale(values, image, levels, name)), turn_of(image))
+                turn = turn_of(image)
+                return upright(Image.fromarray(scale(values, image, levels, name)), turn), turned(size, turn)
             deep = deep_colour(data, image, levels, name)
             image.load()
             profile = None if levels is None else image.info.get("icc_profile")
             picture = _plain(image if deep is None else deep, profile, levels)
-            return upright(picture, turn_of(image))
+            turn = turn_of(image)
+            return upright(picture, turn), turned(size, turn)
     except UserError:
         raise
     except Exception as error:
@@ -119,11 +130,10 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened image as it stands upright."""
-    width, height = image.size
-    turned = turn_of(image) in _ON_ITS_SIDE
-    return (height, width) if turned else (width, height)
+def turned(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    """Width and height of an image after its turn."""
+    width, height = size
+    return (height, width) if turn in _ON_ITS_SIDE else (width, height)
 
 
 def upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:

@@ -26,7 +26,7 @@ from pipeline.data.levels import (
     is_deep_colour,
 )
 from pipeline.data.listing import path_digest
-from pipeline.data.pixels import upright_size
+from pipeline.data.pixels import turn_of, turned
 from pipeline.errors import UserError
 from pipeline.remote import is_url
 from pipeline.threads import CORES
@@ -122,7 +122,9 @@ def _look(image_root: str, most_pixels: int, path: str) -> _Seen | None:
             deep, colour = is_deep(image), is_deep_colour(image)
             if image.width * image.height > most_pixels:
                 return None
-            plain = _Seen(upright_size(image), profile=profile)
+            # A PNG without EXIF before its pixels would be decoded to look for one behind them.
+            turn = None if image.format == "PNG" and "exif" not in image.info else turn_of(image)
+            plain = _Seen(turned(image.size, turn), profile=profile)
             if not (deep or colour):
                 return plain
             file.seek(0)

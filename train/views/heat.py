@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,9 @@ _LEVELS = 256
 _OPAQUE = 0.8
 # The line around what is above the threshold; no colour of the scale is near it.
 LINE = (0, 255, 255)
-# Where a flagged image's map is nowhere above its threshold, what is at least so high a share of its highest is drawn.
-_HIGHEST = 0.9
+# Where a flagged image's map is nowhere above its threshold, a line is drawn at this share of the way from the median
+# of the normals to the map's highest value.
+_HIGHEST = 0.75
 
 # Every 17th of the 256 colours of matplotlib's "inferno": its import takes longer than the scores of an image.
 _INFERNO = (
@@ -60,7 +60,8 @@ class Heat:
         shown = resized(anomaly_map, size)
         region = shown > self.threshold
         if not region.any() and (flagged or float(anomaly_map.max()) > self.threshold):
-            return cast("NDArray[np.bool_]", shown >= _HIGHEST * shown.max())
+            highest = float(shown.max())
+            return shown >= highest - (1 - _HIGHEST) * max(highest - self.median, 0.0)
         return region
 
 
@@ -71,13 +72,18 @@ def resized(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[
 
 def outline(picture: Picture, region: NDArray[np.bool_], width: int) -> Picture:
     """A picture (H,W,3) with a line of so many pixels around a region (H,W), which has a dark edge outside."""
-    inside, outside = region, region
+    if not region.any():
+        return picture
+    lined = picture.copy()
+    # Only where the region is: most are small.
+    rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
+    box = tuple(slice(max(0, int(at[0]) - width), int(at[-1]) + 1 + width) for at in (rows, columns))
+    inside, outside, whole, part = region[box], region[box], region[box], lined[box]
     for _ in range(width):
         inside = ~_grown(~inside, edge=True)
         outside = _grown(outside, edge=False)
-    lined = picture.copy()
-    lined[outside & ~region] = 0
-    lined[region & ~inside] = LINE
+    part[outside & ~whole] = 0
+    part[whole & ~inside] = LINE
     return lined
 
 
