@@ -46,3 +46,10 @@ def test_every_scorer_of_a_run_is_judged_by_negatives_it_was_not_trained_on(
     assert "poly: image AUROC" in told
     for scorer in ("untrained", "gaussian", "patches", "cells", "localiser", "largest", "sum"):
         assert sum(scorer in line for line in told.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_every_format_is_timed_beside_patchcore() -> None:
+    told = run_benchmark("benchmarks/latency.py", 8, 2, 32)
+    for way in ("predict", "pt2", "onnx", "openvino"):
+        assert f"{way}, 1 " in told and f"{way}, 16 " in told
