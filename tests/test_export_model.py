@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from conftest import REPO, SmallCache, invoke
 from numpy.typing import NDArray
 
 from pipeline.data.images import Decoding, read_rgb
+from pipeline.errors import RunError, UserError
 from pipeline.workers.execution import Execution
 from train.deploy import export
 from train.deploy.onnx_file import onnx_model
@@ -188,7 +190,9 @@ def inside(file: Path) -> dict[str, Any]:
     ("given", "said"),
     [
         (("--out", "detector.bin"), "detector.bin tells no format"),
-        (("--out", "detector.onnx", "--format", "openvino"), "detector.onnx: OpenVINO reads .xml files"),
+        (("--out", "detector.onnx", "--format", "openvino"), "is no name for --format openvino: end it in .xml"),
+        (("--out", "detector", "--format", "openvino"), "is no name for --format openvino: end it in .xml"),
+        (("--out", "detector.pt2", "--format", "onnx"), "is no name for --format onnx: end it in .onnx"),
         (("--category", "mono5"), "has no category mono5"),
         ((), "several categories"),
     ],
@@ -240,3 +244,22 @@ def test_a_place_that_cannot_be_written_is_told_before_the_export(
     for out, why in (("a.pt2", "a.pt2.json"), ("file/b.pt2", "file")):
         done = invoke("export", "model", run / "poly", "--out", tmp_path / out)
         assert done.exit_code in (1, 2) and why in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_detector_too_large_for_onnx_is_refused_before_it_is_converted() -> None:
+    large = torch.empty(2**29, device="meta")
+    program: Any = SimpleNamespace(state_dict={"weight": large}, tensor_constants={"coreset": large})
+    with pytest.raises(UserError, match=r"4\.0 GiB are more than ONNX holds in a file: give --format pt2"):
+        onnx_model(program, {})
+
+
+def test_openvino_files_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "small", ends[:1], ends[1:])
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    save_openvino(model, {"key": "value"}, tmp_path / "a.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "a.xml"]
+    with pytest.raises(RunError, match=r"b\.xml could not be written"):
+        save_openvino(model, {}, tmp_path / "a.xml" / "b.xml")

@@ -33,15 +33,17 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
 
 
 def format_of(out: Path, asked: str | None = None) -> str:
-    """The format of a file to write: as asked, else by the end of its name; UserError where neither tells."""
-    if asked == "openvino" and out.suffix != FORMATS["openvino"]:
-        raise UserError(f"--out {out}: OpenVINO reads {FORMATS['openvino']} files: give a name that ends so")
-    if asked is not None:
-        return asked
-    for name, suffix in FORMATS.items():
-        if out.suffix == suffix:
-            return name
-    raise UserError(f"--out {out} tells no format: give a name that ends in {', '.join(FORMATS.values())}, or --format")
+    """The format of a file to write: as asked, else by the end of its name; UserError where the two do not fit."""
+    told = next((name for name, suffix in FORMATS.items() if out.suffix == suffix), None)
+    if asked is None:
+        if told is None:
+            *some, last = FORMATS.values()
+            raise UserError(f"--out {out} tells no format: end it in {', '.join(some)} or {last}, or give --format")
+        return told
+    # Any other end will do, but OpenVINO reads no file whose name ends otherwise.
+    if told != asked and (told is not None or asked == "openvino"):
+        raise UserError(f"--out {out} is no name for --format {asked}: end it in {FORMATS[asked]}")
+    return asked
 
 
 def export_model(run: Path, out: Path, form: str | None = None, category: str | None = None) -> str:
