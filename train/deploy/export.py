@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +71,9 @@ def _write(detector: Detector, form: str, file: Path, description: Mapping[str, 
     program = make_program(detector)
     if form == "pt2":
         content = io.BytesIO()  # on a full disk torch would abort the process or hide the cause
-        torch.export.save(program, content, extra_files={"description.json": json.dumps(description)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights in channels_last, which it writes as they are
+            torch.export.save(program, content, extra_files={"description.json": json.dumps(description)})
         file.write_bytes(content.getbuffer())
         return
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
