@@ -34,3 +34,10 @@ def test_every_part_of_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_whole_commands_run_against_another_checkout() -> None:
     assert "times" in run_benchmark("benchmarks/against.py", REPO, "precompute", "--tiny", "--repeats", 1)
+
+
+@pytest.mark.slow
+def test_every_format_is_timed_beside_patchcore() -> None:
+    told = run_benchmark("benchmarks/latency.py", 8, 2, 32)
+    for way in ("predict", "pt2", "onnx", "openvino"):
+        assert f"{way}, 1 " in told and f"{way}, 16 " in told

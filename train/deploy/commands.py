@@ -130,6 +130,6 @@ def export_model(run: Path, out: Path | None, form: str | None, category: str | 
     runs_it = {
         "pt2": f"torch.export.load({str(out)!r}).module()",
         "onnx": f"onnxruntime.InferenceSession({str(out)!r})",
-        "openvino": f"openvino.Core().compile_model({str(out)!r}, 'CPU')",
+        "openvino": f"openvino.Core().compile_model({str(out)!r}, 'CPU', {{'INFERENCE_PRECISION_HINT': 'f32'}})",
     }
     click.echo(f"{out} and {out.name}.json: {runs_it[write(run, out, form, category)]} runs it")

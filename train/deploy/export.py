@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,15 +34,17 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
 
 
 def format_of(out: Path, asked: str | None = None) -> str:
-    """The format of a file to write: as asked, else by the end of its name; UserError where neither tells."""
-    if asked == "openvino" and out.suffix != FORMATS["openvino"]:
-        raise UserError(f"--out {out}: OpenVINO reads {FORMATS['openvino']} files: give a name that ends so")
-    if asked is not None:
-        return asked
-    for name, suffix in FORMATS.items():
-        if out.suffix == suffix:
-            return name
-    raise UserError(f"--out {out} tells no format: give a name that ends in {', '.join(FORMATS.values())}, or --format")
+    """The format of a file to write: as asked, else by the end of its name; UserError where the two do not fit."""
+    told = next((name for name, suffix in FORMATS.items() if out.suffix == suffix), None)
+    if asked is None:
+        if told is None:
+            *some, last = FORMATS.values()
+            raise UserError(f"--out {out} tells no format: end it in {', '.join(some)} or {last}, or give --format")
+        return told
+    # Any other end will do, but OpenVINO reads no file whose name ends otherwise.
+    if told != asked and (told is not None or asked == "openvino"):
+        raise UserError(f"--out {out} is no name for --format {asked}: end it in {FORMATS[asked]}")
+    return asked
 
 
 def export_model(run: Path, out: Path, form: str | None = None, category: str | None = None) -> str:
@@ -68,7 +71,9 @@ def _write(detector: Detector, form: str, file: Path, description: Mapping[str, 
     program = make_program(detector)
     if form == "pt2":
         content = io.BytesIO()  # on a full disk torch would abort the process or hide the cause
-        torch.export.save(program, content, extra_files={"description.json": json.dumps(description)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights in channels_last, which it writes as they are
+            torch.export.save(program, content, extra_files={"description.json": json.dumps(description)})
         file.write_bytes(content.getbuffer())
         return
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
