@@ -220,7 +220,7 @@ def test_bad_images_stop_or_are_skipped(trained: Trained, small_cache: SmallCach
 
 def test_a_mistake_in_predict_is_one_line(trained: Trained, small_cache: SmallCache, tmp_path: Path) -> None:
     image, out = small_cache.root / "mono/test/good/000.png", ["--out", tmp_path / "out"]
-    assert_one_line(invoke("predict", trained.run, image, *out), str(trained.run / "mono"))
+    assert_one_line(invoke("predict", trained.run, image, *out), "--category mono")
     assert_one_line(invoke("predict", tmp_path, image, *out), "no detector", str(tmp_path))
     assert_one_line(invoke("predict", trained.run / "mono", tmp_path / "gone.png", *out), "gone.png")
     assert_one_line(invoke("predict", image, image, *out), str(image), "train again")

@@ -168,6 +168,7 @@ def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache,
         "detector.pt",
         "made_of.json",
         "maps.png",
+        "normals.csv",
         "scores.csv",
         "scores.png",
     }

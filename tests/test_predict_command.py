@@ -70,7 +70,7 @@ def test_the_worst_are_shown_first_and_the_threshold_and_the_rate_are_told(
     assert len(scores) == 23 and [float(words[1]) for words in shown] == sorted(scores, reverse=True)[:20]
     assert any("and 3 more with lower scores" in line for line in lines)
     detector = Detector.load(run / "poly", "cpu")
-    assert f"threshold {detector.threshold:.4f}: 0 of 2 held-out normals are above it, expect 33.3 % of" in said.stdout
+    assert f"threshold {detector.threshold:.4f}: the highest of 5 held-out normals; expect 17 % false" in said.stdout
     assert "images/s" in lines[-1] and f"{sum(s > detector.threshold for s in scores)} of 23 images anom" in lines[-1]
     # In input order in the file, whatever is worst.
     assert [row["path"] for row in table_of(tmp_path / "out")] == sorted(map(str, pictures.rglob("*.png")))
@@ -123,7 +123,7 @@ def test_drift_is_told_by_the_rule(run: Path, score: float, count: int, drifted:
     normals = tuple(map(float, range(11)))  # whose 90th percentile is 9
     calibration = replace(Detector.load(run / "poly", "cpu").calibration, normal_scores=normals)
     lines = [Line("a.png", value, 0.1, 20.0, False, "ok", False) for value in (score, 50.0, 0.0)]
-    part = Part(None, calibration, False, 20.0, [lines[0]] * (count - 2) + lines[1:])
+    part = Part(None, calibration, False, 20.0, None, [lines[0]] * (count - 2) + lines[1:])
     assert (drift_line(part) is not None) == drifted
     assert drift_line(replace(part, calibration=replace(calibration, normal_scores=()))) is None
 
