@@ -75,7 +75,7 @@ def _tell(found: Predicted, out: Path, wanted: Wanted, *, as_json: bool) -> None
         click.echo(line, err=True)
     if as_json:
         for one in found.lines:
-            click.echo(json.dumps(one.value, ensure_ascii=False))
+            click.echo(json.dumps(one.value))
     elif found.scored:
         console().print(worst_table(found.lines))
     for part in found.parts:

@@ -27,7 +27,7 @@ _WIDE = 3
 # Pixels between the source and its map, and around words.
 _GAP = 8
 # At most this much of a picture is the bar with words.
-_BAR = 120
+_BAR = 180
 _BACKGROUND, _WORDS = (24, 24, 24), (235, 235, 235)
 # Of the verdict: told apart by brightness too.
 _VERDICTS = {True: ("anomalous", (255, 120, 90)), False: ("normal", (120, 200, 255))}
@@ -44,12 +44,17 @@ def panel_size(width: int, height: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def write_pictures(folder: Path, image: Good, prediction: Prediction, detector: Detector, wanted: Wanted) -> None:
-    """Write what is wanted of an image below a folder; folders above it are made."""
+def write_pictures(
+    folder: Path, image: Good, prediction: Prediction, detector: Detector, wanted: Wanted, unlike: str
+) -> None:
+    """Write what is wanted of an image below a folder; folders above it are made.
+
+    unlike: how its frame is unlike the normals', see `train.frames`.
+    """
     heat, shown_map = Heat.of(detector.calibration), without_border(prediction.map, image.photo.size, detector.decoding)
     if wanted.draws(prediction.anomalous):
         assert image.photo.shown is not None
-        picture = draw(image.photo.shown, shown_map, heat, prediction)
+        picture = draw(image.photo.shown, shown_map, heat, prediction, unlike)
         picture.save(_made(folder / beside(OVERLAYS, image.file.overlay)), quality=_QUALITY)
     if wanted.maps:
         np.save(_made(folder / beside(MAPS, image.file.overlay)), prediction.map)
@@ -64,7 +69,9 @@ def without_border(anomaly_map: NDArray[np.float32], size: tuple[int, int], deco
     return anomaly_map[top : top + height, left : left + width]
 
 
-def draw(source: Picture, anomaly_map: NDArray[np.float32], heat: Heat, prediction: Prediction) -> Image.Image:
+def draw(
+    source: Picture, anomaly_map: NDArray[np.float32], heat: Heat, prediction: Prediction, unlike: str = ""
+) -> Image.Image:
     """A source (H,W,3) and beside it the same with its map, at any size, over it, below a bar with the verdict.
 
     A line is around what is above the map's threshold.
@@ -73,7 +80,7 @@ def draw(source: Picture, anomaly_map: NDArray[np.float32], heat: Heat, predicti
     region = heat.region(anomaly_map, (width, height), flagged=prediction.anomalous)
     hot = outline(heat.over(source, anomaly_map), region, width=max(1, round((width * height) ** 0.5 / 260)))
     across, down = (0, height + _GAP) if width > _WIDE * height else (width + _GAP, 0)
-    lines, font = _words(prediction, across + width)
+    lines, font = _words(prediction, unlike, across + width)
     step = font.size * 1.4
     bar = int(step * len(lines)) + _GAP
     whole = max(across + width, int(max(map(_length(font), lines))) + 2 * _GAP)
@@ -90,17 +97,21 @@ def draw(source: Picture, anomaly_map: NDArray[np.float32], heat: Heat, predicti
     return picture
 
 
-def _words(prediction: Prediction, width: int) -> tuple[list[Line], ImageFont.FreeTypeFont]:
-    """Verdict, score, threshold and p-value, as lines of words with their colours, and a font for a picture so wide."""
+def _words(prediction: Prediction, unlike: str, width: int) -> tuple[list[Line], ImageFont.FreeTypeFont]:
+    """Verdict, score, threshold and p-value, and how the frame is unlike the normals', in lines for so many pixels."""
     font = _font(min(28, max(14, width // 40)))
     verdict, colour = _VERDICTS[prediction.anomalous]
     words = [f"score {prediction.score:.{DECIMALS}f}", f"threshold {prediction.threshold:.{DECIMALS}f}"]
     if prediction.p_value is not None:
         words.append(f"p-value {prediction.p_value:.{DECIMALS}f}")
     line = [(verdict, colour), ("    " + "    ".join(words), _WORDS)]
-    if _length(font)(line) + 2 * _GAP <= width:
-        return [line], font
-    return [[(verdict, colour)], *([(word, _WORDS)] for word in words)], font
+    lines = (
+        [line] if _length(font)(line) + 2 * _GAP <= width else [[(verdict, colour)], *([(w, _WORDS)] for w in words)]
+    )
+    said = [f"unlike the normals: {unlike}"] if unlike else []
+    if said and _length(font)([(said[0], _WORDS)]) + 2 * _GAP > width:
+        said = ["unlike the normals:", *unlike.split(", ")]
+    return [*lines, *([(part, _WORDS)] for part in said)], font
 
 
 def _length(font: ImageFont.FreeTypeFont) -> Callable[[Line], float]:

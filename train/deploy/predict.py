@@ -170,12 +170,13 @@ def _lines(work: _Work, files: Sequence[File]) -> Iterator[tuple[int, Line]]:
     waiting: deque[Future[None]] = deque()
     for found, prediction in _scored(detector, good()):
         drawn = wanted.draws(prediction.anomalous)
+        unlike = detector.frames.unlike(found.photo.pixels, found.photo.size) if detector.frames else ""
         if drawn or wanted.maps or wanted.masks:
-            waiting.append(work.threads.submit(write_pictures, work.new, found, prediction, detector, wanted))
+            waiting.append(work.threads.submit(write_pictures, work.new, found, prediction, detector, wanted, unlike))
         if len(waiting) > _WAITING * CORES.count:
             waiting.popleft().result()
         verdict = prediction.score, prediction.p_value, prediction.threshold, prediction.anomalous
-        yield found.file.number, Line(str(found.file.path), *verdict, _status(detector, found), drawn)
+        yield found.file.number, Line(str(found.file.path), *verdict, _status(unlike), drawn)
         while met:
             yield met.popleft()
     yield from met
@@ -183,8 +184,7 @@ def _lines(work: _Work, files: Sequence[File]) -> Iterator[tuple[int, Line]]:
         one.result()
 
 
-def _status(detector: Detector, image: Good) -> str:
-    unlike = detector.frames.unlike(image.photo.pixels, image.photo.size) if detector.frames else ""
+def _status(unlike: str) -> str:
     return f"{OK}, unlike the normals: {unlike}" if unlike else OK
 
 

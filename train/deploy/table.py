@@ -39,7 +39,7 @@ class Line:
 
     @property
     def value(self) -> dict[str, object]:
-        """It as JSON; a name that is not UTF-8 is none of a line."""
+        """It as JSON."""
         told = self.path, self.score, self.p_value, self.threshold, self.anomalous, self.status
         return dict(zip(_COLUMNS, told, strict=True))
 
