@@ -19,7 +19,7 @@ import torch
 from common import CORES, integers, seconds, write_images
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.cache.cache import open_cache
 from pipeline.data.datasets import load
