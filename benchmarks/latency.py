@@ -19,7 +19,7 @@ import torch
 from common import CORES, integers, seconds, write_images
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.cache.cache import open_cache
 from pipeline.data.datasets import load
@@ -93,7 +93,10 @@ def in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 def main(images: int, repeats: int, size: int) -> None:
     columns = [f"{arm}, {what}" for arm in ARMS for what in ("median", "95 %")]
     table = Table(
-        "", *columns, "ratio", title=f"ms a call, {images} normals of {size} px, {repeats} calls, {CORES} cores"
+        Column(no_wrap=True),
+        *columns,
+        "ratio",
+        title=f"ms a call, {images} normals of {size} px, {repeats} calls, {CORES} cores",
     )
     with tempfile.TemporaryDirectory() as folder, hide_progress():
         ways, sixteen = trained(Path(folder), images, size)
