@@ -21,8 +21,8 @@ CLOSER, NEIGHBOURS = 0.12, 8
 _SIDE, _REACH = 64, 0.08
 # The detail that is compared: a difference of Gaussians of two widths, and the width in which contrast is made even.
 _FINE, _ROUGH, _EVEN = 1.0, 4.0, 6.0
-# Poses: the 8 symmetries of a square, each turned by these angles in degrees.
-_POSES = tuple(product(range(8), (-2.0, 0.0, 2.0)))
+# An image is turned by each of these angles in degrees, and then mirrored by the 8 symmetries of a square.
+_ANGLES = (-2.0, 0.0, 2.0)
 # Images that are laid over each: those alike in spectrum, which no shift and no symmetry changes.
 _CANDIDATES = 16
 _ROWS_AT_ONCE = 512
@@ -60,14 +60,17 @@ def differences(images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]
     others, own = _alike(grey), torch.fft.rfft2(_detail(grey))
     reach = round(_REACH * _SIDE)
 
+    turned = {degrees: _detail(_turned(grey, degrees)) for degrees in _ANGLES}
+
     def best(pose: tuple[int, float]) -> Tensor:
+        symmetry, degrees = pose
         with torch.inference_mode():
-            moved = torch.fft.rfft2(_detail(_posed(grey, *pose)))
+            moved = torch.fft.rfft2(_mirrored(turned[degrees], symmetry))
             found = [_agreement(own[row], moved[others[row]], reach) for row in range(len(own))]
         return torch.stack(found)
 
     agree = torch.full(others.shape, -1.0)
-    for found in CORES.spread(best, _POSES):
+    for found in CORES.spread(best, product(range(8), _ANGLES)):
         agree = torch.maximum(agree, found)
     return others.numpy(), (1 - agree).numpy()
 
@@ -84,10 +87,14 @@ def _thumbnail(image: NDArray[np.uint8]) -> Tensor:
     return F.interpolate(grey, size=_SIDE, mode="area")[0, 0]
 
 
-def _posed(images: Tensor, symmetry: int, degrees: float) -> Tensor:
-    """Images (n,S,S) by one of the 8 symmetries of a square, and turned about their centre."""
+def _mirrored(images: Tensor, symmetry: int) -> Tensor:
+    """Images (n,S,S) by one of the 8 symmetries of a square."""
     images = images.transpose(1, 2) if symmetry & 1 else images
-    images = images.flip([axis for axis, bit in ((1, 2), (2, 4)) if symmetry & bit])
+    return images.flip([axis for axis, bit in ((1, 2), (2, 4)) if symmetry & bit])
+
+
+def _turned(images: Tensor, degrees: float) -> Tensor:
+    """Images (n,S,S) turned about their centre."""
     if not degrees:
         return images
     sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
@@ -108,11 +115,12 @@ def _detail(images: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma: float) -> Tensor:
+    """Images (n,S,S) smoothed by a Gaussian, reflected at the border: as two products of small matrices."""
     reach = math.ceil(3 * sigma)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = F.pad(images[:, None], (reach, reach, reach, reach), mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
+    padded = F.pad(torch.eye(_SIDE)[None], (reach, reach), mode="reflect")[0]
+    profile = padded.unfold(1, 2 * reach + 1, 1) @ (kernel / kernel.sum())
+    return profile.T @ images @ profile
 
 
 def _alike(images: Tensor) -> Tensor:
