@@ -23,7 +23,7 @@ demo: $(STAMP) ## the main job on real solar-cell images: precompute, gallery, t
 	$(BIN)/python cli.py train --store data/cache/demo.zarr --steps 300 --out runs/demo --overwrite
 
 test: $(STAMP) ## the tests that take seconds, in two processes
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: $(STAMP) ## the tests that start processes or take longer
 	$(BIN)/python -m pytest -m slow
@@ -43,7 +43,7 @@ test-newest: ## the main job and the fast tests with the newest packages that py
 	$(NEWEST)/bin/python cli.py precompute --dataset elpv --category mono --image-size 128 --store $(NEWEST)/demo/mono.zarr
 	$(NEWEST)/bin/python cli.py inspect $(NEWEST)/demo/mono.zarr --verify --html $(NEWEST)/demo/gallery
 	$(NEWEST)/bin/python cli.py train $(NEWEST)/demo/mono.zarr --out $(NEWEST)/demo/run
-	$(NEWEST)/bin/python -m pytest -n 2 -m 'not slow'
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

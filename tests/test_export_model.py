@@ -42,6 +42,8 @@ ARMS: dict[str, Settings] = {
 # Scores, maps and verdicts of images (B,3,H,W) uint8.
 Program = Callable[[NDArray[np.uint8]], list[NDArray[Any]]]
 
+pytestmark = pytest.mark.slow  # exports take seconds each
+
 
 def trained(cache: SmallCache, out: Path, arm: str, category: str) -> Detector:
     train(open_run(cache.store, out, ARMS[arm], categories=[category], execution=Execution(device="cpu")))
