@@ -181,9 +181,9 @@ def train(
         if table is not None:
             console().print(table)
     cells = [(asked.folder.cell(cell.category, cell.seed), cell) for cell in trained.cells]
+    click.echo(f"{asked.folder.results}; per category and seed: {files_in([folder for folder, _ in cells])}")
     for line in outcome_lines(cells, settings.false_alarms):
         click.echo(line)
-    click.echo(f"{asked.folder.results}; per category and seed: {files_in([folder for folder, _ in cells])}")
     click.echo(f"Next: cutswap predict {quote(str(asked.folder.path))} IMAGES")
 
 

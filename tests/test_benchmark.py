@@ -141,6 +141,7 @@ def test_what_cells_share_is_computed_once(finished: Finished) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_cells_share_is_read_again_by_the_next_run(
     small_cache: SmallCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +206,7 @@ def test_the_docs_are_assembled_from_benchmarks_but_not_from_quick_looks(
 # --- going on -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_cell_is_read_back(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished.asked.out, out)
@@ -215,6 +217,7 @@ def test_a_finished_cell_is_read_back(finished: Finished, tmp_path: Path) -> Non
     assert changed and all(name.startswith("cutswap/poly/seed-1/") for name in changed)
 
 
+@pytest.mark.slow
 def test_more_seeds_and_arms_join_what_is_there(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished.asked.out, out)

@@ -247,6 +247,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_commands_say_what_they_took_and_left_out(odd: Path, tmp_path: Path) -> None:
     place = ["--dataset", "folder", "--root", str(odd)]
     listed = json.loads(invoke("datasets", *place, "--json").stdout)

@@ -68,6 +68,10 @@ def test_train_counts_the_images_that_are_flagged_at_the_threshold(trained: Trai
         n_crack = found[category]["by_defect"]["crack"]["n"]
         counts = (found[category]["n_normal"] - normal, normal, crack, n_crack - crack)
         assert rows[category] == list(map(str, counts)) and sum(counts) == found[category]["n_test"]
+        told = (
+            f"finds {crack} of {n_crack} test images with a defect, and flags {normal} of {sum(counts[:2])} good ones"
+        )
+        assert any(line.startswith(f"{category} seed 0: ") and line.endswith(told) for line in lines)
 
 
 def test_without_test_images_train_says_so_once_and_tells_of_no_file_that_is_not_there(
@@ -76,7 +80,7 @@ def test_without_test_images_train_says_so_once_and_tells_of_no_file_that_is_not
     result = invoke("train", plain_cache.store, "--negatives", "none", "--out", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
-    said, threshold, worst, written, then = result.stdout.splitlines()
+    said, written, threshold, worst, then = result.stdout.splitlines()
     assert said == "There are no test images: no metric can be computed (pictures)."
     assert threshold.startswith("pictures seed 0: threshold ") and threshold.endswith(
         ": the highest of 6 held-out normals; expect 14 % false alarms, at most 39 % (95 %); for 1 % give 99;"
@@ -300,6 +304,7 @@ def test_inspect_of_a_run_folder_takes_no_options_and_says_where_there_is_no_fil
     assert_one_line(invoke("inspect", tmp_path), "is a run folder without settings.toml")
 
 
+@pytest.mark.slow
 def test_a_run_folder_holds_and_inspect_prints_the_settings_that_make_it_again(
     plain_cache: SmallCache, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ def paths_of(run: Path) -> list[str]:
     return [row["path"] for row in rows]
 
 
+@pytest.mark.slow
 def test_listed_normals_are_left_out_and_counted(small_cache: SmallCache, tmp_path: Path) -> None:
     assert invoke("train", small_cache.store, "--out", tmp_path / "all", *ARGUMENTS).exit_code == 0
     worst, *others = paths_of(tmp_path / "all")

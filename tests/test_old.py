@@ -51,6 +51,7 @@ def test_an_old_cache_opens_and_says_what_is_pending(old_cache: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_old_cache_is_finished_verified_and_trained_on(old_cache: str, image_root: Path, tmp_path: Path) -> None:
     before = read_arrays(old_cache)
     settings = PrecomputeSettings(image_size=32, pairs=4)

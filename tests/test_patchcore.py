@@ -155,6 +155,7 @@ def test_its_detector_is_saved_and_loaded_as_any_other(
         assert prediction.anomalous == (prediction.score > detector.threshold == prediction.threshold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whitened", [False, True])
 def test_its_run_folder_is_one_of_train(whitened: bool, small_cache: SmallCache, tmp_path: Path) -> None:
     settings = PatchCoreSettings(coreset=0.02, whitened=whitened)

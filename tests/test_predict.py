@@ -110,6 +110,7 @@ def test_the_printed_numbers_give_our_verdict(
     assert [float(row["score"]) for row in table] == [round(score, 4) for score in raw.tolist()]
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_company(alone: Alone, tmp_path: Path) -> None:
     no_pictures = Wanted(pictures="none")
 

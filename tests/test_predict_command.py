@@ -131,6 +131,7 @@ def test_drift_is_told_by_the_rule(run: Path, score: float, count: int, drifted:
 # --- status -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_anomaly_is_a_status_of_its_own_where_asked(run: Path, pictures: Path, tmp_path: Path) -> None:
     def status(*arguments: object) -> int:
         return told(run / "poly", pictures, "--out", tmp_path / "out", *arguments).exit_code

@@ -321,6 +321,7 @@ def test_other_data_are_refused_in_words(
     assert changed_at(mine.out) == before
 
 
+@pytest.mark.slow
 def test_a_cell_is_replaced_only_by_a_whole_one(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

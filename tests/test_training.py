@@ -442,6 +442,7 @@ def test_its_head_is_trained_as_well(toy: str, plain: Backbone, tmp_path: Path) 
     assert {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"} <= different
 
 
+@pytest.mark.slow
 def test_its_loss_falls(toy: str, plain: Backbone, tmp_path: Path) -> None:
     run(toy, plain, tmp_path, replace(TUNING, steps=20, batch_size=4))
     losses = [float(row["loss"]) for row in log_of(tmp_path)]

@@ -31,7 +31,7 @@ def rests_on(found: FalsePositives, what: str) -> str:
 
 
 def outcome_lines(cells: Sequence[tuple[CellFolder, CellResult]], asked: float) -> list[str]:
-    """A line per finished cell on its threshold, and one on the normals that are most unlike the others.
+    """Lines per finished cell: its threshold, what that finds, and the normals that are most unlike the others.
 
     asked: the rate of false positives that the thresholds are for.
     """
@@ -40,6 +40,11 @@ def outcome_lines(cells: Sequence[tuple[CellFolder, CellResult]], asked: float) 
         name = f"{cell.category} seed {cell.seed}"
         if cell.false_positives is not None:
             lines.append(f"{name}: {threshold_line(cell.threshold, cell.false_positives, asked)}")
+        if cell.n_normal is not None:
+            defects = sum(result.n for result in cell.by_defect.values())
+            found = sum(result.n_flagged or 0 for result in cell.by_defect.values())
+            flagged = f"{cell.n_flagged_normal} of {cell.n_normal} good ones"
+            lines.append(f"{name}: it finds {found} of {defects} test images with a defect, and flags {flagged}")
         if worst := folder.read_normals(_WORST):
             named = ", ".join(f"{path} ({score:.{DECIMALS}f})" for path, score in worst)
             lines.append(f"{name}: the normals most unlike the others: {named}; all in {folder.normals}")
