@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+# A deviation is at least this share of the mean.
+_LEAST = 1e-3
+
 
 @dataclass(frozen=True)
 class Standardiser:
@@ -28,8 +31,13 @@ FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {"largest": lambda z: z.amax(0)
 
 
 def fit_standardiser(scores: NDArray[np.float64]) -> Standardiser:
-    """Mean and sample deviation (1 if it is 0) of scores (N,); ValueError for N < 2 or one not finite."""
+    """Mean and sample deviation of scores (N,), at least 0.1 % of the mean; 1 for equal scores.
+
+    Scores that hardly differ, as of images that hardly do, would give every other score a huge standardised one.
+    ValueError for N < 2 or one not finite.
+    """
     if len(scores) < 2 or not np.isfinite(scores).all():
         raise ValueError(f"standardising needs 2 or more finite scores of normals, got {len(scores)}")
-    deviation = float(scores.std(ddof=1)) if np.ptp(scores) > 0 else 1.0
-    return Standardiser(mean=float(scores.mean()), deviation=deviation)
+    mean = float(scores.mean())
+    deviation = max(float(scores.std(ddof=1)), _LEAST * abs(mean)) if np.ptp(scores) > 0 else 1.0
+    return Standardiser(mean, deviation)
