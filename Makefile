@@ -25,8 +25,8 @@ demo: $(STAMP) ## the main job on real solar-cell images: precompute, gallery, t
 test: $(STAMP) ## the tests that take seconds, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
-test-slow: $(STAMP) ## the tests that start processes or take longer
-	$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP) ## the tests that start processes or take longer, in two processes
+	$(BIN)/python -m pytest -n 2 -m slow
 
 test-all: test test-slow ## every test
 
