@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from train.features.extract import Images
 from train.near_copies import near_copies
 
-# Beyond so many images only equal files are found: near copies take about 40 ms of a core for each image.
+# Beyond so many images only equal files are found: near copies of these take about half a minute.
 MOST_COMPARED = 2_000
 
 Labels = NDArray[np.int64]
