@@ -18,10 +18,9 @@ from common import integers
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from pipeline.backbones.inference import for_inference
-from pipeline.backbones.load import load_backbone
+from pipeline.backbones.load import Backbone, load_backbone
 from pipeline.cache.cache import open_cache
 from pipeline.cache.category import CachedCategory
 from pipeline.threads import CORES, torch_threads
@@ -31,8 +30,8 @@ from train.features.grid import on_grid
 from train.groups import group_of
 from train.negatives.stream import NormalImages, NormalStream
 from train.recipe import Recipe, recipe_of
-from train.scorers.fit import Embeddings, OfNormals, fit_normals
-from train.scorers.fitted import Evidence, join
+from train.scorers.fit import Embeddings, fit_normals
+from train.scorers.fitted import Evidence, Fitted, join
 from train.settings import TrainSettings
 from train.split import split
 
@@ -43,6 +42,7 @@ SETTINGS = TrainSettings(negatives="none")
 class Normals:
     """The normals of a category: paths, parts (N,), and what the network says of each."""
 
+    backbone: Backbone
     recipe: Recipe
     size: int
     paths: list[str]
@@ -58,9 +58,9 @@ class Normals:
         recipe = recipe_of(category.settings.backbone, SETTINGS)
         found = list(map_images(lambda batch: embed(backbone, recipe, batch), images, as_it_is, backbone.device))
         parts = group_of(images, [digests[row] for row in rows])
-        return cls(recipe, category.settings.image_size, [paths[row] for row in rows], parts, found)
+        return cls(backbone, recipe, category.settings.image_size, [paths[row] for row in rows], parts, found)
 
-    def fitted(self, places: NDArray[np.int64]) -> OfNormals:
+    def fitted(self, places: NDArray[np.int64]) -> Fitted:
         """What the recipe fits to some."""
         chosen = [self.embedded[place] for place in places]
         patches = [one.patches.permute(0, 2, 3, 1).flatten(0, 2) for one in chosen]
@@ -69,22 +69,20 @@ class Normals:
         some = [one[torch.randperm(len(one), generator=generator)[:count]] for one in patches]
         nothing = np.zeros(0, np.int64)
         embeddings = Embeddings(torch.cat([one.pooled for one in chosen]), nothing, torch.cat(some), nothing)
-        return fit_normals(embeddings, self.recipe, torch.device("cpu"), 0)
+        found = fit_normals(embeddings, self.recipe, self.backbone.device, 0)
+        assert found.gaussian is not None
+        return Fitted(self.recipe, self.backbone, {"gaussian": found.gaussian}, found.projection, found.references)
 
-    def evidence(self, fitted: OfNormals, places: NDArray[np.int64]) -> Evidence:
+    def evidence(self, fitted: Fitted, places: NDArray[np.int64]) -> Evidence:
         """What was fitted says of some."""
-        assert fitted.gaussian is not None and fitted.projection is not None
         chosen = [self.embedded[place] for place in places]
-        distances = []
-        for one in chosen:
-            flat = one.patches.permute(0, 2, 3, 1).flatten(0, 2) @ fitted.projection
-            grid = fitted.references.scores(flat, False).view(-1, *one.patches.shape[2:])
-            distances.append(on_grid(grid, one.grid))
-        scores: Tensor = fitted.gaussian.scores(torch.cat([one.pooled for one in chosen]))
-        return Evidence({"gaussian": scores}, torch.cat(distances), None)
+        distances = torch.cat([on_grid(fitted.distances(one.patches), one.grid) for one in chosen])
+        pooled = torch.cat([one.pooled for one in chosen])
+        scores = {name: scorer.scores(pooled) for name, scorer in fitted.scorers.items()}
+        return Evidence(scores, distances, None)
 
 
-def calibration_of(normals: Normals, places: NDArray[np.int64]) -> tuple[OfNormals, Calibration]:
+def calibration_of(normals: Normals, places: NDArray[np.int64]) -> tuple[Fitted, Calibration]:
     """What `train` would fit to some of the normals, and its calibration."""
     paths, parts = [normals.paths[place] for place in places], normals.parts[places]
     folds = split(paths, parts, SETTINGS.held_out, SETTINGS.folds).folds

@@ -27,7 +27,8 @@ from pipeline.precompute import precompute
 from pipeline.progress import hide_progress
 from pipeline.settings import PrecomputeSettings
 from pipeline.workers.execution import Execution
-from train.deploy.export import FORMATS, export_model
+from train.deploy.export import export_model
+from train.deploy.formats import FORMATS
 from train.detector import Detector
 from train.run import open_run
 from train.settings import PatchCoreSettings, Settings, TrainSettings

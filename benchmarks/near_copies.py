@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cache.cache import open_cache
-from pipeline.threads import torch_threads
 from train.groups import group_of
 from train.near_copies import CLOSER, compared
 from train.negatives.stream import NormalStream
@@ -62,8 +61,7 @@ def sets(parts: list[Pixels]) -> dict[str, list[list[Pixels]]]:
 
 def add(table: Table, kind: str, images: list[Pixels], parts: int) -> None:
     """A row of the likest image of one part, and one of the likest of another; image i is of part i % parts."""
-    with torch_threads(1):
-        others, over = compared(images)
+    others, over = compared(images)
     same = (np.arange(len(images)) % parts)[:, None] == others % parts
     groups = len(set(group_of(images, [""] * len(images)).tolist()))
     for name, chosen in (("one part", same), ("another", ~same)):

@@ -110,7 +110,10 @@ def calibrate(
 
 def _highest(values: NDArray[np.float64], parts: NDArray[np.int64]) -> NDArray[np.float64]:
     """The highest of the values (N,) of each part."""
-    return np.array([values[parts == part].max() for part in np.unique(parts)])
+    numbers, of = np.unique(parts, return_inverse=True)
+    highest = np.full(len(numbers), -np.inf)
+    np.maximum.at(highest, of, values)
+    return highest
 
 
 def _as_unseen(recipe: Recipe, normals: Unseen) -> Evidence:

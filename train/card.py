@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
-from hashlib import file_digest
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import sha256_of, write_json
 from train.calibration import Calibration
 from train.threshold import FalsePositives
 
@@ -79,16 +78,10 @@ def card_of(detector: Path) -> Card | None:
         return None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: calibrate again, or delete it") from error
-    if card.detector_sha256 == digest_of(detector):
+    if card.detector_sha256 == sha256_of(detector):
         return card
     print(f"{path} is for another detector and is not used: calibrate again", file=sys.stderr, flush=True)
     return None
-
-
-def digest_of(detector: Path) -> str:
-    """SHA-256 of a detector's file."""
-    with detector.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _card(value: Any) -> Card:  # noqa: ANN401 - any JSON value

@@ -39,6 +39,18 @@ class CategoryData:
         self._fitted: dict[tuple[object, ...], tuple[int, list[OfNormals]]] = {}
 
     @cached_property
+    def paths(self) -> list[str]:
+        """Of the normals, as the cache has them."""
+        paths = self.category.paths
+        return [paths[row] for row in self.rows]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """SHA-256 of the normals' files."""
+        digests = self.category.digests
+        return [digests[row] for row in self.rows]
+
+    @cached_property
     def plain(self) -> Backbone:
         """The backbone as it is loaded, on the CPU."""
         return load_backbone(self.settings.backbone, self.settings.weights, self.settings.seed)
@@ -59,15 +71,12 @@ class CategoryData:
     def split(self, settings: Settings) -> Split:
         """What an arm does not see of the normals, and its folds."""
         parts = self._parts(settings.group if isinstance(settings, TrainSettings) else None)
-        return split(self._of_rows(self.category.paths), parts, settings.held_out, settings.folds)
+        return split(self.paths, parts, settings.held_out, settings.folds)
 
     def _parts(self, group: str | None) -> NDArray[np.int64]:
         """(n,) which part each normal shows: by its path as `train.groups.group_by` has it, None: by its pixels."""
         if group not in self._parts_by:
-            if group is None:
-                parts = group_of(self.normals, self._of_rows(self.category.digests))
-            else:
-                parts = group_by(self._of_rows(self.category.paths), group)
+            parts = group_of(self.normals, self.digests) if group is None else group_by(self.paths, group)
             if line := groups_line(parts):
                 if len(set(parts.tolist())) < LEAST_NORMALS:
                     line += ", but few parts cannot be held out: each image counts as one, and the threshold is a guess"
@@ -75,10 +84,6 @@ class CategoryData:
                 print(f"{self.category.name}: {line}", file=sys.stderr, flush=True)
             self._parts_by[group] = parts
         return self._parts_by[group]
-
-    def _of_rows(self, values: list[str]) -> list[str]:
-        """Those of the normals."""
-        return [values[row] for row in self.rows]
 
     def negatives(self, places: NDArray[np.int64], kind: str, seed: int) -> Iterator[NDArray[np.uint8]]:
         """A negative of each of some normals."""

@@ -109,9 +109,8 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     order = np.concatenate(split.folds)
     normals, of_negatives = Unseen(found, ~split.held_out[order], split.parts[order]), fitted.each(negatives, as_it_is)
     calibration, scores = calibrate(recipe, normals, of_negatives, data.settings.image_size, settings.false_alarms)
-    paths, digests = data.category.paths, data.category.digests
-    cell.write_normals([paths[row] for row in data.rows[order]], scores)
+    cell.write_normals([data.paths[place] for place in order], scores)
     frames = Frames.of(data.normals, data.category.sizes)
-    trained_on = frozenset(digests[row][:DIGITS] for row in data.rows)
+    trained_on = frozenset(digest[:DIGITS] for digest in data.digests)
     made = asdict(settings), data.plain.state_dict(), fitted, calibration
     return Detector(data.settings, data.category.levels, *made, frames, trained_on)

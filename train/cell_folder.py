@@ -6,9 +6,10 @@ import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.samples import Sample
 from pipeline.errors import UserError
-from pipeline.files import write_csv, write_json
+from pipeline.files import sha256_of, write_csv, write_json
 from train.evaluation.cell_result import CellResult
 from train.made_of import MadeOf
 from train.threshold import rounded
@@ -121,7 +122,7 @@ class CellFolder:
 
     def write(self, result: CellResult) -> None:
         """Write the result of the cell, which finishes it, and the digests of what it rests on."""
-        files = {file.name: _sha256(file) for file in (self.detector, self.normals, self.scores) if file.exists()}
+        files = {file.name: sha256_of(file) for file in (self.detector, self.normals, self.scores) if file.exists()}
         value = {**result.to_json(), _FILES: files}
         write_json(self.result, {**value, _DIGEST: _digest(value)})
 
@@ -129,7 +130,7 @@ class CellFolder:
         """UserError where a file of a finished cell is gone or is not what was written."""
         for name, digest in self._read(dataset)[1].items():
             file = self.path / name
-            if not file.is_file() or _sha256(file) != digest:
+            if not file.is_file() or sha256_of(file) != digest:
                 raise UserError(f"{file} is gone or damaged: make the cell again with --overwrite")
 
     def write_normals(self, paths: Sequence[str], scores: Values) -> None:
@@ -139,13 +140,10 @@ class CellFolder:
 
     def read_normals(self, most: int) -> list[tuple[str, float]]:
         """Paths and scores of the first lines of `normals.csv`; none in a cell of an earlier version."""
-        try:
-            with self.normals.open(newline="", encoding="utf-8") as file:
-                return [(line["path"], float(line["score"])) for line in islice(csv.DictReader(file), most)]
-        except FileNotFoundError:
+        if not self.normals.exists():
             return []
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(f"{self.normals} is damaged: make the cell again with --overwrite") from error
+        with _sound(self.normals), self.normals.open(newline="", encoding="utf-8") as file:
+            return [(line["path"], float(line["score"])) for line in islice(csv.DictReader(file), most)]
 
     def write_scores(self, samples: Sequence[Sample], score: Values, scorers: Mapping[str, Values]) -> None:
         """Write `scores.csv`: path, label and the score (N,) that decides, then that of each scorer by name."""
@@ -155,12 +153,9 @@ class CellFolder:
 
     def read_scores(self) -> tuple[NDArray[np.int64], Values]:
         """Labels (N,) and the scores (N,) that decide; UserError where the table is damaged."""
-        try:
-            with self.scores.open(newline="", encoding="utf-8") as file:
-                lines = list(csv.DictReader(file))
+        with _sound(self.scores), self.scores.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
             return np.array([int(line["label"]) for line in lines]), np.array([float(line["score"]) for line in lines])
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(f"{self.scores} is damaged: make the cell again with --overwrite") from error
 
 
 def files_in(cells: Sequence[CellFolder]) -> str:
@@ -176,6 +171,15 @@ def files_in(cells: Sequence[CellFolder]) -> str:
     return ", ".join(of_each) + (f"; in some of them {', '.join(of_some)}" if of_some else "")
 
 
+@contextmanager
+def _sound(table: Path) -> Iterator[None]:
+    """UserError where what is read of a table inside the block is not what was written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{table} is damaged: make the cell again with --overwrite") from error
+
+
 def _read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -186,8 +190,3 @@ def _read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value
 def _digest(value: dict[str, Any]) -> str:
     rest = {name: found for name, found in value.items() if name != _DIGEST}
     return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.threads import CORES, torch_threads
 from train.features.extract import Images
+from train.scorers.maps import smooth_profiles
 
 # A near copy differs by less than this share of what the image differs from its eighth nearest.
 CLOSER, NEIGHBOURS = 0.12, 8
@@ -36,15 +37,15 @@ def near_copies(images: Images) -> NDArray[np.int64]:
     so that outlines and light do not outweigh texture. A pair is near if it differs by less than 12 % of what both of
     its images differ from their eighth nearest: a part that was photographed up to eight times has other parts there.
     """
-    with torch_threads(1):
-        others, over = compared(images)
+    others, over = compared(images)
     near = over < CLOSER
     return np.stack([np.nonzero(near)[0], others[near]], 1)
 
 
 def compared(images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """(N,k) int64 the images each is laid over, and by how much it differs from them, as a share of what is usual."""
-    others, differ = differences(images)
+    with torch_threads(1):
+        others, differ = differences(images)
     if not others.shape[1]:
         return others, differ
     usual = np.sort(differ, axis=1)[:, min(NEIGHBOURS, others.shape[1]) - 1]
@@ -57,10 +58,9 @@ def differences(images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]
     grey = torch.stack(seen) if seen else torch.zeros(0, _SIDE, _SIDE)
     if len(grey) < 2:
         return np.zeros((len(grey), 0), np.int64), np.zeros((len(grey), 0), np.float32)
-    others, own = _alike(grey), torch.fft.rfft2(_detail(grey))
-    reach = round(_REACH * _SIDE)
-
     turned = {degrees: _detail(_turned(grey, degrees)) for degrees in _ANGLES}
+    others, own = _alike(grey), torch.fft.rfft2(turned[0.0])
+    reach = round(_REACH * _SIDE)
 
     def best(pose: tuple[int, float]) -> Tensor:
         symmetry, degrees = pose
@@ -115,11 +115,8 @@ def _detail(images: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma: float) -> Tensor:
-    """Images (n,S,S) smoothed by a Gaussian, reflected at the border: as two products of small matrices."""
-    reach = math.ceil(3 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    padded = F.pad(torch.eye(_SIDE)[None], (reach, reach), mode="reflect")[0]
-    profile = padded.unfold(1, 2 * reach + 1, 1) @ (kernel / kernel.sum())
+    """Images (n,S,S) smoothed by a Gaussian, reflected at the border."""
+    profile = smooth_profiles(_SIDE, _SIDE, sigma / _SIDE, images)
     return profile.T @ images @ profile
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from train.cell_folder import CellFolder
 from train.evaluation.cell_result import CellResult
+from train.evaluation.confusion import count_defects
 from train.threshold import DECIMALS, ENOUGH, FalsePositives, normals_for
 
 # Normals that are named as the most unlike the others.
@@ -41,8 +42,7 @@ def outcome_lines(cells: Sequence[tuple[CellFolder, CellResult]], asked: float) 
         if cell.false_positives is not None:
             lines.append(f"{name}: {threshold_line(cell.threshold, cell.false_positives, asked)}")
         if cell.n_normal is not None:
-            defects = sum(result.n for result in cell.by_defect.values())
-            found = sum(result.n_flagged or 0 for result in cell.by_defect.values())
+            defects, found = count_defects(cell.by_defect.values())
             flagged = f"{cell.n_flagged_normal} of {cell.n_normal} good ones"
             lines.append(f"{name}: it finds {found} of {defects} test images with a defect, and flags {flagged}")
         if worst := folder.read_normals(_WORST):

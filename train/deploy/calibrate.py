@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from pipeline.data.census import Note
 from pipeline.data.images import decode_rgb, read_bytes
 from pipeline.errors import ImageError, UserError, one_line
+from pipeline.files import sha256_of
 from pipeline.progress import progress
+from pipeline.threads import CORES
 from pipeline.workers.execution import Execution
-from train.card import Card, digest_of
+from train.card import Card
 from train.deploy.inputs import find_inputs
+from train.deploy.reading import Bad, File
 from train.detector import Detector
 from train.outcome import threshold_line
 from train.threshold import DECIMALS, rounded, threshold_at
@@ -102,13 +105,14 @@ def calibrate(
         0 if of_bad is None else len(of_bad.paths),
         0 if of_bad is None else sum(rounded(score) > threshold for score in of_bad.scores.tolist()),
         datetime.now(UTC).date().isoformat(),
-        digest_of(detector_file),
+        sha256_of(detector_file),
     )
     return Calibrated(card, card.write(detector_file), rounded(detector.threshold), of_good, of_bad)
 
 
 def _scored(detector: Detector, detector_file: Path, place: Path, execution: Execution) -> Scored:
-    files = [path for path, _ in find_inputs([str(place)], detector_file.parent)[0]]
+    inputs, _ = find_inputs([str(place)], detector_file.parent)
+    files = [File(number, *one) for number, one in enumerate(inputs)]
     found = Scored([], np.zeros(0), np.zeros(0), [], [], [])
     scores, peaks = list[float](), list[float]()
     with progress("calibrate", len(files), "images") as advance:
@@ -121,26 +125,31 @@ def _scored(detector: Detector, detector_file: Path, place: Path, execution: Exe
 
 
 def _fresh(
-    detector: Detector, files: Sequence[Path], execution: Execution, found: Scored
+    detector: Detector, files: Sequence[File], execution: Execution, found: Scored
 ) -> Iterator[NDArray[np.uint8]]:
-    """The images that count, each once; what is left out is told in `found`."""
+    """The images that count, each once, read ahead; what is left out is told in `found`."""
     decoding = replace(detector.decoding, most_pixels=execution.max_pixels)
-    known: set[str] = set()
-    for path in files:
+
+    def read(file: File) -> tuple[str, NDArray[np.uint8]] | Bad:
         try:
-            data = read_bytes(str(path.parent), path.name)
-            image = decode_rgb(data, decoding, str(path))
+            data = read_bytes(str(file.path.parent), file.path.name)
+            return sha256(data).hexdigest(), decode_rgb(data, decoding, str(file.path))
         except ImageError as error:
+            return Bad(file, error)
+
+    known: set[str] = set()
+    for file, one in zip(files, CORES.spread(read, files), strict=True):
+        if isinstance(one, Bad):
             if execution.bad_images == "stop":
-                raise ImageError(f"{one_line(error)}, or give --bad-images skip") from error
-            found.bad.append(one_line(error))
+                one.refuse()
+            found.bad.append(one_line(one.error))
             continue
-        digest = sha256(data).hexdigest()
+        digest, image = one
         if detector.knows(digest):
-            found.trained_on.append(str(path))
+            found.trained_on.append(str(file.path))
         elif digest in known:
-            found.copies.append(str(path))
+            found.copies.append(str(file.path))
         else:
-            found.paths.append(str(path))
+            found.paths.append(str(file.path))
             yield image
         known.add(digest)

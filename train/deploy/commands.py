@@ -18,6 +18,7 @@ from pipeline.path_types import LocalPath, Place
 from pipeline.settings_file import settings_file
 from pipeline.views.console import console
 from pipeline.workers.execution import Execution
+from train.deploy.formats import FORMATS
 from train.deploy.wanted import Wanted
 from train.settings import TrainSettings
 
@@ -117,13 +118,12 @@ def calibrate(run: Path, good: Path, bad: Path | None, rate: float, category: st
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("pt2", "onnx", "openvino")),
-    help="By default as --out ends: .pt2, .onnx, .xml.",
+    type=click.Choice(tuple(FORMATS)),
+    help=f"By default as --out ends: {', '.join(FORMATS.values())}.",
 )
 @click.option("--category", help="Of a run that has several.")
 def export_model(run: Path, out: Path | None, form: str | None, category: str | None) -> None:
     """Write a run's detector as one program: uint8 images (B,3,H,W) to scores, anomaly maps and verdicts."""
-    from train.deploy.export import FORMATS
     from train.deploy.export import export_model as write
 
     out = out or Path(f"detector{FORMATS[form or 'pt2']}")

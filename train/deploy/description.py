@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.levels import Levels
+from pipeline.files import sha256_of
 from train.cell_folder import SEED
 from train.detector import Detector
 from train.threshold import rounded
@@ -18,8 +18,6 @@ from train.threshold import rounded
 def describe(detector: Detector, file: Path, packages: Sequence[str]) -> dict[str, Any]:
     """The content of `FILE.json`, see docs/deploy.md; file: the detector's, packages: those that wrote the program."""
     levels = detector.levels or Levels()
-    with file.open("rb") as opened:
-        digest = file_digest(opened, "sha256").hexdigest()
     return {
         "image_size": detector.precompute_settings.image_size,
         "resize": detector.precompute_settings.resize,
@@ -31,7 +29,7 @@ def describe(detector: Detector, file: Path, packages: Sequence[str]) -> dict[st
         "region": None,
         "category": _category(file),
         "scorer": detector.recipe.deciding_score,
-        "detector_sha256": digest,
+        "detector_sha256": sha256_of(file),
         "versions": _versions(packages),
     }
 

@@ -17,15 +17,14 @@ from pipeline.files import write_json
 from pipeline.together import replacing_together
 from train.deploy import onnx_file, openvino_file
 from train.deploy.description import describe
+from train.deploy.formats import format_of
 from train.deploy.onnx_file import onnx_model
 from train.deploy.openvino_file import save_openvino
 from train.deploy.program import make_program
 from train.detector import Detector
 from train.run_folder import find_detector
 
-# The formats, and how their files are called.
-FORMATS = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
-# The packages that each needs beside those of every installation; the extra has the name of the format.
+# The packages that each format needs beside those of every installation; the extra has the name of the format.
 _PACKAGES: dict[str, tuple[str, ...]] = {
     "pt2": (),
     "onnx": onnx_file.PACKAGES,
@@ -33,25 +32,12 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def format_of(out: Path, asked: str | None = None) -> str:
-    """The format of a file to write: as asked, else by the end of its name; UserError where the two do not fit."""
-    told = next((name for name, suffix in FORMATS.items() if out.suffix == suffix), None)
-    if asked is None:
-        if told is None:
-            *some, last = FORMATS.values()
-            raise UserError(f"--out {out} tells no format: end it in {', '.join(some)} or {last}, or give --format")
-        return told
-    # Any other end will do, but OpenVINO reads no file whose name ends otherwise.
-    if told != asked and (told is not None or asked == "openvino"):
-        raise UserError(f"--out {out} is no name for --format {asked}: end it in {FORMATS[asked]}")
-    return asked
-
-
 def export_model(run: Path, out: Path, form: str | None = None, category: str | None = None) -> str:
     """Write the detector of a run to `out` as a program for batches of any size, and `out`.json; returns the format.
 
-    form: one of `FORMATS`, by default that of the name of `out`. category: of a run that has several. The files replace
-    earlier ones when all are whole. UserError for a detector that is not there, or a package that is not installed.
+    form: one of `train.deploy.formats.FORMATS`, by default that of the name of `out`. category: of a run that has
+    several. The files replace earlier ones when all are whole. UserError for a detector that is not there, or a package
+    that is not installed.
     """
     form = format_of(out, form)
     _need(form)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline.data.images import Decoding, Photo, read_photo
 from pipeline.errors import ImageError, one_line
@@ -34,7 +35,7 @@ class Bad:
         reason = str(self.error).removeprefix("./").removeprefix(f"{self.file.path}: ")
         return one_line(ImageError(reason))
 
-    def refuse(self) -> None:
+    def refuse(self) -> NoReturn:
         """Raise the error, with what else the user may do."""
         raise ImageError(f"{one_line(self.error)}, or give --bad-images skip") from self.error
 

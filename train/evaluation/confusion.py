@@ -33,16 +33,16 @@ def confusion_table(cells: Sequence[CellResult]) -> Table | None:
     for name in dict.fromkeys(cell.category for cell in counted):
         own = [cell for cell in counted if cell.category == name]
         flagged, kept = _means([(cell.n_normal or 0, cell.n_flagged_normal or 0) for cell in own])
-        found, missed = _means([_defects(cell.by_defect.values()) for cell in own])
+        found, missed = _means([count_defects(cell.by_defect.values()) for cell in own])
         table.add_row(escape(name), *["all"] * several, kept, flagged, found, missed)
         classes = list(dict.fromkeys(defect for cell in own for defect in cell.by_defect))
         for defect in classes if len(classes) > 1 else ():
-            of_class = [_defects([cell.by_defect[defect]]) for cell in own if defect in cell.by_defect]
+            of_class = [count_defects([cell.by_defect[defect]]) for cell in own if defect in cell.by_defect]
             table.add_row("", escape(defect), "", "", *_means(of_class))
     return table
 
 
-def _defects(results: Iterable[DefectResult]) -> tuple[int, int]:
+def count_defects(results: Iterable[DefectResult]) -> tuple[int, int]:
     """How many defects there are in all, and how many of them are flagged."""
     counts = [(result.n, result.n_flagged or 0) for result in results]
     return sum(n for n, _ in counts), sum(flagged for _, flagged in counts)

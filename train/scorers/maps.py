@@ -22,12 +22,12 @@ def smooth_maps(distances: Tensor, size: int, blur: float) -> Tensor:
     # Both steps are linear, and the same along rows and columns: two products of small matrices do what a
     # two-dimensional kernel does, without ever smoothing a whole map.
     rows, columns = distances.shape[1:]
-    down = _smooth_profiles(rows, size, blur, distances)
-    across = down if columns == rows else _smooth_profiles(columns, size, blur, distances)
+    down = smooth_profiles(rows, size, blur, distances)
+    across = down if columns == rows else smooth_profiles(columns, size, blur, distances)
     return down.T @ distances @ across
 
 
-def _smooth_profiles(cells: int, size: int, blur: float, like: Tensor) -> Tensor:
+def smooth_profiles(cells: int, size: int, blur: float, like: Tensor) -> Tensor:
     """(cells,size): what each of the cells along a side, alone at 1, becomes; dtype and device are those of `like`."""
     sigma = blur * size
     reach = round(3 * sigma)
