@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from pipeline.backbones.inference import for_inference
+from pipeline.backbones.load import Backbone
 from pipeline.progress import progress
 from pipeline.threads import torch_threads
 from pipeline.views.drawing import try_to_draw
@@ -21,11 +22,13 @@ from train.features.extract import Images, as_it_is
 from train.finetune import finetune
 from train.frames import Frames
 from train.localiser.fit import fit_localiser
+from train.localiser.network import Localiser
 from train.made_of import MadeOf
-from train.recipe import recipe_of
+from train.recipe import Recipe, recipe_of
 from train.scorers.fit import OfNormals
 from train.scorers.fitted import Fitted, join
 from train.settings import FinetuneSettings, Settings, TrainSettings
+from train.split import Split
 from train.threshold import rounded
 
 
@@ -79,20 +82,9 @@ def _draw(data: CategoryData, found: Evaluation, threshold: float, folder: CellF
 
 def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: CellFolder) -> Detector:
     recipe, split = recipe_of(data.settings.backbone, settings), data.split(settings)
-    held_out, seen = (np.flatnonzero(places) for places in (split.held_out, ~split.held_out))
     of_normals = data.of_normals(recipe, split.folds, seed)
-    localiser = finetuned = None
-    negatives: Images = ()
-    what = f"{data.category.name} seed {seed}"
-    if isinstance(settings, TrainSettings) and settings.trains:
-        with progress(f"localiser {what}", settings.steps, "steps") as advance:
-            localiser = fit_localiser(data.pretrained, data.stream(seen), settings, seed, cell, advance)
-        negatives = data.negatives(held_out, settings.negatives, seed)
-    if isinstance(settings, FinetuneSettings):
-        trained = copy.deepcopy(data.plain).to(data.device)
-        with progress(f"finetune {what}", settings.steps, "steps") as advance:
-            finetune(trained, recipe, data.stream(seen), settings, seed, cell, advance)
-        finetuned = for_inference(trained)
+    localiser, finetuned = _learned(settings, data, recipe, split, seed, cell)
+    if finetuned is not None:
         # Only the Gaussian is wanted: the references stay those of the pretrained backbone.
         only = replace(recipe, reference_candidates=1, most_references=1)
         again = fit_all(finetuned, only, data.normals, split.folds, seed)
@@ -107,10 +99,30 @@ def _make_detector(settings: Settings, data: CategoryData, seed: int, cell: Cell
     scored = zip(without, split.folds, strict=True)
     found = join(one for fold, places in scored for one in fold.each(data.images(places), as_it_is))
     order = np.concatenate(split.folds)
-    normals, of_negatives = Unseen(found, ~split.held_out[order], split.parts[order]), fitted.each(negatives, as_it_is)
+    normals = Unseen(found, ~split.held_out[order], split.parts[order])
+    negatives: Images = ()
+    if localiser is not None and isinstance(settings, TrainSettings):
+        negatives = data.negatives(np.flatnonzero(split.held_out), settings.negatives, seed)
+    of_negatives = fitted.each(negatives, as_it_is)
     calibration, scores = calibrate(recipe, normals, of_negatives, data.settings.image_size, settings.false_alarms)
     cell.write_normals([data.paths[place] for place in order], scores)
     frames = Frames.of(data.normals, data.category.sizes)
     trained_on = frozenset(digest[:DIGITS] for digest in data.digests)
     made = asdict(settings), data.plain.state_dict(), fitted, calibration
     return Detector(data.settings, data.category.levels, *made, frames, trained_on)
+
+
+def _learned(
+    settings: Settings, data: CategoryData, recipe: Recipe, split: Split, seed: int, cell: CellFolder
+) -> tuple[Localiser | None, Backbone | None]:
+    """The localiser and the finetuned backbone that an arm learns from the normals that are not held out, if any."""
+    stream, what = data.stream(np.flatnonzero(~split.held_out)), f"{data.category.name} seed {seed}"
+    if isinstance(settings, TrainSettings) and settings.trains:
+        with progress(f"localiser {what}", settings.steps, "steps") as advance:
+            return fit_localiser(data.pretrained, stream, settings, seed, cell, advance), None
+    if isinstance(settings, FinetuneSettings):
+        trained = copy.deepcopy(data.plain).to(data.device)
+        with progress(f"finetune {what}", settings.steps, "steps") as advance:
+            finetune(trained, recipe, stream, settings, seed, cell, advance)
+        return None, for_inference(trained)
+    return None, None
